@@ -1,0 +1,165 @@
+"""The VAE as an order of kernel calls. No formula lives here: this file says what follows what, once, as data.
+
+    x -> encoder.0 -> ... -> h -> sample -> z -> decoder.0 -> ... -> out -> likelihood -> nll
+                                   |
+                                   kl -> kl_loss
+
+A program is a list of `Call`s over named arrays. Training, evaluation and the gradient check run the same programs, and
+each backend may run, compile or record them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from minivae.architecture import BATCH, Architecture, Layer, array_shapes, decoder_layers, encoder_layers, parameter_layout
+from minivae.kernels import Call, Var, bind
+from minivae.parameters import differential, size, views
+
+# ---- Programs
+
+
+def encode_program(arch: Architecture) -> list[Call]:
+    """x -> h = [mu | logvar]"""
+    return [_dense_forward(layer) for layer in encoder_layers(arch)]
+
+
+def decode_program(arch: Architecture) -> list[Call]:
+    """z -> out: logits for bernoulli, means for gaussian, [mean | logvar] if sigma is elementwise"""
+    return [_dense_forward(layer) for layer in decoder_layers(arch)]
+
+
+def loss_program(arch: Architecture) -> list[Call]:
+    """out, x -> nll and dout, the gradient with respect to the decoder's output"""
+    if arch.likelihood == "bernoulli":
+        return [Call("bernoulli_loss", ("dout", "nll", "out", "x", "weight"))]
+    if arch.elementwise:
+        return [Call("gaussian_elementwise_loss", ("dout", "nll", "out", "x", "weight"))]
+    return [Call("gaussian_loss", ("dout", "dlog_sigma", "nll", "out", "x", "log_sigma", "weight"))]
+
+
+def forward_program(arch: Architecture, free_bits: float = 0.0) -> list[Call]:
+    """x, eps -> nll, kl, kl_mean, and with them the gradients in which the backward pass begins"""
+    return [
+        *encode_program(arch),
+        Call("sample_forward", ("z", "kl", "h", "eps")),
+        *decode_program(arch),
+        *loss_program(arch),
+        Call("kl_loss", ("kl_mean", "dkl_mean", "kl", "weight"), (Var("beta"), free_bits)),
+    ]
+
+
+def backward_program(arch: Architecture) -> list[Call]:
+    """The forward program in reverse: every gradient of the loss with respect to a parameter"""
+    return [
+        *[_dense_backward(layer) for layer in reversed(decoder_layers(arch))],
+        Call("sample_backward", ("dh", "dz", "h", "eps", "dkl_mean", "weight")),
+        *[_dense_backward(layer) for layer in reversed(encoder_layers(arch))],
+    ]
+
+
+def _dense_forward(layer: Layer) -> Call:
+    return Call("dense_forward", (layer.y, layer.a, layer.x, f"{layer.name}.W", f"{layer.name}.b"), (layer.activation,))
+
+
+def _dense_backward(layer: Layer) -> Call:
+    dx = None if layer.x == "x" else differential(layer.x)
+    dy, n = differential(layer.y), layer.name
+    arrays = (dx, f"{n}.dW", f"{n}.db", dy, layer.x, layer.a, layer.y, f"{n}.W")
+    return Call("dense_backward", arrays, (layer.activation,))
+
+
+# ---- The network: an architecture, a backend's module, and the parameters where that backend keeps them
+
+
+class Network:
+    """Parameters and gradients as flat vectors with named views, and the programs bound to them.
+
+    parameters, gradient: flat vectors [N] in the backend's memory. Whoever changes `parameters` changes the model.
+    """
+
+    def __init__(self, arch: Architecture, kernels: ModuleType, dtype: Any = "float32") -> None:
+        self.arch, self.kernels, self.dtype = arch, kernels, np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype must be 'float32' or 'float64', not {str(dtype)!r}")
+        self.layout = parameter_layout(arch)
+        self.parameters = kernels.to_device(np.zeros(size(self.layout), self.dtype))
+        self.gradient = kernels.to_device(np.zeros(size(self.layout), self.dtype))
+        self.named = views(self.parameters, self.layout) | views(self.gradient, self.layout, gradient=True)
+        if arch.likelihood == "gaussian" and not isinstance(arch.sigma, str):
+            self.named["log_sigma"] = kernels.to_device(np.full(1, math.log(arch.sigma), self.dtype))
+
+    def workspace(self, program: Sequence[Call], capacity: int, **arrays: Any) -> Workspace:
+        """The arrays that this program needs, for batches of up to `capacity` rows; `arrays` brings further ones."""
+        return Workspace(self, program, capacity, arrays)
+
+    def set_parameters(self, values: np.ndarray) -> None:
+        """Copy host values [N] into the parameters."""
+        self.parameters[...] = self.kernels.to_device(np.asarray(values, self.dtype))
+
+    def get_parameters(self) -> np.ndarray:
+        """A copy of the parameters [N] on the host."""
+        return np.array(self.kernels.to_host(self.parameters))
+
+    def loss_and_gradient(
+        self, x: np.ndarray, eps: np.ndarray, beta: float = 1.0, free_bits: float = 0.0
+    ) -> tuple[float, np.ndarray]:
+        """The loss in nats per example and its gradient [N], at data x [B, D] and noise eps [B, Z]."""
+        program = forward_program(self.arch, free_bits) + backward_program(self.arch)
+        work = self.workspace(program, len(x))
+        work.put("x", x)
+        work.put("eps", eps)
+        work.run(len(x), beta=beta)
+        loss = total_loss(float(np.mean(work.get("nll"))), work.get("kl_mean"), beta, free_bits)
+        return loss, np.array(self.kernels.to_host(self.gradient))
+
+
+def total_loss(recon: float, kl_mean: np.ndarray, beta: float, free_bits: float) -> float:
+    """recon + beta sum_j max(free_bits, kl_mean_j): the number whose gradient the backward program computes."""
+    return recon + beta * float(np.maximum(kl_mean, free_bits).sum())
+
+
+class Workspace:
+    """Every array of a program, held once. A batch smaller than the capacity uses the first rows of each."""
+
+    def __init__(self, network: Network, program: Sequence[Call], capacity: int, arrays: dict[str, Any]) -> None:
+        self.network, self.program, self.capacity = network, list(program), capacity
+        shapes = array_shapes(network.arch)
+        self.given = network.named | arrays
+        self.owned = {}
+        for name in (name for call in program for name in call.arrays):
+            if name is not None and name not in self.given and name not in self.owned:
+                shape = tuple(capacity if n == BATCH else n for n in shapes[name])
+                self.owned[name] = network.kernels.empty(shape, network.dtype)
+        self.by_rows = {name for name in self.owned if shapes[name][0] == BATCH}
+        self._bound: dict[int, tuple[Callable[..., None], dict[str, Any]]] = {}
+        self.rows = capacity
+
+    def run(self, rows: int, **variables: Any) -> None:
+        """Run the program on the first `rows` rows of its arrays."""
+        self.bound(rows)[0](**variables)
+        self.rows = rows
+
+    def bound(self, rows: int) -> tuple[Callable[..., None], dict[str, Any]]:
+        """The program tied to arrays of so many rows, and those arrays by name."""
+        if rows not in self._bound:
+            arrays = self.given | {n: a[:rows] if n in self.by_rows else a for n, a in self.owned.items()}
+            if "weight" in arrays:
+                arrays["weight"] = self.network.kernels.to_device(
+                    np.full(rows, 1 / rows, self.network.dtype)  # the 1/B: the chain rule starts here
+                )
+            self._bound[rows] = bind(self.network.kernels, self.program, arrays), arrays
+        return self._bound[rows]
+
+    def put(self, name: str, values: np.ndarray) -> None:
+        """Copy host values into the first rows of an array."""
+        self.owned[name][: len(values)] = self.network.kernels.to_device(np.asarray(values, self.network.dtype))
+
+    def get(self, name: str) -> np.ndarray:
+        """The array on the host, cut to the rows of the last run. It is the workspace's own memory where that is shared."""
+        return np.asarray(self.network.kernels.to_host(self.bound(self.rows)[1][name]))
