@@ -20,6 +20,8 @@ from minivae.parameters import Layout, differential, size, views
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 RECTIFIERS = ("relu", "leaky_relu", "gelu")
+INITS = ("glorot", "he")
+OUTPUT_BIASES = ("auto", "zero", "data_mean")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def parameter_layout(arch: Architecture) -> Layout:
 
 
 BATCH = -1  # stands for the number of rows in a shape
+INTEGER_ARRAYS = ("rows",)  # which examples of the data are in the batch; all other arrays hold the network's dtype
 
 
 def array_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
@@ -123,7 +126,7 @@ def array_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     B, D, Z = BATCH, arch.data_dim, arch.latent_dim
     shapes: dict[str, tuple[int, ...]] = {"x": (B, D), "eps": (B, Z), "z": (B, Z), "dz": (B, Z), "kl": (B, Z)}
     shapes |= {"kl_mean": (Z,), "dkl_mean": (Z,), "nll": (B,), "weight": (B,), "norm": (1,), "u": (B, D)}
-    shapes |= {"log_sigma": (1,), "dlog_sigma": (1,)}
+    shapes |= {"log_sigma": (1,), "dlog_sigma": (1,), "rows": (B,)}
     for layer in encoder_layers(arch) + decoder_layers(arch):
         shapes |= {name: (B, layer.outputs) for name in (layer.y, layer.a, differential(layer.y))}
     return shapes
@@ -133,28 +136,39 @@ def array_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def initial_parameters(
-    arch: Architecture, seed: int, data_mean: np.ndarray | None = None, data_variance: np.ndarray | None = None
+    arch: Architecture,
+    seed: int,
+    init: str = "glorot",
+    output_bias: str = "auto",
+    data_mean: np.ndarray | None = None,
+    data_variance: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Flat parameters [N] in float64: He uniform before a rectifier, else Glorot uniform; biases 0.
+    """Flat parameters [N] in float64: uniform weights, biases 0.
 
-    Given the data's mean [D], the decoder starts at the best constant answer: the last bias is that mean, as a logit for
-    bernoulli (clipped to [0.001, 0.999] as by Burda et al. 2016), and the learned sigma starts at the spread around it.
+    init: "glorot" (Glorot and Bengio 2010), or "he" (He et al. 2015) for the layers before a rectifier.
+    output_bias: "data_mean" starts the decoder at the best constant answer, the data's mean [D] (as a logit for bernoulli,
+    clipped to [0.001, 0.999] as by Burda et al. 2016); "zero" does not; "auto" is data_mean for gaussian only, whose data
+    may lie anywhere. On MNIST data_mean is 6 nats ahead after one epoch, 1.5 after three, and level after ten.
+    The sigma of a gaussian starts at the spread around the mean.
     """
+    if init not in INITS:
+        raise ValueError(f"init {init!r} is not one of {', '.join(INITS)}")
+    if output_bias not in OUTPUT_BIASES:
+        raise ValueError(f"output_bias {output_bias!r} is not one of {', '.join(OUTPUT_BIASES)}")
     layout = parameter_layout(arch)
     flat = np.zeros(size(layout))
     named = views(flat, layout)
     for i, layer in enumerate(encoder_layers(arch) + decoder_layers(arch)):
-        fan = layer.inputs if layer.activation in RECTIFIERS else (layer.inputs + layer.outputs) / 2
-        scale = math.sqrt((6 if layer.activation in RECTIFIERS else 3) / fan)
+        he = init == "he" and layer.activation in RECTIFIERS
+        limit = math.sqrt(6 / layer.inputs if he else 6 / (layer.inputs + layer.outputs))
         u = randomness.uniform((layer.inputs, layer.outputs), seed, randomness.INIT, step=i)
-        named[f"{layer.name}.W"][...] = scale * (2 * u - 1)
-    if data_mean is not None:
-        bias = named[f"{layer.name}.b"]
+        named[f"{layer.name}.W"][...] = limit * (2 * u - 1)
+    bias = named[f"{layer.name}.b"]
+    if data_mean is not None and (output_bias == "data_mean" or (output_bias == "auto" and arch.likelihood == "gaussian")):
+        bias[: arch.data_dim] = data_mean
         if arch.likelihood == "bernoulli":
             p = np.clip(data_mean, 0.001, 0.999)
             bias[...] = np.log(p / (1 - p))
-        else:
-            bias[: arch.data_dim] = data_mean
     if data_variance is not None and arch.likelihood == "gaussian":
         log_sigma = 0.5 * math.log(max(float(np.mean(data_variance)), 1e-12))
         if arch.learns_sigma:

@@ -17,7 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from minivae.architecture import BATCH, Architecture, Layer, array_shapes, decoder_layers, encoder_layers, parameter_layout
+from minivae.architecture import (
+    BATCH,
+    INTEGER_ARRAYS,
+    Architecture,
+    Layer,
+    array_shapes,
+    decoder_layers,
+    encoder_layers,
+    parameter_layout,
+)
 from minivae.kernels import Call, Var, bind
 from minivae.parameters import differential, size, views
 
@@ -128,17 +137,15 @@ class Workspace:
     """Every array of a program, held once. A batch smaller than the capacity uses the first rows of each."""
 
     def __init__(self, network: Network, program: Sequence[Call], capacity: int, arrays: dict[str, Any]) -> None:
-        self.network, self.program, self.capacity = network, list(program), capacity
-        shapes = array_shapes(network.arch)
-        self.given = network.named | arrays
-        self.owned = {}
+        self.network, self.program, self.capacity, self.rows = network, list(program), capacity, capacity
+        self.shapes = array_shapes(network.arch)
+        self.arrays = network.named | arrays
         for name in (name for call in program for name in call.arrays):
-            if name is not None and name not in self.given and name not in self.owned:
-                shape = tuple(capacity if n == BATCH else n for n in shapes[name])
-                self.owned[name] = network.kernels.empty(shape, network.dtype)
-        self.by_rows = {name for name in self.owned if shapes[name][0] == BATCH}
+            if name is not None and name not in self.arrays:
+                shape = tuple(capacity if n == BATCH else n for n in self.shapes[name])
+                dtype = np.int64 if name in INTEGER_ARRAYS else network.dtype
+                self.arrays[name] = network.kernels.empty(shape, dtype)
         self._bound: dict[int, tuple[Callable[..., None], dict[str, Any]]] = {}
-        self.rows = capacity
 
     def run(self, rows: int, **variables: Any) -> None:
         """Run the program on the first `rows` rows of its arrays."""
@@ -148,17 +155,16 @@ class Workspace:
     def bound(self, rows: int) -> tuple[Callable[..., None], dict[str, Any]]:
         """The program tied to arrays of so many rows, and those arrays by name."""
         if rows not in self._bound:
-            arrays = self.given | {n: a[:rows] if n in self.by_rows else a for n, a in self.owned.items()}
-            if "weight" in arrays:
-                arrays["weight"] = self.network.kernels.to_device(
-                    np.full(rows, 1 / rows, self.network.dtype)  # the 1/B: the chain rule starts here
-                )
+            arrays = {n: a[:rows] if self.shapes.get(n, (0,))[0] == BATCH else a for n, a in self.arrays.items()}
+            share = np.full(rows, 1 / rows, self.network.dtype)  # the 1/B: the chain rule starts here
+            arrays["weight"] = self.network.kernels.to_device(share)
             self._bound[rows] = bind(self.network.kernels, self.program, arrays), arrays
         return self._bound[rows]
 
     def put(self, name: str, values: np.ndarray) -> None:
         """Copy host values into the first rows of an array."""
-        self.owned[name][: len(values)] = self.network.kernels.to_device(np.asarray(values, self.network.dtype))
+        target = self.arrays[name]
+        target[: len(values)] = self.network.kernels.to_device(np.asarray(values, target.dtype))
 
     def get(self, name: str) -> np.ndarray:
         """The array on the host, cut to the rows of the last run. It is the workspace's own memory where that is shared."""

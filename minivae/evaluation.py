@@ -1,0 +1,160 @@
+"""What a trained model is worth, in nats: the ELBO, the importance-sampled log-likelihood, and the active units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minivae import randomness
+from minivae.kernels import Call, Var
+from minivae.network import Network, Workspace, decode_program, encode_program, forward_program, loss_program
+
+BINARIZE = ("none", "static", "dynamic")
+CHUNK = 1024  # rows at a time outside training: enough for full speed, a few megabytes
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some rows of a data matrix, and how they become batches.
+
+    data [n, D] stays as it is in memory or on disk; a batch is data[rows] / divide_by. binarize: "none" keeps the grey
+    values, "static" draws each pixel once (a function of seed and row), "dynamic" anew at every step.
+    """
+
+    data: Any
+    rows: np.ndarray
+    divide_by: float = 1.0
+    binarize: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.binarize not in BINARIZE:
+            raise ValueError(f"binarize {self.binarize!r} is not one of {', '.join(BINARIZE)}")
+
+    def batch_program(self, seed: int) -> list[Call]:
+        """data, rows -> x. Variable: step, which only dynamic binarization looks at."""
+        program = [Call("gather", ("x", "data", "rows"), (self.divide_by,))]
+        if self.binarize == "dynamic":
+            scalars: tuple[Any, ...] = (seed, randomness.BINARIZE_DYNAMIC, Var("step"))
+        else:
+            scalars = (seed, randomness.BINARIZE_STATIC, 0)
+        if self.binarize != "none":
+            program += [Call("philox_uniform", ("u", "rows"), scalars), Call("binarize", ("x", "u"))]
+        return program
+
+    def fixed(self) -> Examples:
+        """The same rows for an evaluation, which compares models on one draw: dynamic becomes static."""
+        return Examples(self.data, self.rows, self.divide_by, "static" if self.binarize == "dynamic" else self.binarize)
+
+    def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, len(self.rows), CHUNK):
+            piece = slice(start, min(start + CHUNK, len(self.rows)))
+            yield piece, self.rows[piece]
+
+
+def noise_call(seed: int, purpose: int) -> Call:
+    """eps for the examples in rows, as a function of the variable step."""
+    return Call("philox_normal", ("eps", "rows"), (seed, purpose, Var("step")))
+
+
+def elbo_terms(network: Network, examples: Examples, seed: int, sample: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """recon [n] = -log p(x|z) at one z drawn from q(z|x), and kl [n, Z], both in nats; the ELBO is -(recon + sum_j kl).
+
+    z is sampled, not set to its mean: at the mean, recon + kl bounds nothing. `sample` numbers the draw.
+    """
+    examples = examples.fixed()
+    program = [
+        *examples.batch_program(seed),
+        noise_call(seed, randomness.EVALUATE),
+        *forward_program(network.arch),
+    ]
+    work = _workspace(network, program, examples)
+    recon = np.empty(len(examples.rows))
+    kl = np.empty((len(examples.rows), network.arch.latent_dim))
+    for piece, rows in examples.chunks():
+        work.put("rows", rows)
+        work.run(len(rows), step=sample, beta=1.0)
+        recon[piece], kl[piece] = work.get("nll"), work.get("kl")
+    return recon, kl
+
+
+def log_likelihood(
+    network: Network,
+    examples: Examples,
+    n_samples: int,
+    seed: int,
+    progress: Callable[[int], Any] = lambda rows: None,
+) -> np.ndarray:
+    """log p(x) per example [n] in nats, estimated by log 1/K sum_k w_k with K = n_samples draws from q(z|x).
+
+    log w = log p(x|z) + log p(z) - log q(z|x) and, with z = mu + sigma eps, log p(z) - log q(z|x) =
+    1/2 sum_j (logvar + eps^2 - z^2). In expectation a lower bound that rises with K to log p(x) (Burda et al. 2016).
+    """
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, not {n_samples}")
+    examples = examples.fixed()
+    encode = [*examples.batch_program(seed), *encode_program(network.arch)]
+    draw = [
+        noise_call(seed, randomness.EVALUATE),
+        Call("sample_forward", ("z", "kl", "h", "eps")),
+        *decode_program(network.arch),
+        *loss_program(network.arch),
+    ]
+    work = _workspace(network, encode, examples)
+    drawing = network.workspace(draw, work.capacity, **{n: work.arrays[n] for n in ("x", "h", "rows")})
+    result = np.empty(len(examples.rows))
+    for piece, rows in examples.chunks():
+        n = len(rows)
+        work.put("rows", rows)
+        work.run(n, step=0)
+        logvar = work.get("h")[:, network.arch.latent_dim :].astype(np.float64)
+        total = np.full(n, -math.inf)
+        for k in range(n_samples):
+            drawing.run(n, step=k)
+            z, eps = drawing.get("z"), drawing.get("eps")
+            log_w = 0.5 * (logvar + eps**2 - z**2).sum(axis=1) - drawing.get("nll")
+            np.logaddexp(total, log_w, out=total)
+            progress(n)
+        result[piece] = total - math.log(n_samples)
+    return result
+
+
+def posterior(network: Network, examples: Examples, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """mu [n, Z] and logvar [n, Z] of q(z|x)."""
+    examples = examples.fixed()
+    work = _workspace(network, [*examples.batch_program(seed), *encode_program(network.arch)], examples)
+    h = np.empty((len(examples.rows), 2 * network.arch.latent_dim), network.dtype)
+    for piece, rows in examples.chunks():
+        work.put("rows", rows)
+        work.run(len(rows), step=0)
+        h[piece] = work.get("h")
+    mu, logvar = np.split(h, 2, axis=1)
+    return mu, logvar
+
+
+def decode(network: Network, z: np.ndarray) -> np.ndarray:
+    """The mean of p(x|z) [n, D] for latent points z [n, Z]: probabilities for bernoulli, means for gaussian."""
+    program = decode_program(network.arch)
+    if network.arch.likelihood == "bernoulli":
+        last = program[-1]
+        program[-1] = Call(last.kernel, last.arrays, ("sigmoid",))
+    work = network.workspace(program, min(CHUNK, len(z)))
+    means = np.empty((len(z), network.arch.data_dim), network.dtype)
+    for start in range(0, len(z), CHUNK):
+        piece = z[start : start + CHUNK]
+        work.put("z", piece)
+        work.run(len(piece))
+        means[start : start + len(piece)] = work.get("out")[:, : network.arch.data_dim]
+    return means
+
+
+def active_units(mu: np.ndarray, threshold: float = 0.01) -> np.ndarray:
+    """Which latent dimensions [Z] are in use: Var_x( E_q[z_j | x] ) > threshold (Burda et al. 2016)."""
+    return np.asarray(np.var(mu, axis=0) > threshold)
+
+
+def _workspace(network: Network, program: list[Call], examples: Examples) -> Workspace:
+    return network.workspace(program, min(CHUNK, len(examples.rows)), data=network.kernels.to_device(examples.data))

@@ -1,0 +1,251 @@
+"""The training loop: order the examples, run the step, validate, record, keep the best, stop.
+
+A step is one program: gather -> noise -> forward -> backward -> clip -> update -> record. Here it is written once.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minivae import randomness
+from minivae.evaluation import Examples, elbo_terms, noise_call
+from minivae.kernels import Call, Var
+from minivae.network import Network, Workspace, backward_program, forward_program, total_loss
+from minivae.optimizers import Optimizer, ramp
+
+Record = dict[str, Any]
+Callback = Callable[["Trainer", Record], Any]
+
+
+class NotFinite(ArithmeticError):
+    """Training met a NaN or an infinity; the message names the first array that holds one."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """recon + beta_t sum_j max(free_bits, kl_j), with beta_t = beta min(1, t / kl_warmup) and t in epochs."""
+
+    beta: float = 1.0
+    kl_warmup: float = 0.0
+    free_bits: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "kl_warmup", "free_bits"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or a positive number, not {getattr(self, name)!r}")
+
+    def beta_at(self, position: float) -> float:
+        return self.beta * ramp(position, self.kl_warmup)
+
+
+def step_program(network: Network, examples: Examples, objective: Objective, optimizer: Optimizer, seed: int) -> list[Call]:
+    """One training step. Variables: step (from 1), index (row of the trace), beta, learning_rate."""
+    return [
+        *examples.batch_program(seed),
+        noise_call(seed, randomness.TRAIN_NOISE),
+        *forward_program(network.arch, objective.free_bits),
+        *backward_program(network.arch),
+        *optimizer.program(),
+        Call("record", ("trace", "nll", "kl_mean", "norm", "weight"), (Var("index"),)),
+    ]
+
+
+@dataclass
+class Trainer:
+    """The state of a training: the network's parameters, the optimizer's moments, step, epoch, history.
+
+    history: one record per epoch with epoch, step, loss (the objective), recon, kl, elbo, kl_per_dim [Z], grad_norm,
+    beta, learning_rate, seconds, examples_per_second, and recon, kl, loss of the held-out part under its name.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    objective: Objective
+    batch_size: int
+    seed: int
+    verbose: int = 0
+    callbacks: Sequence[Callback] = ()
+    step: int = 0
+    epoch: int = 0
+    history: list[Record] = field(default_factory=list)
+    stopped: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        host = self.optimizer.state(self.network.parameters.size, self.network.dtype)
+        self.moments = {name: self.network.kernels.to_device(vector) for name, vector in host.items()}
+
+    def stop(self, reason: str) -> None:
+        """Ask the training to end after the running step. Callbacks may call this."""
+        self.stopped = reason
+
+    def fit(
+        self,
+        examples: Examples,
+        epochs: int,
+        held_out: Examples | None = None,
+        held_out_name: str = "val",
+        keep_best: bool = True,
+        patience: int | None = None,
+    ) -> None:
+        """Train for so many epochs; with held-out examples, evaluate them after each.
+
+        keep_best leaves the network with the parameters of the best held-out loss, else with the last ones. patience
+        stops after so many epochs without a better one. Ctrl-C ends the epoch after the running step, evaluates it, and
+        returns with `stopped` set. Raises NotFinite with the parameters of the last good epoch in place.
+        """
+        if epochs < 1:
+            raise ValueError(f"epochs must be at least 1, not {epochs}")
+        if patience is not None and held_out is None:
+            raise ValueError("patience needs a held-out part to watch; set validation_fraction=0.1")
+        steps = math.ceil(len(examples.rows) / self.batch_size)
+        trace = self.network.kernels.empty((steps, 2 + self.network.arch.latent_dim), np.float64)
+        work = self._workspace(examples, trace)
+        good, best_loss, best_epoch = self.network.get_parameters(), math.inf, self.epoch
+        self.stopped, metric = "", f"{held_out_name}_loss"
+        with interruptible(self):
+            for _ in range(epochs):
+                try:
+                    record = self._train_epoch(work, examples, trace, epochs)
+                except NotFinite:
+                    self.network.set_parameters(good)
+                    raise
+                if held_out is not None:
+                    record |= self._held_out(held_out, held_out_name)
+                watched = record.get(metric, -math.inf)
+                improved = watched < best_loss
+                if improved:
+                    best_loss, best_epoch = watched, self.epoch
+                record["best"] = improved
+                if improved or not keep_best or held_out is None:
+                    good = self.network.get_parameters()
+                self.history.append(record)
+                self._report(record, held_out_name)
+                for callback in self.callbacks:
+                    callback(self, record)
+                if patience is not None and self.epoch - best_epoch >= patience:
+                    self.stop(f"no better {metric} for {patience} epochs")
+                if self.stopped:
+                    self._say(f"stopped after epoch {self.epoch}: {self.stopped}")
+                    break
+        self.network.set_parameters(good)
+
+    def _workspace(self, examples: Examples, trace: Any) -> Workspace:
+        program = step_program(self.network, examples, self.objective, self.optimizer, self.seed)
+        flat = {"p": self.network.parameters, "g": self.network.gradient, **self.moments}
+        data = self.network.kernels.to_device(examples.data)
+        capacity = min(self.batch_size, len(examples.rows))
+        return self.network.workspace(program, capacity, data=data, trace=trace, **flat)
+
+    def _train_epoch(self, work: Workspace, examples: Examples, trace: Any, epochs: int) -> Record:
+        n, size = len(examples.rows), self.batch_size
+        order = examples.rows[randomness.permutation(n, self.seed, randomness.SHUFFLE, self.epoch)]
+        beta, rate, begun, kernels = self.objective.beta, 0.0, time.perf_counter(), self.network.kernels
+        done = 0
+        with self._progress(math.ceil(n / size)) as bar:
+            for index, start in enumerate(range(0, n, size)):
+                rows = order[start : start + size]
+                position = self.epoch + start / n
+                beta, rate = self.objective.beta_at(position), self.optimizer.learning_rate_at(position, epochs)
+                self.step += 1
+                work.put("rows", rows)
+                work.run(len(rows), step=self.step, index=index, beta=beta, learning_rate=rate)
+                if not np.isfinite(kernels.to_host(trace[index, :2])).all():
+                    raise NotFinite(self._diagnosis(work, rate))
+                done = start + len(rows)
+                bar.update()
+                if self.stopped:
+                    break
+        kernels.synchronize()
+        seconds = time.perf_counter() - begun
+        self.epoch += 1
+        host = np.array(kernels.to_host(trace[: index + 1]))
+        share = np.full(index + 1, size / done)
+        share[-1] = (done - size * index) / done
+        recon, kl_per_dim = float(share @ host[:, 0]), share @ host[:, 2:]
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss": total_loss(recon, kl_per_dim, beta, self.objective.free_bits),
+            "recon": recon,
+            "kl": float(kl_per_dim.sum()),
+            "kl_per_dim": kl_per_dim.tolist(),
+            "grad_norm": float(host[:, 1].mean()),
+            "beta": beta,
+            "learning_rate": rate,
+            "seconds": seconds,
+            "examples_per_second": done / seconds,
+        }
+
+    def _held_out(self, examples: Examples, name: str) -> Record:
+        recon, kl = elbo_terms(self.network, examples, self.seed)
+        kl_mean = kl.mean(axis=0)
+        loss = total_loss(float(recon.mean()), kl_mean, self.objective.beta, self.objective.free_bits)
+        return {f"{name}_loss": loss, f"{name}_recon": float(recon.mean()), f"{name}_kl": float(kl_mean.sum())}
+
+    def _diagnosis(self, work: Workspace, rate: float) -> str:
+        """Which array of the step just run was the first to hold a NaN or an infinity, in the order of the program."""
+        arrays = work.bound(work.rows)[1]
+        skip = {"trace", "data", *(name for name, _ in self.network.layout), "p", *self.moments}
+        names = [n for call in work.program for n in call.arrays if n is not None and n not in skip]
+        bad = next((n for n in names if not np.isfinite(self.network.kernels.to_host(arrays[n])).all()), "the loss")
+        return (
+            f"training stopped at step {self.step} (epoch {self.epoch + 1}): the first array holding a NaN or an infinity "
+            f"is {bad!r}; lower learning_rate (now {rate:g}), set max_grad_norm, or scale the data"
+        )
+
+    # ---- What the user sees, on standard error
+
+    def _progress(self, total: int) -> Any:
+        from tqdm import tqdm
+
+        # disable=None: a bar on a terminal, nothing in a log file
+        return tqdm(total=total, desc=f"epoch {self.epoch + 1}", leave=False, disable=None if self.verbose else True)
+
+    def _say(self, line: str) -> None:
+        if self.verbose:
+            from tqdm import tqdm
+
+            tqdm.write(line, file=sys.stderr)
+
+    def _report(self, record: Record, held_out_name: str) -> None:
+        line = f"epoch {record['epoch']:>4}  loss {record['loss']:8.2f}  recon {record['recon']:8.2f}  kl {record['kl']:6.2f}"
+        if f"{held_out_name}_loss" in record:
+            line += f"  {held_out_name}_loss {record[f'{held_out_name}_loss']:8.2f}"
+        self._say(f"{line}  {record['examples_per_second']:9,.0f} examples/s")
+
+
+@contextmanager
+def interruptible(trainer: Trainer) -> Iterator[None]:
+    """Turn the first Ctrl-C into a request to stop, so that no update is cut in half; the second one interrupts.
+
+    Signals reach only the main thread, so elsewhere nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: Any) -> None:
+        trainer.stop("interrupted by Ctrl-C")
+        signal.signal(signal.SIGINT, previous)
+
+    if previous is None:  # a handler that Python did not install: leave it alone
+        yield
+        return
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
