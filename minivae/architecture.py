@@ -164,7 +164,9 @@ def initial_parameters(
         u = randomness.uniform((layer.inputs, layer.outputs), seed, randomness.INIT, step=i)
         named[f"{layer.name}.W"][...] = limit * (2 * u - 1)
     bias = named[f"{layer.name}.b"]
-    if data_mean is not None and (output_bias == "data_mean" or (output_bias == "auto" and arch.likelihood == "gaussian")):
+    if data_mean is not None and (
+        output_bias == "data_mean" or (output_bias == "auto" and arch.likelihood == "gaussian")
+    ):
         bias[: arch.data_dim] = data_mean
         if arch.likelihood == "bernoulli":
             p = np.clip(data_mean, 0.001, 0.999)

@@ -3,56 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from minivae import randomness
+from minivae.data import Examples
 from minivae.kernels import Call, Var
 from minivae.network import Network, Workspace, decode_program, encode_program, forward_program, loss_program
 
-BINARIZE = ("none", "static", "dynamic")
 CHUNK = 1024  # rows at a time outside training: enough for full speed, a few megabytes
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Some rows of a data matrix, and how they become batches.
-
-    data [n, D] stays as it is in memory or on disk; a batch is data[rows] / divide_by. binarize: "none" keeps the grey
-    values, "static" draws each pixel once (a function of seed and row), "dynamic" anew at every step.
-    """
-
-    data: Any
-    rows: np.ndarray
-    divide_by: float = 1.0
-    binarize: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.binarize not in BINARIZE:
-            raise ValueError(f"binarize {self.binarize!r} is not one of {', '.join(BINARIZE)}")
-
-    def batch_program(self, seed: int) -> list[Call]:
-        """data, rows -> x. Variable: step, which only dynamic binarization looks at."""
-        program = [Call("gather", ("x", "data", "rows"), (self.divide_by,))]
-        if self.binarize == "dynamic":
-            scalars: tuple[Any, ...] = (seed, randomness.BINARIZE_DYNAMIC, Var("step"))
-        else:
-            scalars = (seed, randomness.BINARIZE_STATIC, 0)
-        if self.binarize != "none":
-            program += [Call("philox_uniform", ("u", "rows"), scalars), Call("binarize", ("x", "u"))]
-        return program
-
-    def fixed(self) -> Examples:
-        """The same rows for an evaluation, which compares models on one draw: dynamic becomes static."""
-        return Examples(self.data, self.rows, self.divide_by, "static" if self.binarize == "dynamic" else self.binarize)
-
-    def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, len(self.rows), CHUNK):
-            piece = slice(start, min(start + CHUNK, len(self.rows)))
-            yield piece, self.rows[piece]
 
 
 def noise_call(seed: int, purpose: int) -> Call:
@@ -74,7 +35,7 @@ def elbo_terms(network: Network, examples: Examples, seed: int, sample: int = 0)
     work = _workspace(network, program, examples)
     recon = np.empty(len(examples.rows))
     kl = np.empty((len(examples.rows), network.arch.latent_dim))
-    for piece, rows in examples.chunks():
+    for piece, rows in examples.chunks(CHUNK):
         work.put("rows", rows)
         work.run(len(rows), step=sample, beta=1.0)
         recon[piece], kl[piece] = work.get("nll"), work.get("kl")
@@ -106,7 +67,7 @@ def log_likelihood(
     work = _workspace(network, encode, examples)
     drawing = network.workspace(draw, work.capacity, **{n: work.arrays[n] for n in ("x", "h", "rows")})
     result = np.empty(len(examples.rows))
-    for piece, rows in examples.chunks():
+    for piece, rows in examples.chunks(CHUNK):
         n = len(rows)
         work.put("rows", rows)
         work.run(n, step=0)
@@ -127,7 +88,7 @@ def posterior(network: Network, examples: Examples, seed: int) -> tuple[np.ndarr
     examples = examples.fixed()
     work = _workspace(network, [*examples.batch_program(seed), *encode_program(network.arch)], examples)
     h = np.empty((len(examples.rows), 2 * network.arch.latent_dim), network.dtype)
-    for piece, rows in examples.chunks():
+    for piece, rows in examples.chunks(CHUNK):
         work.put("rows", rows)
         work.run(len(rows), step=0)
         h[piece] = work.get("h")

@@ -65,7 +65,9 @@ class Optimizer:
 
     def program(self) -> list[Call]:
         """Clip the gradient "g", then update the parameters "p". Variables: learning_rate, step."""
-        clip = Call("clip_global_norm", ("norm", "g"), (math.inf if self.max_grad_norm is None else self.max_grad_norm,))
+        clip = Call(
+            "clip_global_norm", ("norm", "g"), (math.inf if self.max_grad_norm is None else self.max_grad_norm,)
+        )
         lr, step = Var("learning_rate"), Var("step")
         if self.name == "sgd":
             return [clip, Call("sgd_step", ("p", "m", "g"), (lr, self.momentum, self.nesterov))]

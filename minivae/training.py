@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
-from minivae.evaluation import Examples, elbo_terms, noise_call
+from minivae.data import Examples
+from minivae.evaluation import elbo_terms, noise_call
 from minivae.kernels import Call, Var
 from minivae.network import Network, Workspace, backward_program, forward_program, total_loss
 from minivae.optimizers import Optimizer, ramp
@@ -48,7 +49,9 @@ class Objective:
         return self.beta * ramp(position, self.kl_warmup)
 
 
-def step_program(network: Network, examples: Examples, objective: Objective, optimizer: Optimizer, seed: int) -> list[Call]:
+def step_program(
+    network: Network, examples: Examples, objective: Objective, optimizer: Optimizer, seed: int
+) -> list[Call]:
     """One training step. Variables: step (from 1), index (row of the trace), beta, learning_rate."""
     return [
         *examples.batch_program(seed),
@@ -64,8 +67,9 @@ def step_program(network: Network, examples: Examples, objective: Objective, opt
 class Trainer:
     """The state of a training: the network's parameters, the optimizer's moments, step, epoch, history.
 
-    history: one record per epoch with epoch, step, loss (the objective), recon, kl, elbo, kl_per_dim [Z], grad_norm,
-    beta, learning_rate, seconds, examples_per_second, and recon, kl, loss of the held-out part under its name.
+    history: one record per epoch with epoch, step, loss (the objective), recon, kl, kl_per_dim [Z], grad_norm,
+    beta, learning_rate, seconds, examples_per_second, loss, recon and kl of the held-out part under its name, and kept:
+    whether these parameters were the ones to keep.
     """
 
     network: Network
@@ -114,7 +118,7 @@ class Trainer:
         work = self._workspace(examples, trace)
         good, best_loss, best_epoch = self.network.get_parameters(), math.inf, self.epoch
         self.stopped, metric = "", f"{held_out_name}_loss"
-        with interruptible(self):
+        with interruptible(self), np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
             for _ in range(epochs):
                 try:
                     record = self._train_epoch(work, examples, trace, epochs)
@@ -127,8 +131,8 @@ class Trainer:
                 improved = watched < best_loss
                 if improved:
                     best_loss, best_epoch = watched, self.epoch
-                record["best"] = improved
-                if improved or not keep_best or held_out is None:
+                record["kept"] = improved or not keep_best or held_out is None
+                if record["kept"]:
                     good = self.network.get_parameters()
                 self.history.append(record)
                 self._report(record, held_out_name)
@@ -220,7 +224,8 @@ class Trainer:
             tqdm.write(line, file=sys.stderr)
 
     def _report(self, record: Record, held_out_name: str) -> None:
-        line = f"epoch {record['epoch']:>4}  loss {record['loss']:8.2f}  recon {record['recon']:8.2f}  kl {record['kl']:6.2f}"
+        line = f"epoch {record['epoch']:>4}"
+        line += "".join(f"  {name} {record[name]:8.2f}" for name in ("loss", "recon", "kl"))
         if f"{held_out_name}_loss" in record:
             line += f"  {held_out_name}_loss {record[f'{held_out_name}_loss']:8.2f}"
         self._say(f"{line}  {record['examples_per_second']:9,.0f} examples/s")

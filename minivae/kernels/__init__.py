@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+# fmt: off
 INTERFACE = (
-    *("dense_forward", "dense_backward", "sample_forward", "sample_backward", "kl_loss"),
-    *("bernoulli_loss", "gaussian_loss", "gaussian_elementwise_loss"),
-    *("clip_global_norm", "sgd_step", "adam_step"),
-    *("philox_uniform", "philox_normal", "gather", "binarize", "record"),
-    *("empty", "to_device", "to_host", "synchronize"),
+    "dense_forward", "dense_backward", "sample_forward", "sample_backward", "kl_loss",
+    "bernoulli_loss", "gaussian_loss", "gaussian_elementwise_loss",
+    "clip_global_norm", "sgd_step", "adam_step",
+    "philox_uniform", "philox_normal", "gather", "binarize", "record",
+    "empty", "to_device", "to_host", "synchronize",
 )
+# fmt: on
 
 MODULES = {"numpy": "reference", "numba": "fused_numba", "cupy": "fused_cupy"}
 

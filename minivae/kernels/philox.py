@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+
 def philox_bits(counter, key):
     """[4, n] random 32-bit words from counter [4, n] and key (k0, k1): ten rounds of multiply, exchange, xor."""
     c0, c1, c2, c3 = np.asarray(counter, np.uint64)

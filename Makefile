@@ -1,0 +1,37 @@
+# Two commands do all the set-up: `make demo` and `make test`. They need python3 >= 3.11 and pip.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+# A stamp per set of packages, so that the second call installs nothing.
+$(VENV)/demo.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e '.[plot]'
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e '.[plot,images]' pytest pytest-benchmark hypothesis scikit-learn scipy
+	touch $@
+
+$(VENV)/lint.stamp: $(VENV)/test.stamp
+	$(BIN)/python -m pip install -q ruff mypy
+	touch $@
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/minivae gradcheck | tail -n 1
+	$(BIN)/minivae train digits --out runs/demo --overwrite
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/lint.stamp
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

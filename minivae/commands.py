@@ -1,0 +1,291 @@
+"""What each command does: arguments in, results on standard output, an exit status back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivae import __version__, evaluation, modelfile
+from minivae.data_files import DataError
+from minivae.datasets import Dataset, dataset_status, load_dataset
+from minivae.estimator import DEFAULT_VALIDATION_FRACTION, VAE
+from minivae.kernels import MODULES, availability, load
+from minivae.runs import Run, choose_folder, open_run, pick, write_history, write_json
+
+# What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": {"batch_size": 32, "epochs": 100, "learning_rate": 2e-3, "schedule": "cosine"},
+    "mnist": {"epochs": 20},
+    "fashion-mnist": {"epochs": 20},
+}
+
+
+def train(options: argparse.Namespace) -> int:
+    dataset = load_dataset(options.data, download=options.download)
+    folder = choose_folder(options.out, options.data, options.overwrite)
+    image_shape = _image_shape(options, dataset)
+    settings = {"random_state": 0, "divide_by": dataset.divide_by, **RECIPES.get(dataset.name, {})}
+    settings |= {name: value for name, value in vars(options).items() if name in VAE().get_params()}
+    vae = VAE(verbose=0 if options.quiet else 1, **settings)
+
+    # The test part of a dataset is watched, as published curves are, but never used to choose an epoch.
+    watch_test = dataset.test is not None and not vae.validation_fraction
+    config: dict[str, Any] = {
+        "data": _portable(options.data),
+        "image_shape": image_shape,
+        "held_fraction": 0.0 if watch_test else _or(vae.validation_fraction, DEFAULT_VALIDATION_FRACTION),
+        "settings": {name: value for name, value in vae.get_params().items() if name != "callbacks"},
+        "versions": {"minivae": __version__, "numpy": np.__version__, "python": platform.python_version()},
+    }
+
+    def keep(vae: VAE, record: dict[str, Any]) -> None:
+        """After each epoch the folder is complete, so that a run cut short is still worth something."""
+        if len(vae.history_) == 1:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "config.json", config | {"seed": vae.seed_})
+        if record["kept"]:
+            vae.save(folder / "model.npz")
+        write_history(folder / "history.csv", vae.history_)
+
+    vae.callbacks = [keep]
+    vae._fit(dataset.train, dataset.test if watch_test else None, "test" if watch_test else "val", not watch_test)
+    vae.save(folder / "model.npz")
+    figures = [] if options.no_figures else _figures(Run(vae, config, folder), folder / "figures")
+    _report_training(options, vae, folder, "test" if watch_test else "val", figures)
+    return 130 if vae.stopped_.startswith("interrupted") else 0
+
+
+def _report_training(options: argparse.Namespace, vae: VAE, folder: Path, held: str, figures: list[Path]) -> None:
+    kept = min(vae.history_, key=lambda r: r.get(f"{held}_loss", 0.0)) if held == "val" else vae.history_[-1]
+    files = [folder / "model.npz", folder / "history.csv", folder / "config.json", *figures]
+    if options.json:
+        print(json.dumps({"out": str(folder), "stopped": vae.stopped_, "kept": kept, "files": list(map(str, files))}))
+        return
+    widths = [vae.n_features_in_, *vae.hidden_dims, vae.latent_dim]
+    seconds = sum(record["seconds"] for record in vae.history_)
+    print(
+        f"{'-'.join(map(str, widths))} {vae.activation}, {vae.likelihood} likelihood, {vae.n_parameters_:,} parameters: "
+        f"{len(vae.history_)} epochs, {seconds:.1f} s of training"
+    )
+    for part in ("", f"{held}_"):
+        if f"{part}loss" in kept:
+            name = {"": "train", "val_": "validation", "test_": "test"}[part]
+            numbers = "   ".join(f"{n} {kept[part + n]:.2f}" for n in ("loss", "recon", "kl"))
+            print(f"{name:>10}: {numbers}   nats per example, epoch {kept['epoch']}")
+    print("wrote " + "\n      ".join(map(str, files)))
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    run = open_run(options.model)
+    vae = run.vae
+    split, X, _ = pick(run, options.split, options.data)
+    if options.limit is not None and options.limit < 1:
+        raise DataError(f"--limit must be at least 1, not {options.limit}")
+    X = X[: options.limit]
+    examples = vae._use(X)
+    recon, kl = evaluation.elbo_terms(vae.network_, examples, vae.seed_)
+    from tqdm import tqdm
+
+    with tqdm(total=len(X) * options.n_samples, unit="draw", leave=False, disable=options.quiet or None) as bar:
+        log_p = evaluation.log_likelihood(vae.network_, examples, options.n_samples, vae.seed_, bar.update)
+    active = evaluation.active_units(vae.transform(X))
+    result = {
+        "split": split,
+        "examples": len(X),
+        "elbo": float(-(recon + kl.sum(axis=1)).mean()),
+        "recon": float(recon.mean()),
+        "kl": float(kl.sum(axis=1).mean()),
+        "log_likelihood": float(log_p.mean()),
+        "log_likelihood_standard_error": float(log_p.std(ddof=1) / math.sqrt(len(X))) if len(X) > 1 else None,
+        "n_samples": options.n_samples,
+        "active_units": int(active.sum()),
+        "latent_dim": vae.latent_dim,
+        "binarize": examples.fixed().binarize,
+    }
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    error = result["log_likelihood_standard_error"]
+    print(f"{len(X):,} {split} examples, nats per example")
+    print(f"  ELBO            {result['elbo']:10.3f}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
+    print(
+        f"  log-likelihood  {result['log_likelihood']:10.3f}"
+        + (f" +- {error:.3f}" if error is not None else "")
+        + f"   ({options.n_samples} importance samples)"
+    )
+    print(f"  active units    {result['active_units']:6d} of {vae.latent_dim}")
+    return 0
+
+
+def sample(options: argparse.Namespace) -> int:
+    run = open_run(options.model)
+    images = run.vae.sample(options.n, random_state=options.random_state)
+    _write(options.out, images, lambda plots: plots.samples(images, run.image_shape))
+    return 0
+
+
+def reconstruct(options: argparse.Namespace) -> int:
+    run = open_run(options.model)
+    if options.n < 1:
+        raise DataError(f"-n must be at least 1, not {options.n}")
+    _, X, _ = pick(run, options.split, options.data)
+    X = X[: options.n]
+    means = run.vae.reconstruct(X)
+    _write(options.out, means, lambda plots: plots.reconstructions(_scaled(run.vae, X), means, run.image_shape))
+    return 0
+
+
+def plot(options: argparse.Namespace) -> int:
+    run = open_run(options.model)
+    out = options.out or (run.folder / "figures" if run.folder else None)
+    if out is None:
+        raise DataError("a model file alone has no run folder; name a folder for the figures with --out")
+    if not run.vae.history_:
+        raise DataError("this model has no training history to plot")
+    print("wrote " + "\n      ".join(map(str, _figures(run, Path(out), required=True))))
+    return 0
+
+
+def gradcheck(options: argparse.Namespace) -> int:
+    from minivae import gradcheck as check
+
+    names = [n for n in MODULES if availability(n)[0]] if options.backend == "all" else [options.backend]
+    rows = []
+    for name in names:
+        for row in check.run(load(name)):
+            rows.append({"backend": name, "subject": row.subject, "gradient": row.gradient, "error": row.error})
+            rows[-1] |= {"tolerance": row.tolerance, "passed": row.passed}
+            if not options.json:
+                mark = "" if row.passed else "  WRONG"
+                print(f"{name:6} {row.subject:46} {row.gradient:14} {row.error:8.1e}{mark}")
+    failed = sum(not row["passed"] for row in rows)
+    if options.json:
+        print(json.dumps({"rows": rows, "failed": failed}))
+    else:
+        worst = max(row["error"] for row in rows)
+        print(
+            f"{len(rows)} gradients checked in float64 against central differences; {failed} above the tolerance "
+            f"{check.TOLERANCE:g}; largest relative error {worst:.1e}"
+        )
+    return 1 if failed else 0
+
+
+def data(options: argparse.Namespace) -> int:
+    known = [status["name"] for status in dataset_status()]
+    if options.name is not None and options.name not in known:
+        raise DataError(f"{options.name!r} is not a named dataset; choose from {', '.join(known)}")
+    if options.download:
+        if options.name is None:
+            raise DataError("--download needs a name; choose from " + ", ".join(known))
+        load_dataset(options.name, download=True)
+    rows = [status for status in dataset_status() if options.name in (None, status["name"])]
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        mark = "here" if row["available"] else "not here"
+        size = f"{row['rows']:,} + {row['test_rows']:,} rows of {row['columns']}"
+        print(f"{row['name']:14} {mark:9} {size}   {row['licence']}")
+        print(f"{'':14} {row['where']}")
+        print(f"{'':14} {row['source']}")
+    return 0
+
+
+def backends(options: argparse.Namespace) -> int:
+    chosen = load("auto").__name__
+    rows = []
+    for name, module in MODULES.items():
+        works, reason = availability(name)
+        auto = chosen == f"minivae.kernels.{module}"
+        rows.append({"name": name, "available": works, "reason": reason, "auto": auto})
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        note = "   <- backend='auto' takes this one" if row["auto"] else ""
+        print(f"{row['name']:6} {'works' if row['available'] else 'not here':9} {row['reason']}{note}")
+    return 0
+
+
+# ---- Figures and other files
+
+
+def _figures(run: Run, folder: Path, required: bool = False) -> list[Path]:
+    """Every figure of a run. Without matplotlib training goes on, and says what is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        if required:
+            raise ImportError("figures need matplotlib; run pip install 'minivae[plot]'") from error
+        print("no figures: they need matplotlib; run pip install 'minivae[plot]', then minivae plot", file=sys.stderr)
+        return []
+    from minivae import plots
+
+    vae, shape = run.vae, run.image_shape
+    _, X, labels = pick(run, None, None)
+    X, labels = X[:5000], None if labels is None else labels[:5000]
+    mu = vae.transform(X)
+    first = X[:10]
+    figures = {
+        "loss": plots.loss_curves(vae.history_),
+        "reconstructions": plots.reconstructions(_scaled(vae, first), vae.reconstruct(first), shape),
+        "samples": plots.samples(vae.sample(64), shape),
+        "kl": plots.kl_per_dimension(vae.history_),
+    }
+    if vae.latent_dim >= 2:
+        figures["latent"] = plots.latent_scatter(mu, labels)
+    if vae.latent_dim == 2:
+        figures["manifold"] = plots.manifold(vae.inverse_transform, shape)
+    else:
+        half = min(4, len(mu) // 2)
+        figures["traversals"] = plots.traversals(vae.inverse_transform, shape, mu)
+        if half:
+            figures["interpolations"] = plots.interpolations(
+                vae.inverse_transform, mu[:half], mu[half : 2 * half], shape
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        plots.save(figure, paths[-1])
+    return paths
+
+
+def _write(out: str, array: np.ndarray, figure: Any) -> None:
+    path = Path(out)
+    if path.suffix == ".npy":
+        modelfile.write_atomically(path, lambda file: np.save(file, array))
+    else:
+        from minivae import plots
+
+        plots.save(figure(plots), path)
+    print(f"wrote {path}")
+
+
+def _scaled(vae: VAE, X: np.ndarray) -> np.ndarray:
+    """X as the model sees it."""
+    return np.asarray(X, np.float64) / vae._examples(X).divide_by
+
+
+def _image_shape(options: argparse.Namespace, dataset: Dataset) -> tuple[int, ...] | None:
+    shape = dataset.image_shape if options.image_shape is None else tuple(options.image_shape)
+    columns = dataset.train.shape[1]
+    if shape is not None and (len(shape) not in (2, 3) or math.prod(shape) != columns):
+        raise DataError(f"--image-shape {' '.join(map(str, shape))} does not hold the {columns} columns of the data")
+    return shape
+
+
+def _portable(data: str) -> str:
+    """A dataset's name as it is, a file's path absolute, so that the run finds its data from any folder."""
+    return str(Path(data).expanduser().resolve()) if Path(data).exists() and data not in RECIPES else data
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

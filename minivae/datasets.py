@@ -1,0 +1,216 @@
+"""Named datasets and files as matrices: digits inside the package, MNIST where it lies, your own from a path.
+
+A dataset keeps its stored values: uint8 pixels stay uint8, a .npy file stays on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivae.data import as_matrix
+from minivae.data_files import KINDS, Array, DataError, read_file, read_idx
+
+_MAX_DOWNLOAD = 2**26  # bytes; the largest published file has 26 MB
+_IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset as stored, one example per row.
+
+    train, test : [N, D] uint8, bool, float32 or float64, perhaps a read-only memory map; test may be None
+    train_labels, test_labels : [N] or None
+    image_shape : (H, W) or (H, W, C) of a row, or None;  divide_by : None means 255 for uint8 and 1 otherwise
+    source : citation or path
+    """
+
+    name: str
+    train: Array
+    test: Array | None
+    train_labels: Array | None
+    test_labels: Array | None
+    image_shape: tuple[int, ...] | None
+    divide_by: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is published about a named dataset; `sha256` are those of the unpacked `_IDX_FILES`, in their order."""
+
+    source: str
+    licence: str
+    rows: tuple[int, int]
+    columns: int
+    sha256: tuple[str, ...] = ()
+    mirrors: tuple[str, ...] = ()
+
+
+# fmt: off
+_KNOWN = {
+    "digits": _Known(
+        "Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI, doi 10.24432/C50P49",
+        "CC BY 4.0", (1500, 297), 64),
+    "mnist": _Known(
+        "LeCun, Cortes and Burges, The MNIST database of handwritten digits", "CC BY-SA 3.0", (60000, 10000), 784,
+        ("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")),
+    # Its publisher gives MD5 of the .gz files only. These SHA-256 of the content are stated alike by four independent
+    # public projects; those of the two label files were also computed from the publisher's own files.
+    "fashion-mnist": _Known(
+        "Xiao, Rasul and Vollgraf 2017, Fashion-MNIST, arXiv 1708.07747", "MIT", (60000, 10000), 784,
+        ("c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+         "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+        ("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/")),
+}
+# fmt: on
+
+
+def load_dataset(source: str | Path, *, download: bool = False) -> Dataset:
+    """Load a dataset by name, or from a file or folder.
+
+    Parameters
+    ----------
+    source : "digits" (inside the package), "mnist", "fashion-mnist", or a path. A name wins over a file that is called
+        the same; write "./mnist" or Path("mnist") for the file. Files of [N, ...] are flattened to [N, D], and
+        `image_shape` remembers the rest.
+    download : fetch missing files of "mnist" and "fashion-mnist" into the cache; nothing is downloaded otherwise
+
+    Raises
+    ------
+    DataError : unknown name, missing or unreadable file, or data that are not a non-empty numeric [N, ...]
+    """
+    if isinstance(source, str) and source in _KNOWN:
+        return _load_digits() if source == "digits" else _load_idx(source, download)
+    path = Path(os.path.expanduser(source))
+    if not str(source).strip() or "\0" in str(source) or not path.exists():
+        import difflib
+
+        close = difflib.get_close_matches(str(source).lower(), _KNOWN, 1)
+        raise DataError(
+            f"there is no dataset or file named {str(source)!r}; {f'did you mean {close[0]!r}? ' if close else ''}"
+            f"pass one of the names {', '.join(_KNOWN)}, or a path to: {KINDS}"
+        )
+    stored, labels = read_file(path)
+    if stored.ndim < 2 or stored.size == 0:
+        raise DataError(f"{path} holds an array of shape {stored.shape}; store at least one row and one column, [N, D]")
+    image_shape = stored.shape[1:] if stored.ndim > 2 else None
+    train = as_matrix(stored.reshape(len(stored), -1), str(path))
+    return Dataset(path.name, train, None, labels, None, image_shape, None, str(path))
+
+
+def _load_digits() -> Dataset:
+    from importlib import resources
+
+    bundled = resources.files(__package__).joinpath("bundled").joinpath("digits.npz")
+    with bundled.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        images, labels = archive["images"], archive["labels"]
+    cut, source = _KNOWN["digits"].rows[0], _KNOWN["digits"].source
+    return Dataset("digits", images[:cut], images[cut:], labels[:cut], labels[cut:], (8, 8), 16.0, source)
+
+
+def _cache_folder(name: str) -> Path:
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(root if os.path.isabs(root) else os.path.expanduser("~/.cache")) / "minivae" / name
+
+
+def _folders(name: str) -> list[Path]:
+    """Where the files of a dataset may lie, in the order of the search."""
+    root = os.environ.get("MINIVAE_DATA")
+    return ([Path(root) / name, Path(root)] if root else []) + [_cache_folder(name)]
+
+
+def _find_idx(name: str, file: str, sha256: str) -> tuple[Array, Path]:
+    """The first verified copy of one file. A wrong one is passed over, so MNIST can lie where Fashion-MNIST is sought."""
+    wrong = []
+    for folder in _folders(name):
+        for path in (folder / f"{file}.gz", folder / file):
+            if path.is_file():
+                try:
+                    return read_idx(path, sha256, max_bytes=_MAX_DOWNLOAD), path
+                except DataError as error:
+                    wrong.append(str(error))
+    raise DataError(
+        f"{name} is not here: no usable {file} (.gz or plain) in {', '.join(map(str, _folders(name)))}"
+        f"{' (' + '; '.join(wrong) + ')' if wrong else ''}; run `minivae data {name} --download`, or set MINIVAE_DATA "
+        "to the folder that holds it"
+    )
+
+
+def _load_idx(name: str, download: bool) -> Dataset:
+    arrays = []
+    for file, sha256 in zip(_IDX_FILES, _KNOWN[name].sha256, strict=True):
+        try:
+            arrays.append(_find_idx(name, file, sha256)[0])
+        except DataError:
+            if not download:
+                raise
+            arrays.append(_download_idx(name, file, sha256))
+    images, labels, test_images, test_labels = arrays
+    train, test = (part.reshape(len(part), -1) for part in (images, test_images))
+    return Dataset(name, train, test, labels, test_labels, images.shape[1:], 255.0, _KNOWN[name].source)
+
+
+def _download_idx(name: str, file: str, sha256: str) -> Array:
+    """Fetch one .gz from the first mirror that has the right bytes; only verified content gets its final name."""
+    import http.client
+    import tempfile
+    import urllib.request
+
+    folder, failures = _cache_folder(name), []
+    for mirror in _KNOWN[name].mirrors:
+        temporary = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            request = urllib.request.Request(f"{mirror}{file}.gz", headers={"User-Agent": "minivae"})
+            part = tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False)  # noqa: SIM115
+            temporary = Path(part.name)
+            with part, urllib.request.urlopen(request, timeout=30) as response:
+                while chunk := response.read(2**16):
+                    part.write(chunk)
+                    if part.tell() > _MAX_DOWNLOAD:
+                        raise DataError(f"it sends more than {_MAX_DOWNLOAD:,} bytes")
+                part.flush()
+                os.fsync(part.fileno())
+            array = read_idx(temporary, sha256, max_bytes=_MAX_DOWNLOAD)
+            os.replace(temporary, folder / f"{file}.gz")
+            return array
+        except (OSError, http.client.HTTPException, DataError) as error:  # URLError and timeouts are OSErrors
+            failures.append(f"{mirror}: {error}")
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+    raise DataError(
+        f"could not download {file}.gz ({'; '.join(failures)}); "
+        "copy the four files of the dataset into a folder by hand and set MINIVAE_DATA to it"
+    )
+
+
+def dataset_status() -> list[dict[str, Any]]:
+    """What `minivae data` prints, one dict per named dataset: name, available (every file is here and verified), where
+    (the folder, or why it is not available), rows, test_rows, columns, licence, source.
+    """
+    status = []
+    for name, known in _KNOWN.items():
+        available, where = True, "inside the package"
+        try:
+            for file, sha256 in zip(_IDX_FILES, known.sha256, strict=False):
+                where = str(_find_idx(name, file, sha256)[1].parent)
+        except DataError as error:
+            available, where = False, str(error)
+        status.append(
+            {"name": name, "available": available, "where": where, "rows": known.rows[0], "test_rows": known.rows[1],
+             "columns": known.columns, "licence": known.licence, "source": known.source}
+        )  # fmt: skip
+    return status

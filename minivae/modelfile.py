@@ -1,0 +1,82 @@
+"""One safe file for a model: a stored .npz of named arrays and one JSON text, written all or not at all.
+
+Nothing in the file is code or a path, and it is read with allow_pickle=False; `numpy.load` alone can open it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+FORMAT_VERSION = 1
+CONFIG = "config.json"
+
+
+class ModelFileError(ValueError):
+    """The file is not a model that this version of minivae can read."""
+
+
+def save(path: str | Path, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+    """Write named arrays and a JSON-serialisable config to `path`, replacing it only when all is on disk."""
+    text = json.dumps({"format_version": FORMAT_VERSION, **config}).encode()
+    entries = {**arrays, CONFIG: np.frombuffer(text, np.uint8)}
+    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **entries))
+
+
+def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays by name and the config. Raises FileNotFoundError, or ModelFileError with the reason."""
+    try:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile) or CONFIG not in archive.files:
+                raise ModelFileError(f"{path} is not a minivae model: it has no {CONFIG}; pass one that train wrote")
+            config = json.loads(archive[CONFIG].tobytes())
+            version = config.get("format_version")
+            if version != FORMAT_VERSION:
+                raise ModelFileError(
+                    f"{path} has format version {version}, and this minivae reads version {FORMAT_VERSION}; "
+                    "use the minivae that wrote it"
+                )
+            return {name: archive[name] for name in archive.files if name != CONFIG}, config
+    except (zipfile.BadZipFile, EOFError, KeyError, AttributeError, ValueError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(f"{path} is not a readable model file ({error}); copy or train it again") from error
+
+
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Call write(file) on a temporary file beside `path`, bring it to disk, and rename it to `path`.
+
+    A reader, or a machine that loses power, finds the old file or the new one, never half of one.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private; a result is as readable as any other file
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
