@@ -154,12 +154,12 @@ def plot(options: argparse.Namespace) -> int:
 
 
 def gradcheck(options: argparse.Namespace) -> int:
-    from minivae import gradcheck as check
+    from minivae import proof
 
     names = [n for n in MODULES if availability(n)[0]] if options.backend == "all" else [options.backend]
     rows = []
     for name in names:
-        for row in check.run(load(name)):
+        for row in proof.run(load(name)):
             rows.append({"backend": name, "subject": row.subject, "gradient": row.gradient, "error": row.error})
             rows[-1] |= {"tolerance": row.tolerance, "passed": row.passed}
             if not options.json:
@@ -172,7 +172,7 @@ def gradcheck(options: argparse.Namespace) -> int:
         worst = max(row["error"] for row in rows)
         print(
             f"{len(rows)} gradients checked in float64 against central differences; {failed} above the tolerance "
-            f"{check.TOLERANCE:g}; largest relative error {worst:.1e}"
+            f"{proof.TOLERANCE:g}; largest relative error {worst:.1e}"
         )
     return 1 if failed else 0
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae.data import as_matrix
+from minivae.data_checks import as_matrix
 from minivae.data_files import KINDS, Array, DataError, read_file, read_idx
 
 _MAX_DOWNLOAD = 2**26  # bytes; the largest published file has 26 MB

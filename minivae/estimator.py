@@ -11,13 +11,14 @@ import numpy as np
 
 from minivae import evaluation, modelfile, randomness
 from minivae.architecture import Architecture, initial_parameters
-from minivae.data import Examples, Summary, as_matrix, check_range, holdout, resolve_divisor, summarize
+from minivae.data import Examples, holdout
+from minivae.data_checks import Summary, as_matrix, check_range, resolve_divisor, summarize
 from minivae.data_files import DataError
 from minivae.kernels import load as load_backend
 from minivae.network import Network
 from minivae.optimizers import Optimizer
 from minivae.parameters import views
-from minivae.training import Objective, Trainer
+from minivae.training import Objective, Trainer, check_plan
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 
@@ -122,6 +123,7 @@ class VAE:
             order = randomness.permutation(len(X), seed, randomness.HOLDOUT)
             rows, held_rows = holdout(len(X), fraction, order)
             held_out = self._examples(X, held_rows)
+        check_plan(self.epochs, self.patience, held_out)
         self._start(summary, seed)
         self.held_rows_ = held_rows
         self.trainer_.fit(self._examples(X, rows), self.epochs, held_out, held_out_name, keep_best, self.patience)
@@ -230,7 +232,8 @@ class VAE:
         return float(self.score_samples(X).mean())
 
     def _posterior(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        return evaluation.posterior(self.network_, self._use(X), self.seed_)
+        examples = self._use(X)
+        return evaluation.posterior(self.network_, examples, self.seed_)
 
     def _use(self, X: Any) -> Examples:
         self._require_fit()
@@ -271,7 +274,8 @@ class VAE:
         """The model in `path`, on this machine's backend. Raises FileNotFoundError or ModelFileError."""
         arrays, config = modelfile.load(path)
         try:
-            vae = cls(**{**config["settings"], "backend": backend})
+            settings = {**config["settings"], "backend": backend}
+            vae = cls(**{**settings, "hidden_dims": tuple(settings["hidden_dims"])})
             arch = vae._architecture(config["data_dim"])
             network = Network(arch, load_backend(backend), vae.dtype)
             flat = network.get_parameters()

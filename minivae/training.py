@@ -109,10 +109,7 @@ class Trainer:
         stops after so many epochs without a better one. Ctrl-C ends the epoch after the running step, evaluates it, and
         returns with `stopped` set. Raises NotFinite with the parameters of the last good epoch in place.
         """
-        if epochs < 1:
-            raise ValueError(f"epochs must be at least 1, not {epochs}")
-        if patience is not None and held_out is None:
-            raise ValueError("patience needs a held-out part to watch; set validation_fraction=0.1")
+        check_plan(epochs, patience, held_out)
         steps = math.ceil(len(examples.rows) / self.batch_size)
         trace = self.network.kernels.empty((steps, 2 + self.network.arch.latent_dim), np.float64)
         work = self._workspace(examples, trace)
@@ -204,9 +201,15 @@ class Trainer:
         skip = {"trace", "data", *(name for name, _ in self.network.layout), "p", *self.moments}
         names = [n for call in work.program for n in call.arrays if n is not None and n not in skip]
         bad = next((n for n in names if not np.isfinite(self.network.kernels.to_host(arrays[n])).all()), "the loss")
+        advice = f"lower learning_rate (now {rate:g}) or set max_grad_norm"
+        reach = float(np.abs(self.network.kernels.to_host(arrays["x"])).max())
+        if reach > 10:
+            advice = (
+                f"scale the data, which reach {reach:g}, to about unit size (divide_by, or standardise the columns)"
+            )
         return (
-            f"training stopped at step {self.step} (epoch {self.epoch + 1}): the first array holding a NaN or an infinity "
-            f"is {bad!r}; lower learning_rate (now {rate:g}), set max_grad_norm, or scale the data"
+            f"training stopped at step {self.step} (epoch {self.epoch + 1}): the first array holding a NaN or an "
+            f"infinity is {bad!r}; {advice}"
         )
 
     # ---- What the user sees, on standard error
@@ -229,6 +232,14 @@ class Trainer:
         if f"{held_out_name}_loss" in record:
             line += f"  {held_out_name}_loss {record[f'{held_out_name}_loss']:8.2f}"
         self._say(f"{line}  {record['examples_per_second']:9,.0f} examples/s")
+
+
+def check_plan(epochs: int, patience: int | None, held_out: Examples | None) -> None:
+    """Raise ValueError for a training that cannot be."""
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {epochs}")
+    if patience is not None and held_out is None:
+        raise ValueError("patience needs a held-out part to watch; set validation_fraction=0.1")
 
 
 @contextmanager

@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivae import data, datasets
-from minivae.data import as_matrix, check_range, holdout, resolve_divisor, summarize
+from minivae import data_checks, datasets
+from minivae.data import holdout
+from minivae.data_checks import as_matrix, check_range, resolve_divisor, summarize
 from minivae.data_files import DataError, read_idx
 from minivae.datasets import load_dataset
 
@@ -604,7 +605,7 @@ def test_sparse_matrices_have_their_own_sentence():
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "bool"])
 @pytest.mark.parametrize("chunk_values", [1, 7, 50, 2**22])
 def test_summary_does_not_depend_on_the_chunks(monkeypatch, dtype, chunk_values):
-    monkeypatch.setattr(data, "_CHUNK_VALUES", chunk_values)
+    monkeypatch.setattr(data_checks, "_CHUNK_VALUES", chunk_values)
     X = (np.random.default_rng(3).random((37, 5)) * 200).astype(dtype)
     before = X.copy()
     summary = summarize(X, divide_by=8)
@@ -624,7 +625,7 @@ def test_huge_values_give_no_nan():
 
 
 def test_variance_keeps_its_digits_on_a_large_mean(monkeypatch):
-    monkeypatch.setattr(data, "_CHUNK_VALUES", 30)
+    monkeypatch.setattr(data_checks, "_CHUNK_VALUES", 30)
     X = np.random.default_rng(4).standard_normal((1000, 3)) + 1e8
     np.testing.assert_allclose(summarize(X).variance, X.var(0), rtol=1e-8)
 
@@ -633,7 +634,7 @@ def test_variance_keeps_its_digits_on_a_large_mean(monkeypatch):
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "an infinite value"), (-np.inf, "an infinite")])
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 2), (4, 0), (36, 4)])
 def test_the_first_value_that_is_not_finite_is_located(monkeypatch, value, word, row, column):
-    monkeypatch.setattr(data, "_CHUNK_VALUES", 20)
+    monkeypatch.setattr(data_checks, "_CHUNK_VALUES", 20)
     X = np.ones((37, 5), np.float32)
     X[row, column] = value
     X[row:, 4] = value
@@ -642,7 +643,7 @@ def test_the_first_value_that_is_not_finite_is_located(monkeypatch, value, word,
 
 
 def test_summary_of_a_memory_map_holds_one_chunk_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_CHUNK_VALUES", 2**14)
+    monkeypatch.setattr(data_checks, "_CHUNK_VALUES", 2**14)
     np.save(tmp_path / "x.npy", np.ones((4000, 500), np.float32))
     X = load_dataset(tmp_path / "x.npy").train
     tracemalloc.start()

@@ -1,0 +1,176 @@
+"""The proof: every hand-derived gradient of the library, checked. `minivae gradcheck` prints these rows.
+
+Kernels one by one, on small random batches with random upstream gradients; then the loss of whole models as a function
+of each parameter, for every activation, likelihood and objective. Float64, relative error at most 1e-7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from minivae import randomness
+from minivae.architecture import LIKELIHOODS, Architecture, initial_parameters
+from minivae.gradcheck import check_gradient
+from minivae.kernels.reference import ACTIVATIONS
+from minivae.network import Network
+from minivae.parameters import differential, views
+
+TOLERANCE = 1e-7
+SIGMAS: tuple[float | str, ...] = (0.7, "learned", "elementwise")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One gradient checked: of which function, with respect to what, and its relative error."""
+
+    subject: str
+    gradient: str
+    error: float
+    tolerance: float = TOLERANCE
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.error <= self.tolerance)  # False for NaN
+
+
+# ---- Kernels, one by one: L = sum of all outputs, each times a random dL/doutput
+
+
+def kernel_rows(kernels: ModuleType) -> Iterator[Row]:
+    """Each kernel that has a gradient, with respect to each of its inputs, on a small batch in float64."""
+    B, I, O, Z = 5, 4, 3, 2
+    noise = _noise()
+    for activation in ACTIVATIONS:
+        x, W, b, dy = noise(B, I), noise(I, O), noise(O), noise(B, O)
+
+        def dense(inputs: dict[str, np.ndarray], f: str = activation, dy: np.ndarray = dy) -> float:
+            y, _ = _run(kernels, "dense_forward", [(B, O), (B, O)], list(inputs.values()), f)
+            return float(np.sum(dy * y))
+
+        y, a = _run(kernels, "dense_forward", [(B, O), (B, O)], [x, W, b], activation)
+        gradients = _run(kernels, "dense_backward", [(B, I), (I, O), (O,)], [dy, x, a, y, W], activation)
+        yield from _rows(f"dense_forward {activation}", dense, {"x": x, "W": W, "b": b}, gradients)
+
+    h, eps, dz, dkl_mean, weight = noise(B, 2 * Z), noise(B, Z), noise(B, Z), noise(Z), np.abs(noise(B))
+
+    def sample(inputs: dict[str, np.ndarray]) -> float:
+        z, kl = _run(kernels, "sample_forward", [(B, Z), (B, Z)], [inputs["h"], eps])
+        return float(np.sum(dz * z) + dkl_mean @ (weight @ kl))
+
+    gradients = _run(kernels, "sample_backward", [(B, 2 * Z)], [dz, h, eps, dkl_mean, weight])
+    yield from _rows("sample_forward", sample, {"h": h}, gradients)
+
+    kl, beta, free_bits = np.abs(noise(B, 6)), 0.7, 0.5
+
+    def penalty(inputs: dict[str, np.ndarray]) -> float:
+        kl_mean, _ = _run(kernels, "kl_loss", [(6,), (6,)], [inputs["kl"], weight], beta, free_bits)
+        return beta * float(np.maximum(kl_mean, free_bits).sum())
+
+    _, dkl = _run(kernels, "kl_loss", [(6,), (6,)], [kl, weight], beta, free_bits)
+    yield from _rows("kl_loss", penalty, {"kl": kl}, [weight[:, None] * dkl])
+
+    out, x01, x, log_sigma = 3 * noise(B, I), 1 / (1 + np.exp(noise(B, I))), noise(B, I), noise(1)
+
+    def bernoulli(inputs: dict[str, np.ndarray]) -> float:
+        return float(weight @ _run(kernels, "bernoulli_loss", [(B, I), (B,)], [inputs["logits"], x01, weight])[1])
+
+    gradients = _run(kernels, "bernoulli_loss", [(B, I), (B,)], [out, x01, weight])
+    yield from _rows("bernoulli_loss", bernoulli, {"logits": out}, gradients)
+
+    shapes: list[tuple[int, ...]] = [(B, I), (1,), (B,)]
+
+    def gaussian(inputs: dict[str, np.ndarray]) -> float:
+        arrays = [inputs["mean"], x, inputs["log_sigma"], weight]
+        return float(weight @ _run(kernels, "gaussian_loss", shapes, arrays)[2])
+
+    gradients = _run(kernels, "gaussian_loss", shapes, [out, x, log_sigma, weight])
+    yield from _rows("gaussian_loss", gaussian, {"mean": out, "log_sigma": log_sigma}, gradients)
+
+    both = noise(B, 2 * I)
+
+    def elementwise(inputs: dict[str, np.ndarray]) -> float:
+        arrays = [inputs["out"], x, weight]
+        return float(weight @ _run(kernels, "gaussian_elementwise_loss", [(B, 2 * I), (B,)], arrays)[1])
+
+    gradients = _run(kernels, "gaussian_elementwise_loss", [(B, 2 * I), (B,)], [both, x, weight])
+    yield from _rows("gaussian_elementwise_loss", elementwise, {"out": both}, gradients)
+
+
+def _run(
+    kernels: ModuleType, name: str, shapes: list[tuple[int, ...]], inputs: list[np.ndarray], *scalars: object
+) -> list[np.ndarray]:
+    """Call a kernel on copies of host arrays; its outputs, of these shapes, on the host."""
+    outputs = [kernels.empty(shape, np.float64) for shape in shapes]
+    getattr(kernels, name)(*outputs, *[kernels.to_device(array.copy()) for array in inputs], *scalars)
+    return [np.asarray(kernels.to_host(output)) for output in outputs]
+
+
+def _rows(
+    subject: str,
+    f: Callable[[dict[str, np.ndarray]], float],
+    inputs: dict[str, np.ndarray],
+    gradients: list[np.ndarray],
+) -> Iterator[Row]:
+    for (name, value), gradient in zip(inputs.items(), gradients):
+        error = check_gradient(lambda v, name=name: f({**inputs, name: v}), gradient, value)  # type: ignore[misc]
+        yield Row(subject, differential(name), error)
+
+
+def _noise() -> Callable[..., np.ndarray]:
+    """A source of standard normal arrays, the same in every run."""
+    state = {"step": 0}
+
+    def draw(*shape: int) -> np.ndarray:
+        state["step"] += 1
+        flat = randomness.normal((1, int(np.prod(shape))), seed=1, purpose=randomness.CHECK, step=state["step"])
+        return flat.reshape(shape)
+
+    return draw
+
+
+# ---- Whole models: the loss as a function of each parameter, through every layer and the sampling
+
+
+def model_rows(kernels: ModuleType) -> Iterator[Row]:
+    """Each activation with each likelihood, and the variants of the objective; one row per parameter."""
+    forms = [("bernoulli", 1.0), *(("gaussian", sigma) for sigma in SIGMAS)]
+    assert {likelihood for likelihood, _ in forms} == set(LIKELIHOODS), "a likelihood has no gradient check"
+    for activation in ACTIVATIONS:
+        for likelihood, sigma in forms:
+            yield from model_check(kernels, Architecture(7, 2, (6, 5), activation, likelihood, sigma))
+    for beta, free_bits in ((0.0, 0.0), (4.0, 0.0), (0.5, 0.2)):
+        yield from model_check(kernels, Architecture(7, 3, (6,), "tanh", "bernoulli"), beta, free_bits)
+    yield from model_check(kernels, Architecture(7, 3, (), "identity", "gaussian"))
+
+
+def model_check(kernels: ModuleType, arch: Architecture, beta: float = 1.0, free_bits: float = 0.0) -> Iterator[Row]:
+    """One row per parameter of one whole model, in float64, on a batch of five."""
+    noise = _noise()
+    network = Network(arch, kernels, "float64")
+    x, eps = 1 / (1 + np.exp(noise(5, arch.data_dim))), noise(5, arch.latent_dim)
+    parameters = initial_parameters(arch, seed=0)
+    parameters += 0.1 * noise(parameters.size)
+    network.set_parameters(parameters)
+    _, gradient = network.loss_and_gradient(x, eps, beta, free_bits)
+
+    def loss(values: np.ndarray) -> float:
+        network.set_parameters(values)
+        return network.loss_and_gradient(x, eps, beta, free_bits)[0]
+
+    sigma = f" sigma={arch.sigma}" if arch.likelihood == "gaussian" else ""
+    objective = "".join(f" {n}={v:g}" for n, v in (("beta", beta), ("free_bits", free_bits)) if v != (n == "beta"))
+    subject = f"VAE {arch.activation} {arch.likelihood}{sigma}{objective}"
+    for name, _ in network.layout:
+        chosen = np.zeros(parameters.size, bool)
+        views(chosen, network.layout)[name][...] = True
+        yield Row(subject, differential(name), check_gradient(loss, gradient, parameters, where=chosen))
+
+
+def run(kernels: ModuleType) -> Iterator[Row]:
+    """Every row for one backend, in the order of the book: kernels, then whole models."""
+    yield from kernel_rows(kernels)
+    yield from model_rows(kernels)

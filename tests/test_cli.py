@@ -1,0 +1,285 @@
+"""The command line as a user types it: results, exit statuses, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from minivae import VAE, load_dataset
+from minivae.cli import build_parser, main
+
+RAW = load_dataset("digits")  # values 0 to 16, which these models divide by 16
+FAST = ["--hidden-dims", "16", "--epochs", "2", "--quiet", "--no-figures"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run_folder(capsys):
+    assert main(["train", "digits", *FAST, "--out", "run"]) == 0
+    capsys.readouterr()
+    return "run"
+
+
+def test_train_writes_a_complete_run(tmp_path, capsys):
+    assert main(["train", "digits", *FAST]) == 0
+    out = capsys.readouterr().out
+    assert "nats per example" in out and "runs/digits/model.npz" in out
+    folder = tmp_path / "runs" / "digits"
+    assert sorted(os.listdir(folder)) == ["config.json", "history.csv", "model.npz"]
+    with open(folder / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["test_loss"]) < float(rows[0]["test_loss"])
+    assert float(rows[0]["kl"]) == pytest.approx(float(rows[0]["kl_0"]) + float(rows[0]["kl_1"]))
+    config = json.loads((folder / "config.json").read_text())
+    assert config["data"] == "digits" and config["settings"]["hidden_dims"] == [16] and config["seed"] == 0
+    # a second run does not write over the first
+    assert main(["train", "digits", *FAST]) == 0
+    assert sorted(os.listdir(tmp_path / "runs")) == ["digits", "digits-2"]
+    first, second = (VAE.load(tmp_path / "runs" / name / "model.npz") for name in ("digits", "digits-2"))
+    np.testing.assert_array_equal(first.network_.get_parameters(), second.network_.get_parameters())
+
+
+def test_train_writes_figures(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    for dims, names in (
+        ("2", ["kl", "latent", "loss", "manifold", "reconstructions", "samples"]),
+        ("3", ["interpolations", "kl", "latent", "loss", "reconstructions", "samples", "traversals"]),
+        ("1", ["interpolations", "kl", "loss", "reconstructions", "samples", "traversals"]),
+    ):
+        assert main(["train", "digits", *FAST[:-1], "--latent-dim", dims, "--out", dims]) == 0
+        assert sorted(os.listdir(tmp_path / dims / "figures")) == [f"{name}.png" for name in names]
+    before = (tmp_path / "2" / "figures" / "loss.png").read_bytes()
+    assert main(["plot", "2"]) == 0
+    assert (tmp_path / "2" / "figures" / "loss.png").read_bytes() == before
+
+
+def test_train_without_matplotlib_still_trains_and_says_what_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["train", "digits", *FAST[:-1], "--out", "run"]) == 0
+    assert "pip install 'minivae[plot]'" in capsys.readouterr().err
+    assert main(["plot", "run"]) == 1
+    assert "pip install 'minivae[plot]'" in capsys.readouterr().err
+
+
+def test_train_json_and_progress_go_to_different_streams(capsys):
+    assert main(["train", "digits", "--hidden-dims", "8", "--epochs", "2", "--no-figures", "--json"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["kept"]["epoch"] == 2 and "epoch    2" in captured.err
+
+
+def test_options_reach_the_model(capsys):
+    options = ["--likelihood", "gaussian", "--sigma", "elementwise", "--activation", "gelu", "--beta", "0.5"]
+    options += [
+        "--optimizer",
+        "sgd",
+        "--nesterov",
+        "--learning-rate",
+        "1e-4",
+        "--latent-dim",
+        "3",
+        "--free-bits",
+        "0.1",
+    ]
+    options += ["--dtype", "float64", "--max-grad-norm", "1", "--schedule", "cosine", "--random-state", "5"]
+    assert main(["train", "digits", *FAST, *options, "--out", "run"]) == 0
+    vae = VAE.load("run/model.npz")
+    assert (vae.sigma, vae.activation, vae.beta, vae.nesterov, vae.latent_dim) == ("elementwise", "gelu", 0.5, True, 3)
+    assert (vae.dtype, vae.max_grad_norm, vae.schedule, vae.seed_, vae.free_bits) == ("float64", 1.0, "cosine", 5, 0.1)
+
+
+def test_every_parameter_of_vae_is_an_option_of_train():
+    parser = build_parser()
+    known = vars(parser.parse_args(["train", "digits"])).keys()
+    skip = {"verbose", "callbacks"}
+    for name in VAE().get_params().keys() - skip - known:
+        flag = f"--{name.replace('_', '-')}"
+        assert flag in parser._subparsers._group_actions[0].choices["train"].format_help(), flag
+
+
+def test_evaluate_agrees_with_the_estimator(run_folder, capsys, digits):
+    assert main(["evaluate", run_folder, "--n-samples", "7", "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    vae = VAE.load("run/model.npz")
+    assert result["elbo"] == pytest.approx(vae.score(RAW.test), rel=1e-6)
+    assert result["log_likelihood"] == pytest.approx(vae.score_samples(RAW.test, n_samples=7).mean(), rel=1e-6)
+    assert result["examples"] == 297 and result["elbo"] == pytest.approx(-(result["recon"] + result["kl"]))
+    assert main(["evaluate", run_folder, "--n-samples", "2", "--split", "train", "--limit", "10", "--quiet"]) == 0
+    assert "10 train examples" in capsys.readouterr().out
+
+
+def test_own_data_hold_out_a_validation_part_that_evaluate_finds_again(capsys, digits):
+    np.save("mine.npy", digits[0][:200])
+    assert main(["train", "mine.npy", *FAST, "--out", "run"]) == 0
+    assert "validation: loss" in capsys.readouterr().out
+    assert main(["evaluate", "run", "--split", "validation", "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    kept = [record for record in VAE.load("run/model.npz").history_ if record["kept"]][-1]
+    assert result["examples"] == 20 and -result["elbo"] == pytest.approx(kept["val_loss"], abs=0.5)
+    assert main(["evaluate", "run", "--split", "test"]) == 1
+    assert "has no test part" in capsys.readouterr().err
+
+
+def test_csv_with_header_trains_gaussian(capsys):
+    rng = np.random.default_rng(0)
+    np.savetxt("table.csv", rng.normal(size=(80, 3)), delimiter=",", header="a,b,c", comments="")
+    assert main(["train", "table.csv", "--likelihood", "gaussian", *FAST, "--out", "run"]) == 0
+    assert VAE.load("run/model.npz").n_features_in_ == 3
+
+
+def test_sample_and_reconstruct_write_arrays_and_figures(run_folder, capsys, digits, tmp_path):
+    assert main(["sample", run_folder, "-n", "6", "--out", "s.npy"]) == 0
+    np.testing.assert_array_equal(np.load("s.npy"), VAE.load("run/model.npz").sample(6))
+    assert main(["reconstruct", run_folder, "-n", "4", "--out", "r.npy"]) == 0
+    np.testing.assert_allclose(np.load("r.npy"), VAE.load("run/model.npz").reconstruct(RAW.test[:4]), rtol=1e-6)
+    pytest.importorskip("matplotlib", reason="the .png half needs matplotlib")
+    assert main(["sample", run_folder]) == 0 and main(["reconstruct", run_folder]) == 0
+    assert {"samples.png", "reconstructions.png"} <= set(os.listdir(tmp_path))
+    assert main(["sample", run_folder, "--out", "s.exe"]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_gradcheck_prints_rows_and_fails_when_a_gradient_is_wrong(capsys, monkeypatch):
+    assert main(["gradcheck"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 300 and "0 above the tolerance 1e-07" in lines[-1]
+
+    from minivae.kernels import reference
+
+    monkeypatch.setitem(reference.ACTIVATIONS, "tanh", (reference.tanh, reference.sigmoid_backward))
+    assert main(["gradcheck", "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    wrong = {row["subject"] for row in rows if not row["passed"]}
+    assert "dense_forward tanh" in wrong and all("tanh" in subject for subject in wrong)
+
+
+def test_data_and_backends_list_what_is_here(capsys):
+    assert main(["data", "--json"]) == 0
+    assert {row["name"]: row["available"] for row in json.loads(capsys.readouterr().out)}["digits"] is True
+    assert main(["backends", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows if row["auto"]] and rows[0]["available"]
+    assert main(["data"]) == 0 and main(["backends"]) == 0
+    assert "1,500 + 297" in capsys.readouterr().out
+
+
+def make_bad(name, digits):
+    x = digits[0][:50]
+    if name == "range":
+        np.save("bad.npy", x * 16)
+    elif name == "nan":
+        np.save("bad.npy", np.where(np.arange(64) == 3, np.nan, x))
+    elif name == "empty":
+        np.save("bad.npy", x[:0])
+    elif name == "one row":
+        np.save("bad.npy", x[:1])
+    elif name == "shape":
+        np.save("bad.npy", x[0])
+    elif name == "text":
+        np.save("bad.npy", np.array([["a", "b"]]))
+    elif name == "pickle":
+        np.save("bad.npy", np.array([[1, None]], dtype=object), allow_pickle=True)
+    elif name == "garbage":
+        with open("bad.npy", "wb") as file:
+            file.write(b"\x93NUMPY garbage")
+    return "missing.npy" if name == "missing" else "bad.npy"
+
+
+@pytest.mark.parametrize("name", ["range", "nan", "empty", "one row", "shape", "text", "pickle", "garbage", "missing"])
+def test_bad_data_is_one_line_status_1_and_nothing_is_written_over(name, capsys, digits, tmp_path):
+    assert main(["train", "digits", *FAST, "--out", "run"]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    bad = make_bad(name, digits)
+    capsys.readouterr()
+    assert main(["train", bad, *FAST, "--out", "run", "--overwrite"]) == 1
+    captured = capsys.readouterr()
+    assert len(captured.err.strip().splitlines()) == 1 and captured.err.startswith("minivae: ")
+    assert captured.out == ""
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    # and where there was nothing, there is nothing
+    assert main(["train", bad, *FAST, "--out", "fresh"]) == 1
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_an_existing_run_is_not_written_over(run_folder, capsys, tmp_path):
+    before = (tmp_path / "run" / "model.npz").read_bytes()
+    assert main(["train", "digits", *FAST, "--out", run_folder]) == 1
+    assert "already holds a model; choose another --out or pass --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model.npz").read_bytes() == before
+
+
+def test_a_diverging_run_says_so(capsys):
+    assert main(["train", "digits", *FAST, "--optimizer", "sgd", "--learning-rate", "1e8", "--out", "run"]) == 1
+    assert "first array holding a NaN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere"], "there is no model at nowhere"),
+        (["plot", "nowhere"], "there is no model at nowhere"),
+        (["data", "cifar"], "'cifar' is not a named dataset"),
+        (["train", "digits", "--image-shape", "9", "9"], "does not hold the 64 columns"),
+        (["train", "digits", "--sigma", "big", "--likelihood", "gaussian"], "sigma must be a positive number"),
+        (["train", "digits", "--backend", "cupy"], "backend 'cupy' cannot be used"),
+    ],
+)
+def test_other_mistakes_are_one_line(arguments, message, capsys):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_usage_errors_exit_2_and_debug_shows_the_traceback(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "digits", "--activation", "swish"])
+    assert caught.value.code == 2 and "swish" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError):
+        main(["evaluate", "nowhere", "--debug"])
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "sample", "reconstruct", "plot", "gradcheck", "data", "backends"]
+)
+def test_every_command_has_a_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0 and f"example:\n  minivae {command}" in out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a child process")
+def test_ctrl_c_keeps_the_model_and_exits_130(tmp_path):
+    command = [sys.executable, "-m", "minivae.cli", "train", "digits", "--hidden-dims", "64", "--epochs", "100000"]
+    with subprocess.Popen(
+        [*command, "--out", "run", "--no-figures"], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "history.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err.decode()
+    assert b"interrupted by Ctrl-C" in err and b"Traceback" not in err and b"model.npz" in out
+    assert len(VAE.load(tmp_path / "run" / "model.npz").history_) >= 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="uses a pipe that closes early")
+def test_a_closed_pipe_is_no_traceback():
+    script = f"{sys.executable} -m minivae.cli gradcheck | head -n 1"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert "dense_forward identity" in result.stdout and "Traceback" not in result.stderr

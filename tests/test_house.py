@@ -1,0 +1,99 @@
+"""The house rules: what may import what, how long files may be, and that the interface is complete."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import minivae
+from minivae.kernels import INTERFACE, reference
+
+PACKAGE = Path(minivae.__file__).parent
+
+# Bottom to top: a file imports only from files above it in this list.
+ORDER = [
+    "__init__",
+    "kernels.philox",
+    "kernels.reference",
+    "kernels",
+    "randomness",
+    "parameters",
+    "architecture",
+    "network",
+    "optimizers",
+    "gradcheck",
+    "proof",
+    "data_files",
+    "data_checks",
+    "data",
+    "evaluation",
+    "training",
+    "datasets",
+    "modelfile",
+    "estimator",
+    "plot_layout",
+    "plots",
+    "runs",
+    "commands",
+    "cli",
+]
+# What a reader reads from the book to the training loop; file formats and where the user meets the program come after.
+READING_PATH = ORDER[: ORDER.index("training") + 1]
+NOT_ON_THE_PATH = {"__init__", "proof", "data_files", "data_checks", "evaluation"}
+
+
+def module_name(path: Path) -> str:
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix(".__init__") if name != "__init__" else name
+
+
+FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def lines(name: str) -> int:
+    return len(FILES[name].read_text().splitlines())
+
+
+def test_the_list_names_every_file():
+    assert set(FILES) == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_only_downwards(name):
+    """Functions may import lazily, but still only what stands above; only __init__ names what it loads on demand."""
+    if name == "__init__":
+        return
+    imported = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "minivae":
+            inner = node.module.removeprefix("minivae").lstrip(".")
+            imported |= {inner} if inner else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            imported |= {a.name.removeprefix("minivae.") for a in node.names if a.name.startswith("minivae.")}
+    for other in imported - {"__version__"}:
+        assert ORDER.index(other) < ORDER.index(name), f"{name} imports {other}, which stands below it"
+
+
+def test_line_budget():
+    path = sum(lines(name) for name in READING_PATH if name not in NOT_ON_THE_PATH)
+    assert path <= 1500, f"the reading path has {path} lines"
+    assert sum(map(lines, FILES)) <= 5000
+
+
+@pytest.mark.parametrize("name", INTERFACE)
+def test_the_book_defines_the_interface_and_explains_it(name):
+    function = getattr(reference, name)
+    if name not in ("empty", "to_device", "to_host"):
+        documentation = inspect.getdoc(function)
+        assert documentation and len(documentation.splitlines()) <= 9  # the first line and at most eight
+
+
+def test_nothing_runs_a_framework():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {n.split(".")[0] for n in names} & {"torch", "jax", "tensorflow", "autograd"}, path
