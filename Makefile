@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench mutate clean
 .DELETE_ON_ERROR:
 
 # A stamp per set of packages, so that the second call installs nothing.
@@ -28,6 +28,13 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/textbook_step.py
+
+# Break the library in 59 ways and see each one caught: some minutes, not part of `test`.
+mutate: $(VENV)/test.stamp
+	$(BIN)/python tests/mutate.py
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .

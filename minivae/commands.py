@@ -31,7 +31,7 @@ def train(options: argparse.Namespace) -> int:
     dataset = load_dataset(options.data, download=options.download)
     folder = choose_folder(options.out, options.data, options.overwrite)
     image_shape = _image_shape(options, dataset)
-    settings = {"random_state": 0, "divide_by": dataset.divide_by, **RECIPES.get(dataset.name, {})}
+    settings = {"random_state": 0, **RECIPES.get(dataset.name, {})}
     settings |= {name: value for name, value in vars(options).items() if name in VAE().get_params()}
     vae = VAE(verbose=0 if options.quiet else 1, **settings)
 
@@ -240,9 +240,11 @@ def _figures(run: Run, folder: Path, required: bool = False) -> list[Path]:
         "kl": plots.kl_per_dimension(vae.history_),
     }
     if vae.latent_dim >= 2:
-        figures["latent"] = plots.latent_scatter(mu, labels)
+        first, second = np.sort(np.argsort(-mu.var(axis=0))[:2])  # the two that are used most
+        figures["latent"] = plots.latent_scatter(mu, labels, dims=(int(first), int(second)))
     if vae.latent_dim == 2:
-        figures["manifold"] = plots.manifold(vae.inverse_transform, shape)
+        small = shape is not None and max(shape) < 16  # fewer cells, so that a few pixels each can be read
+        figures["manifold"] = plots.manifold(vae.inverse_transform, shape, size=12 if small else 20)
     else:
         half = min(4, len(mu) // 2)
         figures["traversals"] = plots.traversals(vae.inverse_transform, shape, mu)

@@ -25,7 +25,7 @@ class Dataset:
 
     train, test : [N, D] uint8, bool, float32 or float64, perhaps a read-only memory map; test may be None
     train_labels, test_labels : [N] or None
-    image_shape : (H, W) or (H, W, C) of a row, or None;  divide_by : None means 255 for uint8 and 1 otherwise
+    image_shape : (H, W) or (H, W, C) of a row, or None
     source : citation or path
     """
 
@@ -35,7 +35,6 @@ class Dataset:
     train_labels: Array | None
     test_labels: Array | None
     image_shape: tuple[int, ...] | None
-    divide_by: float | None
     source: str
 
 
@@ -107,7 +106,7 @@ def load_dataset(source: str | Path, *, download: bool = False) -> Dataset:
         raise DataError(f"{path} holds an array of shape {stored.shape}; store at least one row and one column, [N, D]")
     image_shape = stored.shape[1:] if stored.ndim > 2 else None
     train = as_matrix(stored.reshape(len(stored), -1), str(path))
-    return Dataset(path.name, train, None, labels, None, image_shape, None, str(path))
+    return Dataset(path.name, train, None, labels, None, image_shape, str(path))
 
 
 def _load_digits() -> Dataset:
@@ -117,7 +116,9 @@ def _load_digits() -> Dataset:
     with bundled.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         images, labels = archive["images"], archive["labels"]
     cut, source = _KNOWN["digits"].rows[0], _KNOWN["digits"].source
-    return Dataset("digits", images[:cut], images[cut:], labels[:cut], labels[cut:], (8, 8), 16.0, source)
+    # Stored as published, 0 to 16; stretched to 0 to 255, so that uint8 means the same for every set of images.
+    images = np.round(images * (255 / 16)).astype(np.uint8)
+    return Dataset("digits", images[:cut], images[cut:], labels[:cut], labels[cut:], (8, 8), source)
 
 
 def _cache_folder(name: str) -> Path:
@@ -159,7 +160,7 @@ def _load_idx(name: str, download: bool) -> Dataset:
             arrays.append(_download_idx(name, file, sha256))
     images, labels, test_images, test_labels = arrays
     train, test = (part.reshape(len(part), -1) for part in (images, test_images))
-    return Dataset(name, train, test, labels, test_labels, images.shape[1:], 255.0, _KNOWN[name].source)
+    return Dataset(name, train, test, labels, test_labels, images.shape[1:], _KNOWN[name].source)
 
 
 def _download_idx(name: str, file: str, sha256: str) -> Array:

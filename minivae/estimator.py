@@ -131,14 +131,17 @@ class VAE:
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> VAE:
-        """One more epoch over X [n, D], continuing where the last call ended: for data that come in pieces."""
+        """One more epoch over X [n, D], continuing where the last call ended: for data that come in pieces.
+
+        A cosine schedule runs over `epochs` calls, and stays at its end after them.
+        """
         fitted = hasattr(self, "network_")
         X, summary = self._checked(X, "X", columns=self.n_features_in_ if fitted else None)
         if not fitted:
             self._start(summary, randomness.resolve_seed(self.random_state))
         elif not hasattr(self, "trainer_"):  # loaded from a file: the moments start afresh
             self._new_trainer()
-        self.trainer_.fit(self._examples(X), epochs=1, keep_best=False)
+        self.trainer_.fit(self._examples(X), epochs=1, keep_best=False, schedule_epochs=self.epochs)
         self._finish()
         return self
 
@@ -187,7 +190,12 @@ class VAE:
 
     def transform(self, X: Any) -> np.ndarray:
         """Posterior means mu [n, latent_dim] of q(z|x)."""
-        return self._posterior(X)[0]
+        return self.posterior(X)[0]
+
+    def posterior(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """mu [n, latent_dim] and logvar [n, latent_dim] of q(z|x) = N(mu, exp(logvar))."""
+        examples = self._use(X)
+        return evaluation.posterior(self.network_, examples, self.seed_)
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
         """fit(X), then transform(X)."""
@@ -230,10 +238,6 @@ class VAE:
     def score(self, X: Any, y: Any = None) -> float:
         """The mean ELBO of X in nats per example; higher is better."""
         return float(self.score_samples(X).mean())
-
-    def _posterior(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        examples = self._use(X)
-        return evaluation.posterior(self.network_, examples, self.seed_)
 
     def _use(self, X: Any) -> Examples:
         self._require_fit()

@@ -26,7 +26,8 @@ def check_gradient(
 
     The derivative along v is taken by central differences of fourth order, exact but for step^4 and rounding:
     ( 8 [f(x + s v) - f(x - s v)] - [f(x + 2s v) - f(x - 2s v)] ) / 12 s. Use float64. `where` (bool, shape of x) confines
-    v to some entries. A kink of f (ReLU) between x - 2s v and x + 2s v shows as an error: move x or try another seed.
+    v to some entries. A kink of f (ReLU) between x - 2s v and x + 2s v shows as an error: move x or try another seed. That
+    is why the step is small; a smooth f bears 1e-3, where rounding disturbs less.
     """
     v = randomness.normal((1, x.size), seed, randomness.CHECK).reshape(x.shape)
     if where is not None:

@@ -138,7 +138,7 @@ def manifold(decode: Decode, image_shape: Shape, latent_dim: int = 2, size: int 
     y_ticks = [(size - 1 - i, text) for i, text in x_ticks if plane]
     note = "decoder means at quantiles of the prior" + (", other latents 0" if latent_dim > 2 else "")
     layers, labels = {"": decode_all(decode, z)}, ("z1", "z2" if plane else "")
-    return image_grid(layers, image_shape, size, "Latent manifold", note, x_ticks, y_ticks, labels, gap=0)
+    return image_grid(layers, image_shape, size, "Latent manifold", note, x_ticks, y_ticks, labels, gap=1)
 
 
 def traversals(

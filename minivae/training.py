@@ -102,14 +102,17 @@ class Trainer:
         held_out_name: str = "val",
         keep_best: bool = True,
         patience: int | None = None,
+        schedule_epochs: int | None = None,
     ) -> None:
         """Train for so many epochs; with held-out examples, evaluate them after each.
 
         keep_best leaves the network with the parameters of the best held-out loss, else with the last ones. patience
-        stops after so many epochs without a better one. Ctrl-C ends the epoch after the running step, evaluates it, and
+        stops after so many epochs without a better one. schedule_epochs is the length of the learning rate's schedule where
+        it is not the end of this call. Ctrl-C ends the epoch after the running step, evaluates it, and
         returns with `stopped` set. Raises NotFinite with the parameters of the last good epoch in place.
         """
         check_plan(epochs, patience, held_out)
+        schedule_epochs = schedule_epochs or self.epoch + epochs
         steps = math.ceil(len(examples.rows) / self.batch_size)
         trace = self.network.kernels.empty((steps, 2 + self.network.arch.latent_dim), np.float64)
         work = self._workspace(examples, trace)
@@ -118,7 +121,7 @@ class Trainer:
         with interruptible(self), np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
             for _ in range(epochs):
                 try:
-                    record = self._train_epoch(work, examples, trace, epochs)
+                    record = self._train_epoch(work, examples, trace, schedule_epochs)
                 except NotFinite:
                     self.network.set_parameters(good)
                     raise

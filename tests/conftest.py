@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -9,8 +10,21 @@ import numpy as np
 import pytest
 
 from minivae import VAE, load_dataset
+from minivae.kernels import MODULES, availability, load
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+WRITTEN = [name for name, module in MODULES.items() if importlib.util.find_spec(f"minivae.kernels.{module}")]
+
+
+@pytest.fixture(params=WRITTEN, scope="module")
+def kernels(request):
+    """Each backend that this version has, skipped with its reason where it does not work."""
+    works, reason = availability(request.param)
+    if not works:
+        pytest.skip(f"backend {request.param}: {reason}")
+    return load(request.param)
 
 
 @pytest.fixture
@@ -28,7 +42,7 @@ def mnist(monkeypatch):
 def digits():
     """The bundled digits as float32 in [0, 1]: train [1500, 64], test [297, 64]."""
     dataset = load_dataset("digits")
-    return dataset.train / np.float32(16), dataset.test / np.float32(16)
+    return dataset.train / np.float32(255), dataset.test / np.float32(255)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import pytest
 from minivae import VAE, load_dataset
 from minivae.cli import build_parser, main
 
-RAW = load_dataset("digits")  # values 0 to 16, which these models divide by 16
+RAW = load_dataset("digits")
 FAST = ["--hidden-dims", "16", "--epochs", "2", "--quiet", "--no-figures"]
 
 

@@ -59,7 +59,8 @@ def test_digits_equal_the_published_ones():
     sklearn_datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn has the published digits")
     published = sklearn_datasets.load_digits()
     digits = load_dataset("digits")
-    np.testing.assert_array_equal(np.concatenate([digits.train, digits.test]), published.data)
+    stretched = np.round(published.data * (255 / 16))  # from 0..16 to 0..255
+    np.testing.assert_array_equal(np.concatenate([digits.train, digits.test]), stretched)
     np.testing.assert_array_equal(np.concatenate([digits.train_labels, digits.test_labels]), published.target)
 
 
@@ -67,8 +68,8 @@ def test_digits_split_and_scale():
     digits = load_dataset("digits")
     assert digits.train.shape == (1500, 64) and digits.test.shape == (297, 64)
     assert digits.train.dtype == digits.test_labels.dtype == np.uint8
-    assert (digits.image_shape, digits.divide_by, digits.train.max()) == ((8, 8), 16.0, 16)
-    check_range(summarize(digits.train, digits.divide_by), "bernoulli")
+    assert (digits.image_shape, digits.train.min(), digits.train.max()) == ((8, 8), 0, 255)
+    check_range(summarize(digits.train), "bernoulli")
 
 
 def test_mnist_is_the_published_one(monkeypatch):
@@ -79,7 +80,7 @@ def test_mnist_is_the_published_one(monkeypatch):
     mnist = load_dataset("mnist")
     assert mnist.train.shape == (60000, 784) and mnist.test.shape == (10000, 784)
     assert mnist.train_labels[:5].tolist() == [5, 0, 4, 1, 9] and mnist.test_labels[:3].tolist() == [7, 2, 1]
-    assert mnist.image_shape == (28, 28) and mnist.divide_by == 255.0
+    assert mnist.image_shape == (28, 28)
     summary = summarize(mnist.train, divide_by=1)
     assert summary.mean.mean() == pytest.approx(33.318421449829934, rel=1e-13)
     assert mnist.train.mean() == pytest.approx(33.318421449829934, rel=1e-13)
@@ -248,7 +249,7 @@ def test_idx_values(tmp_path, dtype, packed):
     assert back.dtype == array.dtype and back.dtype.isnative
     dataset = load_dataset(path)
     np.testing.assert_array_equal(dataset.train, array.reshape(4, 6))
-    assert dataset.image_shape == (3, 2) and dataset.test is None and dataset.divide_by is None
+    assert dataset.image_shape == (3, 2) and dataset.test is None
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -225,7 +225,7 @@ for name in ("scipy", "matplotlib", "numba", "sklearn", "PIL", "torch", "cupy", 
     sys.modules[name] = None
 import minivae
 data = minivae.load_dataset("digits")
-vae = minivae.VAE(hidden_dims=(16,), epochs=1, divide_by=16, random_state=0).fit(data.train)
+vae = minivae.VAE(hidden_dims=(16,), epochs=1, random_state=0).fit(data.train)
 vae.save(sys.argv[1])
 print(minivae.VAE.load(sys.argv[1]).score(data.test))
 """

@@ -233,7 +233,7 @@ def test_manifold_asks_for_the_quantiles_of_the_prior():
     np.testing.assert_allclose(z[..., 1], np.tile(wanted[::-1], (5, 1)).T)  # z2 grows upwards
     assert (z[..., 2] == 0).all()
     axes = figure.axes[0]
-    np.testing.assert_array_equal(cell(figure, 1, 3, 5, 5, gap=0), enlarged(decode(z[1, 3:4]).reshape(2, 2), 60))
+    np.testing.assert_array_equal(cell(figure, 1, 3, 5, 5, gap=1), enlarged(decode(z[1, 3:4]).reshape(2, 2), 60))
     labels = [f"{MINUS}1.28", f"{MINUS}0.52", "0", "0.52", "1.28"]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == labels
     by_height = dict(zip(axes.get_yticks(), [tick.get_text() for tick in axes.get_yticklabels()], strict=True))

@@ -191,11 +191,13 @@ def kl_loss(kl_mean, dkl_mean, kl, weight, beta, free_bits):
     """kl_mean [Z], the batch mean of kl [B, Z], and dkl_mean [Z] = dL/dkl_mean.  (Free bits: Kingma et al. 2016)
 
     L contains beta sum_j max(free_bits, kl_mean_j): a latent dimension below free_bits nats is not pushed further down,
-    so  dkl_mean_j = 0 where kl_mean_j < free_bits, else beta.  free_bits = 0 is the plain KL.
+    so  dkl_mean_j = 0 where kl_mean_j < free_bits, else beta.  free_bits = 0 is the plain KL, also where rounding makes
+    a KL near 0 negative.
     """
     np.matmul(weight, kl, out=kl_mean)
     dkl_mean[...] = beta
-    dkl_mean[kl_mean < free_bits] = 0
+    if free_bits > 0:
+        dkl_mean[kl_mean < free_bits] = 0
 
 
 # ---- Likelihoods: nll_b = -log p(x_b | z_b), summed over D, with its gradient in the same pass

@@ -1,0 +1,110 @@
+"""The examples run as a reader would run them: each in its own process, in an empty folder, on small settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minivae import VAE, load_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+has_matplotlib = importlib.util.find_spec("matplotlib") is not None
+needs_matplotlib = pytest.mark.skipif(not has_matplotlib, reason="needs matplotlib: pip install 'minivae[plot]'")
+
+
+def run(folder, example, *arguments, path=(), code=0):
+    """Standard output (standard error, if it is to fail) of an example, run in `folder`."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])), "PYTHONWARNINGS": "error"}
+    command = [sys.executable, str(ROOT / "examples" / example), *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture
+def no_matplotlib(tmp_path):
+    """A folder to put first on the path, in which matplotlib cannot be imported."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    (folder / "matplotlib.py").write_text("raise ModuleNotFoundError(\"No module named 'matplotlib'\")\n")
+    return folder
+
+
+def losses(output):
+    """loss, recon and kl of the first and of the last epoch, as printed."""
+    lines = re.findall(r"^epoch +(\d+): loss (\S+) = recon (\S+) \+ kl (\S+)$", output, re.MULTILINE)
+    assert len(lines) == 2
+    return [[float(number) for number in line[1:]] for line in lines]
+
+
+def assert_training_helped(output):
+    first, last = losses(output)
+    assert last[0] < first[0] - 1
+    for loss, recon, kl in (first, last):
+        assert loss == pytest.approx(recon + kl, abs=0.02)
+        assert kl > 0
+
+
+def is_png(path):
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 2000
+
+
+def test_one_gradient(tmp_path):
+    output = run(tmp_path, "one_gradient.py")
+    numbers = re.findall(r"^(dmu|dlogvar) +(-?\d\.\d{8}) +(-?\d\.\d{8})$", output, re.MULTILINE)
+    assert [name for name, _, _ in numbers] == ["dmu", "dlogvar"]
+    for _, by_hand, difference in numbers:
+        assert abs(float(by_hand)) > 0.1
+        assert float(by_hand) == pytest.approx(float(difference), abs=1.5e-8)  # the printed digits, one rounding apart
+    errors = [float(error) for error in re.findall(r"\d\.\de[-+]\d\d$", output, re.MULTILINE)]
+    assert len(errors) == 1 + 12 + 1  # the direction, six layers with W and b, the largest
+    assert max(errors) < 1e-7
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_matplotlib
+def test_train_digits(tmp_path):
+    output = run(tmp_path, "train_digits.py", "--epochs", 5, "--out", "out/run")
+    assert_training_helped(output)
+    elbo, bound = (float(number) for number in re.findall(r"^test .*: (-\d+\.\d\d)$", output, re.MULTILINE))
+    assert -45 < elbo < bound < -20
+    names = ["loss.png", "model.npz", "reconstructions.png", "samples.png"]
+    assert sorted(path.name for path in (tmp_path / "out/run").iterdir()) == names
+    assert all(f"wrote {Path('out/run') / name}" in output for name in names)
+    assert all(is_png(tmp_path / "out/run" / name) for name in names if name.endswith(".png"))
+    model = VAE.load(tmp_path / "out/run/model.npz")
+    assert model.score(load_dataset("digits").test) == pytest.approx(elbo, abs=0.006)
+
+
+def test_train_digits_without_matplotlib(tmp_path, no_matplotlib):
+    output = run(tmp_path, "train_digits.py", "--epochs", 3, "--out", "run", path=[no_matplotlib])
+    assert_training_helped(output)
+    assert "no figures: figures need matplotlib" in output
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["model.npz"]
+
+
+@needs_matplotlib
+def test_latent_grid(tmp_path):
+    output = run(tmp_path, "latent_grid.py", "--epochs", 5, "--out", "run")
+    assert_training_helped(output)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["latent.png", "manifold.png"]
+    assert all(is_png(path) for path in (tmp_path / "run").iterdir())
+
+
+def test_latent_grid_without_matplotlib_says_so_before_it_trains(tmp_path, no_matplotlib):
+    error = run(tmp_path, "latent_grid.py", "--epochs", 5, path=[no_matplotlib], code=1)
+    assert "needs matplotlib" in error and "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_examples_are_short_and_say_what_they_show():
+    for path in (ROOT / "examples").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) < 60, path.name
+        assert text.startswith('"""') and "Prints" in text.split('"""')[1], path.name
