@@ -11,7 +11,7 @@ each backend may run, compile or record them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +27,7 @@ from minivae.architecture import (
     encoder_layers,
     parameter_layout,
 )
-from minivae.kernels import Call, Var, bind
+from minivae.kernels import Call, CallByCall, Var, bind
 from minivae.parameters import differential, size, views
 
 # ---- Programs
@@ -145,14 +145,19 @@ class Workspace:
                 shape = tuple(capacity if n == BATCH else n for n in self.shapes[name])
                 dtype = np.int64 if name in INTEGER_ARRAYS else network.dtype
                 self.arrays[name] = network.kernels.empty(shape, dtype)
-        self._bound: dict[int, tuple[Callable[..., None], dict[str, Any]]] = {}
+        self._bound: dict[int, tuple[CallByCall, dict[str, Any]]] = {}
 
     def run(self, rows: int, **variables: Any) -> None:
         """Run the program on the first `rows` rows of its arrays."""
         self.bound(rows)[0](**variables)
         self.rows = rows
 
-    def bound(self, rows: int) -> tuple[Callable[..., None], dict[str, Any]]:
+    def steps(self, rows: np.ndarray, **variables: Any) -> int:
+        """Run the program on rows[i] [B] for each i, with the i-th value of each variable; how often it ran."""
+        self.rows = rows.shape[1]
+        return self.bound(self.rows)[0].steps(rows, **variables)
+
+    def bound(self, rows: int) -> tuple[CallByCall, dict[str, Any]]:
         """The program tied to arrays of so many rows, and those arrays by name."""
         if rows not in self._bound:
             arrays = {n: a[:rows] if self.shapes.get(n, (0,))[0] == BATCH else a for n, a in self.arrays.items()}

@@ -155,39 +155,45 @@ class Trainer:
     def _train_epoch(self, work: Workspace, examples: Examples, trace: Any, epochs: int) -> Record:
         n, size = len(examples.rows), self.batch_size
         order = examples.rows[randomness.permutation(n, self.seed, randomness.SHUFFLE, self.epoch)]
-        beta, rate, begun, kernels = self.objective.beta, 0.0, time.perf_counter(), self.network.kernels
-        done = 0
-        with self._progress(math.ceil(n / size)) as bar:
-            for index, start in enumerate(range(0, n, size)):
-                rows = order[start : start + size]
-                position = self.epoch + start / n
-                beta, rate = self.objective.beta_at(position), self.optimizer.learning_rate_at(position, epochs)
-                self.step += 1
-                work.put("rows", rows)
-                work.run(len(rows), step=self.step, index=index, beta=beta, learning_rate=rate)
-                if not np.isfinite(kernels.to_host(trace[index, :2])).all():
-                    raise NotFinite(self._diagnosis(work, rate))
-                done = start + len(rows)
-                bar.update()
-                if self.stopped:
-                    break
+        begun, kernels = time.perf_counter(), self.network.kernels
+        index = np.arange(math.ceil(n / size))
+        position = self.epoch + index * size / n
+        beta = np.array([self.objective.beta_at(t) for t in position])
+        rate = np.array([self.optimizer.learning_rate_at(t, epochs) for t in position])
+        done, first, chunk = 0, 0, 1
+        with self._progress(len(index)) as bar:
+            while done < n and not self.stopped:
+                # as many full batches as take about a tenth of a second, then the short one that may be left
+                count = max(1, min(chunk, n // size - first))
+                rows = order[done : done + count * size].reshape(count, -1)
+                part, started = slice(first, first + count), time.perf_counter()
+                variables = {"index": index[part], "beta": beta[part], "learning_rate": rate[part]}
+                ran = work.steps(rows, step=self.step + 1 + np.arange(count), **variables)
+                self.step += ran
+                first += ran
+                done += rows[:ran].size
+                if not np.isfinite(kernels.to_host(trace[first - 1, :2])).all():
+                    raise NotFinite(self._diagnosis(work, float(rate[first - 1])))
+                bar.update(ran)
+                if time.perf_counter() - started < 0.05:
+                    chunk *= 2
         kernels.synchronize()
         seconds = time.perf_counter() - begun
         self.epoch += 1
-        host = np.array(kernels.to_host(trace[: index + 1]))
-        share = np.full(index + 1, size / done)
-        share[-1] = (done - size * index) / done
+        host = np.array(kernels.to_host(trace[:first]))
+        share = np.full(first, size / done)
+        share[-1] = (done - size * (first - 1)) / done
         recon, kl_per_dim = float(share @ host[:, 0]), share @ host[:, 2:]
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "loss": total_loss(recon, kl_per_dim, beta, self.objective.free_bits),
+            "loss": total_loss(recon, kl_per_dim, beta[first - 1], self.objective.free_bits),
             "recon": recon,
             "kl": float(kl_per_dim.sum()),
             "kl_per_dim": kl_per_dim.tolist(),
             "grad_norm": float(host[:, 1].mean()),
-            "beta": beta,
-            "learning_rate": rate,
+            "beta": float(beta[first - 1]),
+            "learning_rate": float(rate[first - 1]),
             "seconds": seconds,
             "examples_per_second": done / seconds,
         }

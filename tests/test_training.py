@@ -76,14 +76,13 @@ def test_epoch_mean_weighs_a_short_last_batch_by_its_rows(digits):
 
 
 def test_every_example_is_seen_once_per_epoch(digits, monkeypatch):
-    seen, put = [], Workspace.put
+    seen, steps = [], Workspace.steps
 
-    def spy(self, name, values):
-        if name == "rows":
-            seen.extend(values.tolist())
-        put(self, name, values)
+    def spy(self, rows, **variables):
+        seen.extend(rows.ravel().tolist())
+        return steps(self, rows, **variables)
 
-    monkeypatch.setattr(Workspace, "put", spy)
+    monkeypatch.setattr(Workspace, "steps", spy)
     small_trainer(digits[0][:50], batch_size=16).fit(rows_of(digits[0][:50]), 2)
     assert sorted(seen[:50]) == sorted(seen[50:]) == list(range(50))
     assert seen[:50] != seen[50:] != sorted(seen[50:])

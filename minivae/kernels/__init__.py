@@ -4,14 +4,15 @@ A backend is a module of plain functions with exactly the names below; `referenc
 no base class and no current backend: `load("numpy")` returns a module and the network gets it as an argument.
 
 The training step is data: a program, a list of `Call`s over named arrays. `bind` turns it into something to run, once
-for each set of arrays. NumPy runs it call by call; a backend with a function `compile_program` may do better.
+for each set of arrays. NumPy runs it call by call; a backend with its own `compile_program` may do better.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -49,20 +50,39 @@ class Var:
     name: str
 
 
-def bind(kernels: ModuleType, program: Sequence[Call], arrays: Mapping[str, Any]) -> Callable[..., None]:
-    """A function run(**variables) that executes the program over these arrays."""
-    if hasattr(kernels, "compile_program"):
-        return kernels.compile_program(program, arrays)  # type: ignore[no-any-return]
-    lines = [
-        (getattr(kernels, call.kernel), [None if n is None else arrays[n] for n in call.arrays], call.scalars)
-        for call in program
-    ]
+class CallByCall:
+    """A program tied to arrays, run one call after another: the definition of what a program does."""
 
-    def run(**variables: Any) -> None:
-        for kernel, bound, scalars in lines:
-            kernel(*bound, *[variables[s.name] if isinstance(s, Var) else s for s in scalars])
+    def __init__(self, kernels: ModuleType, program: Sequence[Call], arrays: Mapping[str, Any]) -> None:
+        self.arrays, self.to_host = arrays, kernels.to_host
+        self.lines = [
+            (getattr(kernels, call.kernel), [None if n is None else arrays[n] for n in call.arrays], call.scalars)
+            for call in program
+        ]
 
-    return run
+    def __call__(self, **variables: Any) -> None:
+        """Run the program once."""
+        for kernel, arrays, scalars in self.lines:
+            kernel(*arrays, *[variables[s.name] if isinstance(s, Var) else s for s in scalars])
+
+    def steps(self, rows: Any, **variables: Any) -> int:
+        """Run the program len(rows) times, on rows[i] with the i-th value of each variable; how often it ran.
+
+        Stops after a run whose row of the trace holds a NaN or an infinity, and leaves that run's arrays to look at.
+        """
+        for i in range(len(rows)):
+            self.arrays["rows"][...] = rows[i]
+            # item(): a Python number takes the dtype of the array that it meets, a NumPy float64 would impose its own
+            self(**{name: values[i].item() for name, values in variables.items()})
+            if not all(map(math.isfinite, self.to_host(self.arrays["trace"][variables["index"][i], :2]))):
+                return i + 1
+        return len(rows)
+
+
+def bind(kernels: ModuleType, program: Sequence[Call], arrays: Mapping[str, Any]) -> CallByCall:
+    """The program tied to these arrays, as this backend runs it best."""
+    runner = getattr(kernels, "compile_program", CallByCall)
+    return runner(kernels, program, arrays)
 
 
 def load(name: str = "auto") -> ModuleType:
