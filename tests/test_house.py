@@ -19,6 +19,13 @@ ORDER = [
     "kernels.philox",
     "kernels.reference",
     "kernels",
+    "kernels.vector_math",
+    "kernels.blas",
+    "kernels.threads",
+    "kernels.compiled_rows",
+    "kernels.interpreter",
+    "kernels.compiled_step",
+    "kernels.fused_numba",
     "randomness",
     "parameters",
     "architecture",
@@ -33,6 +40,7 @@ ORDER = [
     "training",
     "datasets",
     "modelfile",
+    "settings",
     "estimator",
     "plot_layout",
     "plots",
@@ -42,7 +50,10 @@ ORDER = [
 ]
 # What a reader reads from the book to the training loop; file formats and where the user meets the program come after.
 READING_PATH = ORDER[: ORDER.index("training") + 1]
-NOT_ON_THE_PATH = {"__init__", "proof", "data_files", "data_checks", "evaluation"}
+NOT_ON_THE_PATH = {
+    *(name for name in ORDER if name.startswith("kernels.") and name not in ("kernels.philox", "kernels.reference")),
+    *("__init__", "proof", "data_files", "data_checks", "evaluation"),
+}
 
 
 def module_name(path: Path) -> str:

@@ -93,7 +93,7 @@ def softplus_backward(dy, a, y):
 
 def gelu(y, a):
     """y = a (1 + t) / 2,  t = tanh u,  u = c (a + k a^3): the tanh form of Hendrycks and Gimpel (2016), not the erf form"""
-    t = np.tanh(GELU_C * (a + GELU_K * a**3))
+    t = np.tanh(GELU_C * a * (1 + GELU_K * a * a))
     t += 1
     t *= 0.5
     np.multiply(a, t, out=y)

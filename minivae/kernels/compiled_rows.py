@@ -1,0 +1,377 @@
+"""The kernels of reference.py as compiled loops over rows r0 .. r1 of the batch: the pieces a thread works on.
+
+Shapes, names and formulas are the reference's. Where it makes several passes over memory, one pass does here: bias and
+activation, noise and KL, loss and gradient. What needs all rows (a mean, a bias gradient) is a function of its own.
+fused_numba.py runs them call by call, compiled_step.py as one function for the whole training step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, uint32, uint64
+from numba.extending import overload
+
+from minivae.kernels import reference
+from minivae.kernels.blas import (
+    NO_TRANSPOSE,
+    TRANSPOSE,
+    dgemm_narrow,
+    dgemm_wide,
+    sgemm_narrow,
+    sgemm_wide,
+)
+from minivae.kernels.threads import CAN_CACHE
+from minivae.kernels.vector_math import exp, expm1, log, sigmoid, sincos_2pi, softplus, tanh
+
+# Contraction is the only liberty: NaN, infinity and the order of sums stay as written. reassociate is added where a sum
+# over a row may be taken in any order, so that it can be vectorised.
+compiled = njit(nogil=True, error_model="numpy", fastmath={"contract"}, no_cfunc_wrapper=True)
+compiled_sum = njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc"}, no_cfunc_wrapper=True)
+
+ACTIVATION = {name: code for code, name in enumerate(reference.ACTIVATIONS)}
+IDENTITY, RELU, LEAKY_RELU, TANH, SIGMOID, SOFTPLUS, GELU = range(7)
+LOG_2PI = reference.LOG_2PI
+GELU_C, GELU_K = reference.GELU_C, reference.GELU_K
+
+
+def product(blas, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc):
+    """c [m, n] = a b by the gemm of a's dtype, row-major; blas = [sgemm, dgemm, wide] as integers."""
+
+
+@overload(product)
+def product_in_compiled_code(blas, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc):
+    which, wide, narrow = (0, sgemm_wide, sgemm_narrow) if a.dtype.bitwidth == 32 else (1, dgemm_wide, dgemm_narrow)
+
+    def call(blas, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc):
+        pa, pb, pc = np.int64(a.ctypes.data), np.int64(b.ctypes.data), np.int64(c.ctypes.data)
+        if blas[2] == 1:
+            wide(blas[which], transpose_a, transpose_b, m, n, k, pa, lda, pb, ldb, pc, ldc)
+        else:
+            narrow(blas[which], transpose_a, transpose_b, m, n, k, pa, lda, pb, ldb, pc, ldc)
+
+    return call
+
+
+# ---- Activations, each with its derivative
+
+
+@compiled
+def activate(y, a, b, f):
+    """One row: a += b, y = f(a). y may be a."""
+    one, hundredth, half = y.dtype.type(1), y.dtype.type(0.01), y.dtype.type(0.5)
+    c, k = y.dtype.type(GELU_C), y.dtype.type(GELU_K)
+    n = len(y)
+    if f == IDENTITY:
+        for o in range(n):
+            a[o] += b[o]
+            y[o] = a[o]
+    elif f == RELU:
+        for o in range(n):
+            value = a[o] + b[o]
+            a[o] = value
+            y[o] = y.dtype.type(0) if value < 0 else value  # NaN stays
+    elif f == LEAKY_RELU:
+        for o in range(n):
+            value = a[o] + b[o]
+            a[o] = value
+            y[o] = hundredth * value if value < 0 else value
+    elif f == TANH:
+        for o in range(n):
+            a[o] += b[o]
+            y[o] = tanh(a[o])
+    elif f == SIGMOID:
+        for o in range(n):
+            a[o] += b[o]
+            y[o] = sigmoid(a[o])
+    elif f == SOFTPLUS:
+        for o in range(n):
+            a[o] += b[o]
+            y[o] = softplus(a[o])
+    else:
+        for o in range(n):
+            value = a[o] + b[o]
+            a[o] = value
+            y[o] = value * (half * (one + tanh(c * value * (one + k * value * value))))
+
+
+@compiled
+def activate_backward(dy, a, y, f):
+    """One row: dy *= f'(a), from y wherever it can be written so."""
+    zero, one, hundredth, half = dy.dtype.type(0), dy.dtype.type(1), dy.dtype.type(0.01), dy.dtype.type(0.5)
+    c, k, three = dy.dtype.type(GELU_C), dy.dtype.type(GELU_K), dy.dtype.type(3)
+    n = len(dy)
+    if f == RELU:
+        for o in range(n):
+            dy[o] *= one if y[o] > 0 else zero
+    elif f == LEAKY_RELU:
+        for o in range(n):
+            dy[o] *= hundredth if y[o] <= 0 else one
+    elif f == TANH:
+        for o in range(n):
+            dy[o] *= one - y[o] * y[o]
+    elif f == SIGMOID:
+        for o in range(n):
+            dy[o] *= y[o] * (one - y[o])
+    elif f == SOFTPLUS:
+        for o in range(n):
+            dy[o] *= -expm1(-y[o])
+    elif f == GELU:
+        for o in range(n):
+            square = a[o] * a[o]
+            t = tanh(c * a[o] * (one + k * square))
+            dy[o] *= half * (one + t) + half * a[o] * (one - t * t) * (c * (one + three * k * square))
+
+
+# ---- The dense layer
+
+
+@compiled
+def dense_forward_rows(y, a, x, W, b, f, blas, r0, r1):
+    inputs, outputs = W.shape
+    product(blas, NO_TRANSPOSE, NO_TRANSPOSE, r1 - r0, outputs, inputs, x[r0:], inputs, W, outputs, a[r0:], outputs)
+    for r in range(r0, r1):
+        activate(y[r], a[r], b, f)
+
+
+@compiled
+def dense_backward_rows(dy, a, y, f, r0, r1):
+    """dy becomes da."""
+    if f != IDENTITY:
+        for r in range(r0, r1):
+            activate_backward(dy[r], a[r], y[r], f)
+
+
+@compiled
+def input_gradient_rows(dx, dy, W, blas, r0, r1):
+    inputs, outputs = W.shape
+    product(blas, NO_TRANSPOSE, TRANSPOSE, r1 - r0, inputs, outputs, dy[r0:], outputs, W, outputs, dx[r0:], inputs)
+
+
+@compiled
+def weight_gradient_block(dW, x, dy, blas, i0, i1):
+    """dW[i0:i1] = x[:, i0:i1]^T da, for all examples."""
+    (batch, inputs), outputs = x.shape, dy.shape[1]
+    product(blas, TRANSPOSE, NO_TRANSPOSE, i1 - i0, outputs, batch, x[0, i0:], inputs, dy, outputs, dW[i0:], outputs)
+
+
+@compiled
+def bias_gradient(db, dy):
+    for o in range(len(db)):
+        db[o] = 0
+    for r in range(len(dy)):
+        for o in range(len(db)):
+            db[o] += dy[r, o]
+
+
+# ---- The latent variable
+
+
+@compiled
+def sample_forward_rows(z, kl, h, eps, r0, r1):
+    half, one = z.dtype.type(0.5), z.dtype.type(1)
+    Z = z.shape[1]
+    for r in range(r0, r1):
+        for j in range(Z):
+            mu, logvar = h[r, j], h[r, Z + j]
+            sigma = exp(half * logvar)
+            z[r, j] = mu + sigma * eps[r, j]
+            kl[r, j] = half * (sigma * sigma + mu * mu - logvar - one)
+
+
+@compiled
+def sample_backward_rows(dh, dz, h, eps, dkl_mean, weight, r0, r1):
+    half, one = dz.dtype.type(0.5), dz.dtype.type(1)
+    Z = dz.shape[1]
+    for r in range(r0, r1):
+        for j in range(Z):
+            dkl, sigma = weight[r] * dkl_mean[j], exp(half * h[r, Z + j])
+            dh[r, j] = dz[r, j] + dkl * h[r, j]
+            dh[r, Z + j] = half * (dz[r, j] * eps[r, j] * sigma + dkl * (sigma * sigma - one))
+
+
+@compiled
+def kl_loss_all(kl_mean, dkl_mean, kl, weight, beta, free_bits):
+    for j in range(len(kl_mean)):
+        kl_mean[j] = 0
+    for r in range(len(kl)):
+        for j in range(len(kl_mean)):
+            kl_mean[j] += weight[r] * kl[r, j]
+    for j in range(len(kl_mean)):
+        dkl_mean[j] = 0 if free_bits > 0 and kl_mean[j] < free_bits else beta
+
+
+# ---- Likelihoods
+
+
+@compiled_sum
+def bernoulli_loss_rows(dlogits, nll, logits, x, weight, r0, r1):
+    for r in range(r0, r1):
+        total = dlogits.dtype.type(0)
+        for d in range(x.shape[1]):
+            a, target = logits[r, d], x[r, d]
+            total += softplus(a) - target * a
+            dlogits[r, d] = weight[r] * (sigmoid(a) - target)
+        nll[r] = total
+
+
+@compiled_sum
+def gaussian_loss_rows(dmean, nll, mean, x, log_sigma, weight, r0, r1):
+    half = mean.dtype.type(0.5)
+    inverse_sigma = exp(-log_sigma[0])
+    constant = x.dtype.type(x.shape[1]) * (log_sigma[0] + mean.dtype.type(0.5 * LOG_2PI))
+    for r in range(r0, r1):
+        total = dmean.dtype.type(0)
+        for d in range(x.shape[1]):
+            residual = (mean[r, d] - x[r, d]) * inverse_sigma
+            total += residual * residual
+            dmean[r, d] = weight[r] * inverse_sigma * residual
+        nll[r] = half * total + constant
+
+
+@compiled_sum
+def sigma_gradient(dlog_sigma, mean, x, log_sigma, weight):
+    """dlog_sigma = sum_b weight_b ( D - sum_d r_bd^2 ), in float64: it needs all rows."""
+    inverse_sigma, gradient = math.exp(-log_sigma[0]), 0.0
+    for r in range(len(x)):
+        total = 0.0
+        for d in range(x.shape[1]):
+            residual = (mean[r, d] - x[r, d]) * inverse_sigma
+            total += residual * residual
+        gradient += weight[r] * (x.shape[1] - total)
+    dlog_sigma[0] = gradient
+
+
+@compiled_sum
+def gaussian_elementwise_loss_rows(dout, nll, out, x, weight, r0, r1):
+    half, one, D = out.dtype.type(0.5), out.dtype.type(1), x.shape[1]
+    constant = out.dtype.type(D * LOG_2PI)
+    for r in range(r0, r1):
+        total = out.dtype.type(0)
+        for d in range(D):
+            logvar = out[r, D + d]
+            difference, precision = out[r, d] - x[r, d], exp(-logvar)
+            squared = difference * difference * precision
+            total += logvar + squared
+            dout[r, d] = weight[r] * difference * precision
+            dout[r, D + d] = weight[r] * half * (one - squared)
+        nll[r] = half * (total + constant)
+
+
+# ---- Optimizers, on any piece of the flat vectors
+
+
+@compiled_sum
+def squared_norm(g):
+    total = 0.0
+    for i in range(len(g)):
+        total += np.float64(g[i]) * np.float64(g[i])
+    return total
+
+
+@compiled
+def scale(g, factor):
+    for i in range(len(g)):
+        g[i] *= factor
+
+
+@compiled
+def sgd_update(p, m, g, learning_rate, momentum, nesterov):
+    rate, momentum = p.dtype.type(learning_rate), p.dtype.type(momentum)
+    for i in range(len(p)):
+        m[i] = momentum * m[i] + g[i]
+        p[i] -= rate * (g[i] + momentum * m[i] if nesterov else m[i])
+
+
+@compiled
+def adam_update(p, m, v, g, learning_rate, beta1, beta2, epsilon, step, weight_decay):
+    real = p.dtype.type
+    step_size = real(learning_rate / (1 - beta1**step))
+    root_correction = real(1 / math.sqrt(1 - beta2**step))
+    c1, c2, eps, keep = real(1 - beta1), real(1 - beta2), real(epsilon), real(1 - learning_rate * weight_decay)
+    for i in range(len(p)):
+        m[i] += c1 * (g[i] - m[i])
+        v[i] += c2 * (g[i] * g[i] - v[i])
+        p[i] = keep * p[i] - step_size * m[i] / (np.sqrt(v[i]) * root_correction + eps)
+
+
+# ---- Randomness
+
+
+@compiled
+def philox(c0, c1, c2, c3, k0, k1):
+    """Four random words: ten rounds of multiply, exchange, xor."""
+    for _ in range(10):
+        p0, p1 = uint64(0xD2511F53) * uint64(c0), uint64(0xCD9E8D57) * uint64(c2)
+        c0, c1 = uint32(uint32(p1 >> uint64(32)) ^ c1 ^ k0), uint32(p1)
+        c2, c3 = uint32(uint32(p0 >> uint64(32)) ^ c3 ^ k1), uint32(p0)
+        k0, k1 = uint32(k0 + uint32(0x9E3779B9)), uint32(k1 + uint32(0xBB67AE85))
+    return c0, c1, c2, c3
+
+
+@compiled
+def uniform_rows(u, examples, seed, purpose, step, r0, r1):
+    """u[r] for examples[r]; seed = [low, high] words."""
+    real = u.dtype.type
+    half, unit, C = real(0.5), real(2.0**-23), u.shape[1]
+    k0, k1, c2, c3 = uint32(seed[0]), uint32(seed[1]), uint32(step), uint32(purpose)
+    for r in range(r0, r1):
+        example = uint32(examples[r])
+        for block in range((C + 3) // 4):
+            words = philox(uint32(block), example, c2, c3, k0, k1)
+            for lane in range(4):
+                if 4 * block + lane < C:
+                    u[r, 4 * block + lane] = (real(words[lane] >> uint32(9)) + half) * unit
+
+
+@compiled
+def normal_rows(eps, examples, seed, purpose, step, r0, r1):
+    """As uniform_rows, then in place by Box and Muller: (u, u') -> radius cos, radius sin."""
+    real = eps.dtype.type
+    half, unit, minus_two, C = real(0.5), real(2.0**-23), real(-2), eps.shape[1]
+    k0, k1, c2, c3 = uint32(seed[0]), uint32(seed[1]), uint32(step), uint32(purpose)
+    for r in range(r0, r1):
+        example = uint32(examples[r])
+        for block in range((C + 3) // 4):
+            words = philox(uint32(block), example, c2, c3, k0, k1)
+            for pair in range(2):
+                first = 4 * block + 2 * pair
+                if first < C:
+                    u = (real(words[2 * pair] >> uint32(9)) + half) * unit
+                    sine, cosine = sincos_2pi((real(words[2 * pair + 1] >> uint32(9)) + half) * unit)
+                    radius = np.sqrt(minus_two * log(u))
+                    eps[r, first] = radius * cosine
+                    if first + 1 < C:
+                        eps[r, first + 1] = radius * sine
+
+
+# ---- Batches
+
+
+@compiled
+def gather_rows(x, data, rows, divide_by, r0, r1):
+    real = x.dtype.type
+    divisor = real(divide_by)
+    for r in range(r0, r1):
+        for d in range(x.shape[1]):
+            x[r, d] = real(data[rows[r], d]) / divisor
+
+
+@compiled
+def binarize_rows(x, u, r0, r1):
+    one, zero = x.dtype.type(1), x.dtype.type(0)
+    for r in range(r0, r1):
+        for d in range(x.shape[1]):
+            x[r, d] = one if u[r, d] < x[r, d] else zero
+
+
+@compiled
+def record_all(trace, nll, kl_mean, norm, weight, index):
+    total = 0.0
+    for r in range(len(nll)):
+        total += weight[r] * nll[r]
+    trace[index, 0] = total
+    trace[index, 1] = norm[0]
+    for j in range(len(kl_mean)):
+        trace[index, 2 + j] = kl_mean[j]

@@ -1,0 +1,102 @@
+"""What threads need inside compiled code: arrays by their address, a counter that all see, and a barrier.
+
+Compiled steps run in ordinary Python threads that have let go of the interpreter lock. There is no thread pool to start,
+to break at a fork or to enter twice: threads live from the first step of a call to its last.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+# mypy: ignore-errors
+
+ARRIVED, ROUND, STOP, DONE = 0, 16, 32, 48  # places in the state, each on a cache line of its own
+STATE_SIZE = 64
+SPINS = 4000  # looks at the round before a waiting thread offers its processor to others
+
+
+def yield_address() -> int:
+    """The address of the system's function by which a thread lets others run."""
+    library, name = (ctypes.WinDLL("kernel32"), "SwitchToThread") if os.name == "nt" else (ctypes.CDLL(None), "sched_yield")
+    return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+
+
+def can_cache() -> bool:
+    """Whether Numba finds a folder for compiled code: not on a read-only tree without a home directory."""
+    try:
+        njit(cache=True)(yield_address)
+    except RuntimeError:
+        return False
+    return True
+
+
+CAN_CACHE = can_cache()
+
+
+@intrinsic
+def pointer(context, address):
+    """An integer as an untyped pointer, for numba.carray."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(address), codegen
+
+
+@intrinsic
+def atomic_add(context, address, value):
+    """The integer at this address before value was added to it, in one indivisible step."""
+
+    def codegen(context, builder, signature, arguments):
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", place, arguments[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(context, address):
+    """The integer at this address as the other threads have left it."""
+
+    def codegen(context, builder, signature, arguments):
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(place, "seq_cst", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def call_void(context, address):
+    """Call a C function without arguments."""
+
+    def codegen(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.IntType(32), [])
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@njit(nogil=True, cache=CAN_CACHE)
+def barrier(state, threads, give_way):
+    """Wait here until all threads have come. state: int64 [STATE_SIZE], zeros at first."""
+    if threads == 1:
+        return
+    base = state.ctypes.data
+    arrived, turn = base + 8 * ARRIVED, base + 8 * ROUND
+    round_now = atomic_load(turn)
+    if atomic_add(arrived, 1) == threads - 1:
+        atomic_add(arrived, -threads)
+        atomic_add(turn, 1)
+        return
+    looks = 0
+    while atomic_load(turn) == round_now:
+        looks += 1
+        if looks > SPINS:
+            call_void(give_way)
