@@ -176,8 +176,21 @@ def _gemm(name: str, real: Any, llvm_real: Any, wide: bool) -> Any:
                 return value if wide else builder.trunc(value, integer)
 
             ta, tb, m, n, k, a, lda, b, ldb, c, ldc = arguments[1:]
-            values = [enum(ROW_MAJOR), builder.trunc(ta, enum), builder.trunc(tb, enum), number(m), number(n), number(k)]
-            values += [llvm_real(1.0), builder.inttoptr(a, pointer), number(lda), builder.inttoptr(b, pointer), number(ldb)]
+            values = [
+                enum(ROW_MAJOR),
+                builder.trunc(ta, enum),
+                builder.trunc(tb, enum),
+                number(m),
+                number(n),
+                number(k),
+            ]
+            values += [
+                llvm_real(1.0),
+                builder.inttoptr(a, pointer),
+                number(lda),
+                builder.inttoptr(b, pointer),
+                number(ldb),
+            ]
             values += [llvm_real(0.0), builder.inttoptr(c, pointer), number(ldc)]
             builder.call(function, values)
             return context.get_dummy_value()

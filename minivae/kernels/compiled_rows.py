@@ -22,7 +22,6 @@ from minivae.kernels.blas import (
     sgemm_narrow,
     sgemm_wide,
 )
-from minivae.kernels.threads import CAN_CACHE
 from minivae.kernels.vector_math import exp, expm1, log, sigmoid, sincos_2pi, softplus, tanh
 
 # Contraction is the only liberty: NaN, infinity and the order of sums stay as written. reassociate is added where a sum
@@ -185,8 +184,9 @@ def sample_backward_rows(dh, dz, h, eps, dkl_mean, weight, r0, r1):
     half, one = dz.dtype.type(0.5), dz.dtype.type(1)
     Z = dz.shape[1]
     for r in range(r0, r1):
+        w = weight[r]
         for j in range(Z):
-            dkl, sigma = weight[r] * dkl_mean[j], exp(half * h[r, Z + j])
+            dkl, sigma = w * dkl_mean[j], exp(half * h[r, Z + j])
             dh[r, j] = dz[r, j] + dkl * h[r, j]
             dh[r, Z + j] = half * (dz[r, j] * eps[r, j] * sigma + dkl * (sigma * sigma - one))
 
@@ -208,11 +208,11 @@ def kl_loss_all(kl_mean, dkl_mean, kl, weight, beta, free_bits):
 @compiled_sum
 def bernoulli_loss_rows(dlogits, nll, logits, x, weight, r0, r1):
     for r in range(r0, r1):
-        total = dlogits.dtype.type(0)
+        total, w = dlogits.dtype.type(0), weight[r]
         for d in range(x.shape[1]):
             a, target = logits[r, d], x[r, d]
             total += softplus(a) - target * a
-            dlogits[r, d] = weight[r] * (sigmoid(a) - target)
+            dlogits[r, d] = w * (sigmoid(a) - target)
         nll[r] = total
 
 
@@ -222,11 +222,11 @@ def gaussian_loss_rows(dmean, nll, mean, x, log_sigma, weight, r0, r1):
     inverse_sigma = exp(-log_sigma[0])
     constant = x.dtype.type(x.shape[1]) * (log_sigma[0] + mean.dtype.type(0.5 * LOG_2PI))
     for r in range(r0, r1):
-        total = dmean.dtype.type(0)
+        total, w = dmean.dtype.type(0), weight[r] * inverse_sigma
         for d in range(x.shape[1]):
             residual = (mean[r, d] - x[r, d]) * inverse_sigma
             total += residual * residual
-            dmean[r, d] = weight[r] * inverse_sigma * residual
+            dmean[r, d] = w * residual
         nll[r] = half * total + constant
 
 
@@ -248,14 +248,14 @@ def gaussian_elementwise_loss_rows(dout, nll, out, x, weight, r0, r1):
     half, one, D = out.dtype.type(0.5), out.dtype.type(1), x.shape[1]
     constant = out.dtype.type(D * LOG_2PI)
     for r in range(r0, r1):
-        total = out.dtype.type(0)
+        total, w = out.dtype.type(0), weight[r]
         for d in range(D):
             logvar = out[r, D + d]
             difference, precision = out[r, d] - x[r, d], exp(-logvar)
             squared = difference * difference * precision
             total += logvar + squared
-            dout[r, d] = weight[r] * difference * precision
-            dout[r, D + d] = weight[r] * half * (one - squared)
+            dout[r, d] = w * difference * precision
+            dout[r, D + d] = w * half * (one - squared)
         nll[r] = half * (total + constant)
 
 
@@ -354,8 +354,9 @@ def gather_rows(x, data, rows, divide_by, r0, r1):
     real = x.dtype.type
     divisor = real(divide_by)
     for r in range(r0, r1):
-        for d in range(x.shape[1]):
-            x[r, d] = real(data[rows[r], d]) / divisor
+        source, target = data[rows[r]], x[r]
+        for d in range(len(target)):
+            target[d] = real(source[d]) / divisor
 
 
 @compiled

@@ -14,10 +14,13 @@ With free bits, a mean over the batch stands between forward and backward, and t
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -67,7 +70,7 @@ class CompiledProgram(CallByCall):
         t, state, blas = self.tables, np.zeros(STATE_SIZE, np.int64), load_blas()
         common = (rows, table, *t.program, t.phases, t.order, t.blocks, t.partial, state, blas.table(), yield_address())
         arguments = (*common, stop_at_nan, np.zeros(1, t.dtype))
-        with single_threaded(blas):
+        with single_threaded(blas), compiling(t.dtype):
             others = [threading.Thread(target=work, args=(i, t.threads, *arguments)) for i in range(1, t.threads)]
             for thread in others:
                 thread.start()
@@ -75,6 +78,39 @@ class CompiledProgram(CallByCall):
             for thread in others:
                 thread.join()
         return int(state[DONE])
+
+
+_ready: set[str] = set()  # dtypes whose interpreter has run in this process
+
+
+@contextmanager
+def compiling(dtype: Any) -> Iterator[None]:
+    """Say what the wait is for, where the first run has to compile; from the cache it takes a fraction of a second."""
+    if np.dtype(dtype).name in _ready:
+        yield
+        return
+    note = "minivae: compiling the numba backend for this machine, once; it takes some 15 seconds"
+    timer = threading.Timer(1.5, lambda: print(note, file=sys.stderr, flush=True))
+    timer.start()
+    try:
+        # an empty run, in one thread: what several threads will need is compiled before they meet at a barrier
+        work(0, 1, *_nothing(dtype))
+        _ready.add(np.dtype(dtype).name)
+    finally:
+        timer.cancel()
+    yield
+
+
+def _nothing(dtype: Any) -> tuple[Any, ...]:
+    """Arguments of `work` for no steps, of the very types that a program's have."""
+    table, whole = np.zeros((1, len(VARIABLES))), np.zeros((0, 10), np.int64)
+    program = (whole, whole, np.zeros((0, 8)), np.zeros((0, 8), np.int64))
+    plan = (np.zeros((0, 3), np.int64), np.zeros(0, np.int64), np.zeros((0, 8), np.int64))
+    state = np.zeros(STATE_SIZE, np.int64)
+    return (
+        np.zeros((0, 1), np.int64), table, *program, *plan, np.zeros(8), state, load_blas().table(), yield_address(), True,
+        np.zeros(1, dtype),
+    )  # fmt: skip
 
 
 class Tables:
@@ -101,7 +137,10 @@ def thread_count(program: Sequence[Call], arrays: Mapping[str, Any]) -> int:
 def can_encode(program: Sequence[Call], arrays: Mapping[str, Any]) -> bool:
     """Whether every kernel is known, they stand in the order of a step, and every array is a run of rows in memory."""
     kernels = {call.kernel for call in program}
-    if kernels & {"sgd_step", "adam_step", "clip_global_norm"} and not kernels >= {"dense_backward", "clip_global_norm"}:
+    if kernels & {"sgd_step", "adam_step", "clip_global_norm"} and not kernels >= {
+        "dense_backward",
+        "clip_global_norm",
+    }:
         return False
     for call in program:
         if call.kernel not in OPERATION:
@@ -238,7 +277,7 @@ def _blocks(program: Sequence[Call], arrays: Mapping[str, Any], threads: int) ->
         count = max(1, math.ceil(dW.nbytes / BLOCK_BYTES), threads if dW.size * batch > 1e5 else 1)
         edges = np.linspace(0, inputs, min(count, inputs) + 1).astype(int)
         first = place(dW)
-        for i0, i1 in zip(edges[:-1], edges[1:]):
+        for i0, i1 in itertools.pairwise(edges):
             found.append(
                 ((i1 - i0) * outputs * (batch + 20.0), [c, i0, i1, first + i0 * outputs, first + i1 * outputs])
             )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
 
 import numpy as np
 from numba import carray, njit
 
 from minivae.kernels import compiled_rows as k
-from minivae.kernels.threads import CAN_CACHE, DONE, STOP, atomic_add, atomic_load, barrier, pointer
-
-# mypy: ignore-errors
+from minivae.kernels.threads import CAN_CACHE, DONE, SOURCES, STOP, atomic_add, atomic_load, barrier, pointer
 
 ROWS, ALL, BLOCKS, UPDATE = range(4)
 ROW_CHUNK = 256  # rows taken through the chain at a time, so that they stay in the cache
@@ -66,7 +66,7 @@ def run_rows(c, i, r0, r1, rows, table, addresses, sizes, scalars, variable, bla
         else:
             data64 = carray(pointer(A[1]), (s[4], s[3]), np.float64)
             k.gather_rows(x, data64, rows[i], divisor, r0, r1)
-    elif operation == UNIFORM or operation == NORMAL:
+    elif operation in (UNIFORM, NORMAL):
         out, step = matrix(A[0], s[5], s[1], real), scalar(c, 0, i, scalars, variable, table)
         if operation == UNIFORM:
             k.uniform_rows(out, rows[i], s[2:4], s[4], np.int64(step), r0, r1)
@@ -209,57 +209,103 @@ def run_block(block, i, clipped, table, addresses, sizes, scalars, variable, bla
         update_block(block, i, 1.0, table, addresses, sizes, scalars, variable, real)
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"contract"}, cache=CAN_CACHE)
-def work(
-    thread, threads, rows, table, addresses, sizes, scalars, variable, phases, order, blocks, partial, state, blas,
-    give_way, stop_at_nan, real,
-):  # fmt: skip
-    """What one thread does of len(rows) steps; state[DONE] counts the steps that ran."""
-    batch = rows.shape[1]
-    trace_dtype = np.zeros(1, np.float64)
-    late_kl, record, clipped = -1, -1, False
-    for p in range(len(phases)):
-        clipped |= phases[p, 0] == UPDATE
-    for c in range(len(sizes)):
-        if sizes[c, 0] == KL and not scalars[c, 1] > 0:
-            late_kl = c
-        if sizes[c, 0] == RECORD:
-            record = c
-        if sizes[c, 0] == FORWARD:
-            batch = sizes[c, 4]
-    first, last = batch * thread // threads, batch * (thread + 1) // threads
-    pieces = max(1, (last - first + ROW_CHUNK - 1) // ROW_CHUNK)
-    for i in range(len(rows)):
+def fingerprint() -> int:
+    """A number that changes with the source of anything `work` is compiled from.
+
+    Numba's cache looks at the file of the cached function alone, but at the values it closes over as well: this is one.
+    """
+    names = ("interpreter", "compiled_rows", "vector_math", "threads", "blas")
+    text = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
+
+
+def build(fingerprint):
+    """The compiled function `work`."""
+
+    @njit(nogil=True, error_model="numpy", fastmath={"contract"}, cache=CAN_CACHE)
+    def work(
+        thread, threads, rows, table, addresses, sizes, scalars, variable, phases, order, blocks, partial, state, blas,
+        give_way, stop_at_nan, real,
+    ):  # fmt: skip
+        """What one thread does of len(rows) steps; state[DONE] counts the steps that ran."""
+        state[SOURCES] = fingerprint
+        batch = rows.shape[1]
+        trace_dtype = np.zeros(1, np.float64)
+        late_kl, record, clipped = -1, -1, False
         for p in range(len(phases)):
-            kind, start, stop = phases[p]
-            if kind == ROWS:
-                for piece in range(pieces):
-                    r0 = first + (last - first) * piece // pieces
-                    r1 = first + (last - first) * (piece + 1) // pieces
-                    if r1 > r0:
-                        for o in range(start, stop):
-                            run_rows(
-                                order[o], i, r0, r1, rows, table, addresses, sizes, scalars, variable, blas, late_kl, real
+            clipped |= phases[p, 0] == UPDATE
+        for c in range(len(sizes)):
+            if sizes[c, 0] == KL and not scalars[c, 1] > 0:
+                late_kl = c
+            if sizes[c, 0] == RECORD:
+                record = c
+            if sizes[c, 0] == FORWARD:
+                batch = sizes[c, 4]
+        first, last = batch * thread // threads, batch * (thread + 1) // threads
+        pieces = max(1, (last - first + ROW_CHUNK - 1) // ROW_CHUNK)
+        for i in range(len(rows)):
+            for p in range(len(phases)):
+                kind, start, stop = phases[p]
+                if kind == ROWS:
+                    for piece in range(pieces):
+                        r0 = first + (last - first) * piece // pieces
+                        r1 = first + (last - first) * (piece + 1) // pieces
+                        if r1 > r0:
+                            for o in range(start, stop):
+                                run_rows(
+                                    order[o],
+                                    i,
+                                    r0,
+                                    r1,
+                                    rows,
+                                    table,
+                                    addresses,
+                                    sizes,
+                                    scalars,
+                                    variable,
+                                    blas,
+                                    late_kl,
+                                    real,
+                                )
+                elif kind == BLOCKS:
+                    partial[8 * thread] = 0
+                    for b in range(len(blocks)):
+                        if blocks[b, 0] == thread:
+                            run_block(
+                                blocks[b],
+                                i,
+                                clipped,
+                                table,
+                                addresses,
+                                sizes,
+                                scalars,
+                                variable,
+                                blas,
+                                partial,
+                                thread,
+                                real,
                             )
-            elif kind == BLOCKS:
-                partial[8 * thread] = 0
-                for b in range(len(blocks)):
-                    if blocks[b, 0] == thread:
-                        run_block(
-                            blocks[b], i, clipped, table, addresses, sizes, scalars, variable, blas, partial, thread, real
-                        )
-            elif kind == UPDATE:
-                for b in range(len(blocks)):
-                    if blocks[b, 0] == thread:
-                        factor = clip_factor(blocks[b, 7], addresses, scalars, real)
-                        update_block(blocks[b], i, factor, table, addresses, sizes, scalars, variable, real)
-            elif thread == 0:
-                for o in range(start, stop):
-                    run_all(order[o], i, table, addresses, sizes, scalars, variable, partial, trace_dtype, real)
-            if thread == 0 and p == len(phases) - 1:
-                state[DONE] = i + 1
-                if stop_at_nan and record >= 0 and not finite_record(record, i, table, addresses, sizes, trace_dtype):
-                    atomic_add(state.ctypes.data + 8 * STOP, 1)
-            barrier(state, threads, give_way)
-        if atomic_load(state.ctypes.data + 8 * STOP) != 0:
-            break
+                elif kind == UPDATE:
+                    for b in range(len(blocks)):
+                        if blocks[b, 0] == thread:
+                            factor = clip_factor(blocks[b, 7], addresses, scalars, real)
+                            update_block(blocks[b], i, factor, table, addresses, sizes, scalars, variable, real)
+                elif thread == 0:
+                    for o in range(start, stop):
+                        run_all(order[o], i, table, addresses, sizes, scalars, variable, partial, trace_dtype, real)
+                if thread == 0 and p == len(phases) - 1:
+                    state[DONE] = i + 1
+                    if (
+                        stop_at_nan
+                        and record >= 0
+                        and not finite_record(record, i, table, addresses, sizes, trace_dtype)
+                    ):
+                        atomic_add(state.ctypes.data + 8 * STOP, 1)
+                barrier(state, threads, give_way)
+            if atomic_load(state.ctypes.data + 8 * STOP) != 0:
+                break
+
+    return work
+
+
+work = build(fingerprint())

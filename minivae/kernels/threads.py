@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-# mypy: ignore-errors
-
-ARRIVED, ROUND, STOP, DONE = 0, 16, 32, 48  # places in the state, each on a cache line of its own
+ARRIVED, ROUND, STOP, DONE, SOURCES = 0, 16, 32, 48, 56  # places in the state, what threads share on lines of its own
 STATE_SIZE = 64
 SPINS = 4000  # looks at the round before a waiting thread offers its processor to others
 
 
 def yield_address() -> int:
     """The address of the system's function by which a thread lets others run."""
-    library, name = (ctypes.WinDLL("kernel32"), "SwitchToThread") if os.name == "nt" else (ctypes.CDLL(None), "sched_yield")
+    library, name = (
+        (ctypes.WinDLL("kernel32"), "SwitchToThread") if os.name == "nt" else (ctypes.CDLL(None), "sched_yield")
+    )
     return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
 
 

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """exp, expm1, log, tanh, sigmoid, softplus, sin and cos for compiled loops, which LLVM can turn into vector instructions.
 
 A call of the C library handles one number at a time. Each function here is plain arithmetic on one number, with neither

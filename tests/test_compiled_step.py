@@ -1,0 +1,235 @@
+"""The compiled step: the reference's losses and parameters for any number of threads, and good manners."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="the numba backend needs Numba")
+
+from minivae import VAE, NotFinite
+from minivae.architecture import Architecture, initial_parameters
+from minivae.data import Examples
+from minivae.kernels import CallByCall, availability, load
+from minivae.network import Network
+from minivae.optimizers import Optimizer
+from minivae.training import Objective, Trainer
+
+WORKS, REASON = availability("numba")
+if not WORKS:
+    pytest.skip(f"backend numba: {REASON}", allow_module_level=True)
+
+from minivae.kernels import blas, compiled_step
+
+DATA = np.random.default_rng(0).random((96, 12)) ** 3
+
+CASES = {
+    "bernoulli relu adam": (Architecture(12, 3, (9, 7), "relu"), Optimizer(), Objective(), "none"),
+    "bernoulli gelu clipped": (
+        Architecture(12, 2, (8,), "gelu"),
+        Optimizer(max_grad_norm=0.5),
+        Objective(0.7, kl_warmup=3),
+        "none",
+    ),
+    "bernoulli tanh free bits": (Architecture(12, 4, (9,), "tanh"), Optimizer(), Objective(free_bits=0.3), "dynamic"),
+    "gaussian learned sgd": (
+        Architecture(12, 2, (6,), "softplus", "gaussian", "learned"),
+        Optimizer("sgd", 1e-3, nesterov=True, max_grad_norm=5.0),
+        Objective(),
+        "none",
+    ),
+    "gaussian fixed leaky": (
+        Architecture(12, 2, (6, 5, 4), "leaky_relu", "gaussian", 0.5),
+        Optimizer("adamw", weight_decay=0.01),
+        Objective(),
+        "static",
+    ),
+    "gaussian elementwise sigmoid": (
+        Architecture(12, 2, (), "sigmoid", "gaussian", "elementwise"),
+        Optimizer("sgd", 1e-4),
+        Objective(2.0),
+        "none",
+    ),
+}
+
+
+def train(backend, case, dtype, epochs, threads=1, batch=13):
+    arch, optimizer, objective, binarize = CASES[case]
+    network = Network(arch, load(backend), dtype)
+    network.set_parameters(initial_parameters(arch, 0))
+    trainer = Trainer(network, optimizer, objective, batch, seed=5)
+    trainer.fit(Examples(DATA, np.arange(len(DATA)), 1.0, binarize), epochs)
+    return trainer
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Set the number of threads, for models of any size."""
+
+    def choose(n):
+        monkeypatch.setattr(compiled_step, "SMALL", 0)
+        monkeypatch.setenv("MINIVAE_NUM_THREADS", str(n))
+
+    return choose
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_a_thousand_steps_equal_numpys_for_any_number_of_threads(case, n, threads):
+    threads(n)
+    epochs = 125  # of 8 batches, the last a short one
+    expected, trainer = train("numpy", case, "float64", epochs), train("numba", case, "float64", epochs)
+    assert trainer.step == 1000
+    for name in ("loss", "recon", "kl", "grad_norm"):
+        want, got = ([record[name] for record in t.history] for t in (expected, trainer))
+        np.testing.assert_allclose(got, want, rtol=1e-7)
+    np.testing.assert_allclose(
+        trainer.network.get_parameters(), expected.network.get_parameters(), rtol=1e-6, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("case", ["bernoulli relu adam", "gaussian learned sgd"])
+def test_float32_stays_within_its_rounding(case, threads):
+    threads(2)
+    expected, trainer = train("numpy", case, "float32", 40), train("numba", case, "float32", 40)
+    want, got = ([record["loss"] for record in t.history] for t in (expected, trainer))
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_training_really_is_compiled_and_shared_out(threads):
+    threads(4)
+    network = Network(CASES["bernoulli relu adam"][0], load("numba"))
+    trainer = Trainer(network, Optimizer(), Objective(), 13, seed=0)
+    work = trainer._workspace(Examples(DATA, np.arange(96)), np.zeros((8, 5)))
+    program = work.bound(13)[0]
+    assert isinstance(program, compiled_step.CompiledProgram) and program.compiled and program.tables.threads == 3
+
+
+def test_small_models_stay_in_one_thread_and_large_ones_do_not(monkeypatch):
+    monkeypatch.setenv("MINIVAE_NUM_THREADS", "16")
+    counts = []
+    for widths, batch in (((16,), 32), ((400,), 128)):
+        network = Network(Architecture(784, 20, widths), load("numba"))
+        trainer = Trainer(network, Optimizer(), Objective(), batch, seed=0)
+        work = trainer._workspace(Examples(np.zeros((batch, 784)), np.arange(batch)), np.zeros((1, 22)))
+        counts.append(work.bound(batch)[0].tables.threads)
+    assert counts == [1, 16]
+
+
+def test_same_seed_same_bits(threads):
+    threads(2)
+    first, again = (train("numba", "bernoulli tanh free bits", "float32", 20) for _ in range(2))
+    np.testing.assert_array_equal(first.network.get_parameters(), again.network.get_parameters())
+
+
+def test_a_nan_stops_at_its_step_and_names_the_array(digits):
+    vae = VAE(hidden_dims=(8,), optimizer="sgd", learning_rate=1e6, epochs=5, random_state=0, backend="numba")
+    with pytest.raises(NotFinite, match=r"step \d+ .*first array holding a NaN or an infinity is '[\w.]+'"):
+        vae.fit(digits[0])
+    assert np.isfinite(vae.network_.get_parameters()).all()
+
+
+def test_strided_data_fall_back_to_calls_and_give_the_same(digits):
+    wide = np.repeat(digits[0][:200], 2, axis=1)[:, ::2]
+    assert wide.strides[1] != wide.itemsize
+    fits = [VAE(hidden_dims=(8,), epochs=2, random_state=0, backend="numba").fit(X) for X in (wide, wide.copy())]
+    first, second = (fit.network_.get_parameters() for fit in fits)
+    np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-6)
+
+
+def test_settings_of_the_users_blas_and_environment_are_left_alone(digits, threads):
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="counts BLAS threads")
+    threads(2)
+
+    def settings():
+        path = blas.numpy_openblas()
+        return [i["num_threads"] for i in threadpoolctl.threadpool_info() if i["filepath"] == path], dict(os.environ)
+
+    before = settings()
+    VAE(hidden_dims=(32,), epochs=2, random_state=0, backend="numba").fit(digits[0])
+    assert settings() == before
+
+
+def test_a_shared_blas_is_held_to_one_thread_and_put_back(monkeypatch):
+    monkeypatch.setenv("MINIVAE_BLAS", "shared")
+    shared = blas._load()
+    assert not shared.private
+    before = shared.get_threads()
+    shared.set_threads(2)
+    try:
+        with blas.single_threaded(shared):
+            assert shared.get_threads() == 1
+            with blas.single_threaded(shared):  # a second fit, in another thread
+                assert shared.get_threads() == 1
+            assert shared.get_threads() == 1
+        assert shared.get_threads() == 2
+    finally:
+        shared.set_threads(before)
+
+
+def test_two_threads_fit_two_models_at_once(digits, threads):
+    threads(2)
+    alone = [VAE(hidden_dims=(16,), epochs=3, random_state=i, backend="numba").fit(digits[0]) for i in (0, 1)]
+    together = [VAE(hidden_dims=(16,), epochs=3, random_state=i, backend="numba") for i in (0, 1)]
+    workers = [threading.Thread(target=vae.fit, args=(digits[0],)) for vae in together]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for a, b in zip(alone, together):
+        np.testing.assert_array_equal(a.network_.get_parameters(), b.network_.get_parameters())
+
+
+def _fit_in_child(X, queue):
+    queue.put(VAE(hidden_dims=(8,), epochs=1, random_state=0, backend="numba").fit(X).score(X))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_can_fit(digits, threads):
+    threads(2)
+    X = digits[0][:200]
+    expected = VAE(hidden_dims=(8,), epochs=1, random_state=0, backend="numba").fit(X).score(X)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_fit_in_child, args=(X, queue))
+    child.start()
+    assert queue.get(timeout=60) == expected
+    child.join()
+    assert child.exitcode == 0
+
+
+def test_works_without_scipy_and_without_a_place_for_the_cache(tmp_path):
+    """A package on a read-only tree, no home directory: it compiles for this process and goes on."""
+    code = """
+import sys
+sys.modules["scipy"] = None
+from numba.core import caching
+for locator in caching.CacheImpl._locator_classes if hasattr(caching.CacheImpl, "_locator_classes") else []:
+    locator.from_function = classmethod(lambda cls, *a: None)
+from minivae.kernels import threads
+assert threads.CAN_CACHE is False
+from minivae import VAE, load_dataset
+vae = VAE(hidden_dims=(8,), epochs=1, random_state=0, backend="numba").fit(load_dataset("digits").train)
+print(vae.score(load_dataset("digits").test))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert -60 < float(result.stdout) < -20
+
+
+def test_programs_that_are_no_training_step_run_call_by_call():
+    from minivae.kernels import Call, Var
+
+    kernels = load("numba")
+    arrays = {"p": np.ones(3), "m": np.zeros(3), "g": np.full(3, 2.0)}
+    program = kernels.compile_program(kernels, [Call("sgd_step", ("p", "m", "g"), (Var("rate"), 0.0, False))], arrays)
+    assert isinstance(program, CallByCall) and not program.compiled
+    program(rate=0.25)
+    np.testing.assert_array_equal(arrays["p"], np.full(3, 0.5))
