@@ -103,7 +103,7 @@ def contenders(arch, batch, steps):
 
     def ours(i):
         work.put("rows", np.arange(i * batch, (i + 1) * batch))
-        work.run(batch, step=i + 1, index=i, beta=1.0, learning_rate=RATE)
+        work.run(batch, step=i + 1, update=i + 1, index=i, beta=1.0, learning_rate=RATE)
         return trace[i, 0] + trace[i, 2:].sum()
 
     def theirs(i):

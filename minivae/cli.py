@@ -6,18 +6,11 @@ Results go to standard output, progress to standard error. Exit status: 0, 1 (on
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from minivae import __version__, commands
-from minivae.architecture import INITS, LIKELIHOODS, OUTPUT_BIASES
-from minivae.data import BINARIZE
-from minivae.estimator import VAE
-from minivae.kernels import MODULES
-from minivae.kernels.reference import ACTIVATIONS
-from minivae.optimizers import OPTIMIZERS, SCHEDULES
+# The package itself is imported inside the functions, so that Ctrl-C while NumPy loads ends in `main` too.
 
 
 def _sigma(text: str) -> float | str:
@@ -27,62 +20,92 @@ def _sigma(text: str) -> float | str:
         return text
 
 
+def _widths(text: str) -> list[int]:
+    return [int(word) for word in text.replace(",", " ").split()]
+
+
+class _Flatten(argparse.Action):
+    """ "256,128" and "256 128" and "256, 128" are the same."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(width for word in values for width in word))
+
+
 def _choice(*names: str) -> dict[str, Any]:
     return {"choices": names}
 
 
-# The options of `train` are the parameters of VAE: type, and one line of help. Defaults are taken from VAE itself.
-TRAIN_OPTIONS: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
-    "model": {
-        "latent_dim": ({"type": int}, "number of latent dimensions Z"),
-        "hidden_dims": ({"type": int, "nargs": "*"}, "widths of the encoder's hidden layers; the decoder mirrors them"),
-        "activation": (_choice(*ACTIVATIONS), "of the hidden layers"),
-        "likelihood": (_choice(*LIKELIHOODS), "bernoulli for data in [0, 1], gaussian for any"),
-        "sigma": ({"type": _sigma}, "of the gaussian: a number, learned, or elementwise"),
-        "init": (_choice(*INITS), "initial weights"),
-        "output_bias": (_choice(*OUTPUT_BIASES), "initial bias of the decoder's last layer"),
-    },
-    "objective": {
-        "beta": ({"type": float}, "weight of the KL"),
-        "kl_warmup": ({"type": float}, "epochs in which beta rises from 0"),
-        "free_bits": ({"type": float}, "nats per latent dimension below which the KL is not pushed"),
-    },
-    "optimizer": {
-        "optimizer": (_choice(*OPTIMIZERS), "update rule"),
-        "learning_rate": ({"type": float}, "at its highest"),
-        "momentum": ({"type": float}, "of sgd"),
-        "nesterov": ({"action": "store_true"}, "Nesterov's form of momentum"),
-        "beta1": ({"type": float}, "Adam: decay of the first moment"),
-        "beta2": ({"type": float}, "Adam: decay of the second moment"),
-        "epsilon": ({"type": float}, "Adam: added to the root of the second moment"),
-        "weight_decay": ({"type": float}, "of adamw"),
-        "max_grad_norm": ({"type": float}, "clip the gradient to this global norm"),
-        "schedule": (_choice(*SCHEDULES), "of the learning rate"),
-        "lr_warmup": ({"type": float}, "epochs in which the learning rate rises from 0"),
-        "decay_every": ({"type": float}, "schedule step: epochs between two decays"),
-        "decay_factor": ({"type": float}, "schedule step: factor of each decay"),
-    },
-    "training": {
-        "batch_size": ({"type": int}, "examples per step"),
-        "epochs": ({"type": int}, "passes over the data"),
-        "validation_fraction": (
-            {"type": float},
-            "part of the training data held out to choose the best epoch (default: 0.1; for data that come with a test "
-            "part, 0: the test loss is then shown after each epoch and the last epoch is kept)",
-        ),
-        "patience": ({"type": int}, "stop after so many epochs without a better held-out loss"),
-        "backend": (_choice("auto", *MODULES), "what runs the kernels"),
-        "dtype": (_choice("float32", "float64"), "of parameters and arithmetic"),
-        "random_state": ({"type": int}, "seed: the same seed gives the same run (default: 0)"),
-    },
-    "data": {
-        "binarize": (_choice(*BINARIZE), "draw pixels from grey values: once (static) or at every step (dynamic)"),
-        "divide_by": ({"type": float}, "divide the data by this number (default: 255 for uint8, else 1)"),
-    },
-}
+def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
+    """The parameters of VAE as options of `train`: type, and one line of help. Defaults are taken from VAE itself."""
+    from minivae.architecture import INITS, LIKELIHOODS, OUTPUT_BIASES
+    from minivae.data import BINARIZE
+    from minivae.kernels import MODULES
+    from minivae.kernels.reference import ACTIVATIONS
+    from minivae.optimizers import OPTIMIZERS, SCHEDULES
+
+    return {
+        "model": {
+            "latent_dim": ({"type": int}, "number of latent dimensions Z"),
+            "hidden_dims": (
+                {"type": _widths, "nargs": "*", "action": _Flatten},
+                "widths of the encoder's hidden layers; the decoder mirrors them",
+            ),
+            "activation": (_choice(*ACTIVATIONS), "of the hidden layers"),
+            "likelihood": (_choice(*LIKELIHOODS), "bernoulli for data in [0, 1], gaussian for any"),
+            "sigma": ({"type": _sigma}, "of the gaussian: a number, learned, or elementwise"),
+            "init": (_choice(*INITS), "initial weights"),
+            "output_bias": (_choice(*OUTPUT_BIASES), "initial bias of the decoder's last layer"),
+        },
+        "objective": {
+            "beta": ({"type": float}, "weight of the KL"),
+            "kl_warmup": ({"type": float}, "epochs in which beta rises from 0"),
+            "free_bits": ({"type": float}, "nats per latent dimension below which the KL is not pushed"),
+        },
+        "optimizer": {
+            "optimizer": (_choice(*OPTIMIZERS), "update rule"),
+            "learning_rate": ({"type": float}, "at its highest"),
+            "momentum": ({"type": float}, "of sgd"),
+            "nesterov": ({"action": "store_true"}, "Nesterov's form of momentum"),
+            "beta1": ({"type": float}, "Adam: decay of the first moment"),
+            "beta2": ({"type": float}, "Adam: decay of the second moment"),
+            "epsilon": ({"type": float}, "Adam: added to the root of the second moment"),
+            "weight_decay": ({"type": float}, "of adamw, on all parameters as in PyTorch"),
+            "max_grad_norm": ({"type": float}, "clip the gradient to this global norm"),
+            "schedule": (_choice(*SCHEDULES), "of the learning rate"),
+            "lr_warmup": ({"type": float}, "epochs in which the learning rate rises from 0"),
+            "decay_every": ({"type": float}, "schedule step: epochs between two decays"),
+            "decay_factor": ({"type": float}, "schedule step: factor of each decay"),
+        },
+        "training": {
+            "batch_size": ({"type": int}, "examples per step"),
+            "epochs": ({"type": int}, "passes over the data"),
+            "validation_fraction": (
+                {"type": float},
+                "part of the training data held out to choose the best epoch (default: 0.1; for data with a test part and "
+                "without --patience 0: the test loss is shown after each epoch and the last epoch is kept)",
+            ),
+            "patience": ({"type": int}, "stop after so many epochs without a better held-out loss"),
+            "backend": (_choice("auto", *MODULES), "what runs the kernels"),
+            "dtype": (_choice("float32", "float64"), "of parameters and arithmetic"),
+            "random_state": ({"type": int}, "seed: the same seed gives the same run (default: 0)"),
+        },
+        "data": {
+            "binarize": (_choice(*BINARIZE), "draw pixels from grey values: once (static) or at every step (dynamic)"),
+            "divide_by": (
+                {"type": float},
+                "divide the data by this number (default: 255 for uint8 that is not all 0 and 1, else 1)",
+            ),
+        },
+    }
 
 
 def build_parser() -> argparse.ArgumentParser:
+    import inspect
+
+    from minivae import __version__, commands
+    from minivae.estimator import VAE
+    from minivae.kernels import MODULES
+
     parser = argparse.ArgumentParser(
         prog="minivae",
         description="A variational autoencoder in NumPy with hand-derived, proved gradients.",
@@ -125,6 +148,8 @@ def build_parser() -> argparse.ArgumentParser:
         "minivae train mnist --hidden-dims 400 --latent-dim 20 --epochs 10 --out runs/mnist",
         "minivae train table.csv --likelihood gaussian --latent-dim 8",
     )
+    recipes = "".join(f"\n  {name}: {commands.recipe_options(recipe)}" for name, recipe in commands.RECIPES.items())
+    train.epilog = f"{train.epilog}\nnamed datasets bring settings, over which any option wins:{recipes}"
     train.usage = "minivae train [-h] DATA [options]"
     train.add_argument(
         "data", metavar="DATA", help="a dataset (see `minivae data`), a .npy, .npz or .csv file, or a folder of images"
@@ -138,7 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--no-figures", action="store_true", help="write no figures")
     train.add_argument("--quiet", action="store_true", help="no progress")
     defaults = inspect.signature(VAE).parameters
-    for title, options in TRAIN_OPTIONS.items():
+    for title, options in train_options().items():
         group = train.add_argument_group(title)
         for name, (keywords, text) in options.items():
             default = defaults[name].default
@@ -147,7 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
                 text = f"{text} (default: {shown})"
             # SUPPRESS: an option that is not given leaves the dataset's recipe, then VAE's own default, in place
             if "type" in keywords:
-                keywords = {"metavar": {int: "N", float: "X"}.get(keywords["type"], "SIGMA"), **keywords}
+                keywords = {"metavar": {int: "N", float: "X", _widths: "N"}.get(keywords["type"], "SIGMA"), **keywords}
             group.add_argument(f"--{name.replace('_', '-')}", help=text, default=argparse.SUPPRESS, **keywords)
     as_json(train)
 
@@ -202,8 +227,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
+    options = None
     try:
+        options = build_parser().parse_args(arguments)
         return int(options.run(options))
     except KeyboardInterrupt:
         print("minivae: interrupted", file=sys.stderr)
@@ -211,8 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left, as in `minivae gradcheck | head`
         sys.stderr.close()
         return 1
-    except (ValueError, OSError, ArithmeticError, ImportError, MemoryError) as error:
-        if options.debug:
+    except (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError) as error:
+        if options is None or options.debug:
             raise
         print(f"minivae: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1

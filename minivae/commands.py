@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 
 from minivae import __version__, evaluation, modelfile
+from minivae.architecture import Architecture, parameter_layout
+from minivae.data_checks import require_count
 from minivae.data_files import DataError
-from minivae.datasets import Dataset, dataset_status, load_dataset
-from minivae.estimator import DEFAULT_VALIDATION_FRACTION, VAE
+from minivae.datasets import NAMES, Dataset, dataset_status, load_dataset
+from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
+from minivae.parameters import size
 from minivae.runs import Run, choose_folder, open_run, pick, write_history, write_json
+from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective
 
 # What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -25,85 +29,135 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mnist": {"epochs": 20},
     "fashion-mnist": {"epochs": 20},
 }
+FIGURES = ("loss", "reconstructions", "samples", "kl", "latent", "manifold", "traversals", "interpolations")
 
 
 def train(options: argparse.Namespace) -> int:
     dataset = load_dataset(options.data, download=options.download)
     folder = choose_folder(options.out, options.data, options.overwrite)
     image_shape = _image_shape(options, dataset)
-    settings = {"random_state": 0, **RECIPES.get(dataset.name, {})}
-    settings |= {name: value for name, value in vars(options).items() if name in VAE().get_params()}
-    vae = VAE(verbose=0 if options.quiet else 1, **settings)
+    given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
+    recipe = {name: value for name, value in RECIPES.get(options.data, {}).items() if name not in given}
+    settings = {"random_state": 0, **recipe, **given}
 
     # The test part of a dataset is watched, as published curves are, but never used to choose an epoch.
-    watch_test = dataset.test is not None and not vae.validation_fraction
+    chooses = given.get("validation_fraction", 0) > 0 or ("patience" in given and "validation_fraction" not in given)
+    watch_test = dataset.test is not None and not chooses
+    if watch_test:
+        settings["validation_fraction"] = 0.0
+    vae = VAE(verbose=0 if options.quiet else 1, **settings)
     config: dict[str, Any] = {
         "data": _portable(options.data),
         "image_shape": image_shape,
-        "held_fraction": 0.0 if watch_test else _or(vae.validation_fraction, DEFAULT_VALIDATION_FRACTION),
-        "settings": {name: value for name, value in vae.get_params().items() if name != "callbacks"},
+        "settings": checked_settings(vae),
         "versions": {"minivae": __version__, "numpy": np.__version__, "python": platform.python_version()},
     }
+    arch = architecture(config["settings"], dataset.train.shape[1])
+    optimizer_and_objective(config["settings"])  # a mistake among the options is found before anything is announced
+    load(config["settings"]["backend"])
+    if not options.quiet:
+        _announce(config["settings"], arch, dataset, watch_test, recipe, folder)
 
     def keep(vae: VAE, record: dict[str, Any]) -> None:
         """After each epoch the folder is complete, so that a run cut short is still worth something."""
         if len(vae.history_) == 1:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "config.json", config | {"seed": vae.seed_})
+            for name in FIGURES if options.overwrite else ():  # they show the model that is replaced here
+                (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
         if record["kept"]:
             vae.save(folder / "model.npz")
         write_history(folder / "history.csv", vae.history_)
 
     vae.callbacks = [keep]
-    vae._fit(dataset.train, dataset.test if watch_test else None, "test" if watch_test else "val", not watch_test)
+    status = 0
+    try:
+        vae.fit(dataset.train, X_test=dataset.test if watch_test else None)
+    except KeyboardInterrupt:
+        if not (getattr(vae, "history_", None) and vae.stopped_):
+            raise
+        status = 130  # the epoch was ended and the best one kept: what follows is worth having
     vae.save(folder / "model.npz")
-    figures = [] if options.no_figures else _figures(Run(vae, config, folder), folder / "figures")
-    _report_training(options, vae, folder, "test" if watch_test else "val", figures)
-    return 130 if vae.stopped_.startswith("interrupted") else 0
+    figures = [] if options.no_figures else _figures(Run(vae, config, folder), dataset, folder / "figures")
+    _report_training(options, vae, folder, figures)
+    return status
 
 
-def _report_training(options: argparse.Namespace, vae: VAE, folder: Path, held: str, figures: list[Path]) -> None:
-    kept = min(vae.history_, key=lambda r: r.get(f"{held}_loss", 0.0)) if held == "val" else vae.history_[-1]
+def _announce(
+    settings: dict[str, Any],
+    arch: Architecture,
+    dataset: Dataset,
+    watch_test: bool,
+    recipe: dict[str, Any],
+    folder: Path,
+) -> None:
+    """What is about to happen, on standard error."""
+    n = len(dataset.train)
+    held = 0 if watch_test else round(n * held_fraction(settings, has_val=False))
+    model = f"{_model_name(settings, arch.data_dim)}, {size(parameter_layout(arch)):,} parameters"
+    print(f"{model}\n{dataset.name}: {n - held:,} rows of {arch.data_dim} to train on", file=sys.stderr)
+    if watch_test and dataset.test is not None:
+        held_out = f"the test part of {len(dataset.test):,} rows is measured after each epoch; the last epoch is kept"
+    else:
+        held_out = f"{held:,} rows are held out to keep the best epoch" if held else "nothing is held out"
+        held_out += "; the test part is not touched" if dataset.test is not None else ""
+    print(held_out, file=sys.stderr)
+    if recipe:
+        print(f"recipe for {dataset.name}: {recipe_options(recipe)}", file=sys.stderr)
+    print(f"writing to {folder}", file=sys.stderr)
+
+
+def _model_name(settings: dict[str, Any], columns: int) -> str:
+    widths = "-".join(map(str, [columns, *settings["hidden_dims"], settings["latent_dim"]]))
+    return f"{widths} {settings['activation']}, {settings['likelihood']} likelihood"
+
+
+def recipe_options(recipe: dict[str, Any]) -> str:
+    """A recipe as it would be typed."""
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in recipe.items())
+
+
+def _report_training(options: argparse.Namespace, vae: VAE, folder: Path, figures: list[Path]) -> None:
+    kept = next(record for record in reversed(vae.history_) if record["kept"])
     files = [folder / "model.npz", folder / "history.csv", folder / "config.json", *figures]
     if options.json:
         print(json.dumps({"out": str(folder), "stopped": vae.stopped_, "kept": kept, "files": list(map(str, files))}))
         return
-    widths = [vae.n_features_in_, *vae.hidden_dims, vae.latent_dim]
     seconds = sum(record["seconds"] for record in vae.history_)
     print(
-        f"{'-'.join(map(str, widths))} {vae.activation}, {vae.likelihood} likelihood, {vae.n_parameters_:,} parameters: "
+        f"{_model_name(vae.settings_, vae.n_features_in_)}, {vae.n_parameters_:,} parameters: "
         f"{len(vae.history_)} epochs, {seconds:.1f} s of training"
     )
-    for part in ("", f"{held}_"):
+    for part, name in {"": "train", "val_": "validation", "test_": "test"}.items():
         if f"{part}loss" in kept:
-            name = {"": "train", "val_": "validation", "test_": "test"}[part]
             numbers = "   ".join(f"{n} {kept[part + n]:.2f}" for n in ("loss", "recon", "kl"))
             print(f"{name:>10}: {numbers}   nats per example, epoch {kept['epoch']}")
     print("wrote " + "\n      ".join(map(str, files)))
 
 
 def evaluate(options: argparse.Namespace) -> int:
+    for name in ("limit", "n_samples"):
+        if getattr(options, name) is not None:
+            require_count(name, getattr(options, name))
     run = open_run(options.model)
-    vae = run.vae
-    split, X, _ = pick(run, options.split, options.data)
-    if options.limit is not None and options.limit < 1:
-        raise DataError(f"--limit must be at least 1, not {options.limit}")
-    X = X[: options.limit]
-    examples = vae._use(X)
+    vae, dataset = run.vae, run.dataset(options.data)
+    part = pick(run, dataset, options.split, own=options.data is None).first(options.limit)
+    examples, n = vae.examples(part.data, part.rows), len(part.rows)
     recon, kl = evaluation.elbo_terms(vae.network_, examples, vae.seed_)
     from tqdm import tqdm
 
-    with tqdm(total=len(X) * options.n_samples, unit="draw", leave=False, disable=options.quiet or None) as bar:
+    with tqdm(total=n * options.n_samples, unit="draw", leave=False, disable=options.quiet or None) as bar:
         log_p = evaluation.log_likelihood(vae.network_, examples, options.n_samples, vae.seed_, bar.update)
-    active = evaluation.active_units(vae.transform(X))
+    active = evaluation.active_units(evaluation.posterior(vae.network_, examples)[0])
     result = {
-        "split": split,
-        "examples": len(X),
+        "data": dataset.name,
+        "split": part.split,
+        "examples": n,
         "elbo": float(-(recon + kl.sum(axis=1)).mean()),
         "recon": float(recon.mean()),
         "kl": float(kl.sum(axis=1).mean()),
         "log_likelihood": float(log_p.mean()),
-        "log_likelihood_standard_error": float(log_p.std(ddof=1) / math.sqrt(len(X))) if len(X) > 1 else None,
+        "log_likelihood_standard_error": float(log_p.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
         "n_samples": options.n_samples,
         "active_units": int(active.sum()),
         "latent_dim": vae.latent_dim,
@@ -113,7 +167,7 @@ def evaluate(options: argparse.Namespace) -> int:
         print(json.dumps(result))
         return 0
     error = result["log_likelihood_standard_error"]
-    print(f"{len(X):,} {split} examples, nats per example")
+    print(f"{n:,} {part.split} examples of {dataset.name}, nats per example")
     print(f"  ELBO            {result['elbo']:10.3f}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
     print(
         f"  log-likelihood  {result['log_likelihood']:10.3f}"
@@ -132,11 +186,10 @@ def sample(options: argparse.Namespace) -> int:
 
 
 def reconstruct(options: argparse.Namespace) -> int:
+    require_count("n", options.n)
     run = open_run(options.model)
-    if options.n < 1:
-        raise DataError(f"-n must be at least 1, not {options.n}")
-    _, X, _ = pick(run, options.split, options.data)
-    X = X[: options.n]
+    part = pick(run, run.dataset(options.data), options.split, own=options.data is None).first(options.n)
+    X = part.data[part.rows]
     means = run.vae.reconstruct(X)
     _write(options.out, means, lambda plots: plots.reconstructions(_scaled(run.vae, X), means, run.image_shape))
     return 0
@@ -149,14 +202,20 @@ def plot(options: argparse.Namespace) -> int:
         raise DataError("a model file alone has no run folder; name a folder for the figures with --out")
     if not run.vae.history_:
         raise DataError("this model has no training history to plot")
-    print("wrote " + "\n      ".join(map(str, _figures(run, Path(out), required=True))))
+    print("wrote " + "\n      ".join(map(str, _figures(run, run.dataset(), Path(out), required=True))))
     return 0
 
 
 def gradcheck(options: argparse.Namespace) -> int:
     from minivae import proof
 
-    names = [n for n in MODULES if availability(n)[0]] if options.backend == "all" else [options.backend]
+    names = []
+    for name in MODULES if options.backend == "all" else [options.backend]:
+        works, reason = availability(name)
+        if works or options.backend != "all":
+            names.append(name)
+        else:
+            print(f"{name} is skipped: {reason}", file=sys.stderr)
     rows = []
     for name in names:
         for row in proof.run(load(name)):
@@ -178,14 +237,11 @@ def gradcheck(options: argparse.Namespace) -> int:
 
 
 def data(options: argparse.Namespace) -> int:
-    known = [status["name"] for status in dataset_status()]
-    if options.name is not None and options.name not in known:
-        raise DataError(f"{options.name!r} is not a named dataset; choose from {', '.join(known)}")
-    if options.download:
-        if options.name is None:
-            raise DataError("--download needs a name; choose from " + ", ".join(known))
-        load_dataset(options.name, download=True)
-    rows = [status for status in dataset_status() if options.name in (None, status["name"])]
+    if options.name is not None and options.name not in NAMES:
+        raise DataError(f"{options.name!r} is not a named dataset; choose from {', '.join(NAMES)}")
+    if options.download and options.name is None:
+        raise DataError("--download needs a name; choose from " + ", ".join(NAMES))
+    rows = dataset_status(NAMES if options.name is None else [options.name], download=options.download)
     if options.json:
         print(json.dumps(rows))
         return 0
@@ -217,7 +273,7 @@ def backends(options: argparse.Namespace) -> int:
 # ---- Figures and other files
 
 
-def _figures(run: Run, folder: Path, required: bool = False) -> list[Path]:
+def _figures(run: Run, dataset: Dataset, folder: Path, required: bool = False) -> list[Path]:
     """Every figure of a run. Without matplotlib training goes on, and says what is missing."""
     try:
         import matplotlib  # noqa: F401
@@ -229,20 +285,19 @@ def _figures(run: Run, folder: Path, required: bool = False) -> list[Path]:
     from minivae import plots
 
     vae, shape = run.vae, run.image_shape
-    _, X, labels = pick(run, None, None)
-    X, labels = X[:5000], None if labels is None else labels[:5000]
-    mu = vae.transform(X)
-    first = X[:10]
+    part = pick(run, dataset, None, own=True).first(5000)
+    X = part.data[part.rows]
+    mu, latent_dim = vae.transform(X), vae.network_.arch.latent_dim
     figures = {
         "loss": plots.loss_curves(vae.history_),
-        "reconstructions": plots.reconstructions(_scaled(vae, first), vae.reconstruct(first), shape),
+        "reconstructions": plots.reconstructions(_scaled(vae, X[:10]), vae.reconstruct(X[:10]), shape),
         "samples": plots.samples(vae.sample(64), shape),
         "kl": plots.kl_per_dimension(vae.history_),
     }
-    if vae.latent_dim >= 2:
+    if latent_dim >= 2:
         first, second = np.sort(np.argsort(-mu.var(axis=0))[:2])  # the two that are used most
-        figures["latent"] = plots.latent_scatter(mu, labels, dims=(int(first), int(second)))
-    if vae.latent_dim == 2:
+        figures["latent"] = plots.latent_scatter(mu, part.labels, dims=(int(first), int(second)))
+    if latent_dim == 2:
         small = shape is not None and max(shape) < 16  # fewer cells, so that a few pixels each can be read
         figures["manifold"] = plots.manifold(vae.inverse_transform, shape, size=12 if small else 20)
     else:
@@ -267,13 +322,16 @@ def _write(out: str, array: np.ndarray, figure: Any) -> None:
     else:
         from minivae import plots
 
-        plots.save(figure(plots), path)
+        drawn = figure(plots)
+        plots.save(drawn, path)
+        if drawn.get_label():  # how many of the rows it shows, where that is not all
+            print(f"{path.name} shows {drawn.get_label()}; end --out in .npy for all", file=sys.stderr)
     print(f"wrote {path}")
 
 
 def _scaled(vae: VAE, X: np.ndarray) -> np.ndarray:
     """X as the model sees it."""
-    return np.asarray(X, np.float64) / vae._examples(X).divide_by
+    return np.asarray(X, np.float64) / vae.examples(X).divide_by
 
 
 def _image_shape(options: argparse.Namespace, dataset: Dataset) -> tuple[int, ...] | None:
@@ -287,7 +345,3 @@ def _image_shape(options: argparse.Namespace, dataset: Dataset) -> tuple[int, ..
 def _portable(data: str) -> str:
     """A dataset's name as it is, a file's path absolute, so that the run finds its data from any folder."""
     return str(Path(data).expanduser().resolve()) if Path(data).exists() and data not in RECIPES else data
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value

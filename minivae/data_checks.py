@@ -44,13 +44,25 @@ def as_matrix(X: Any, name: str = "X") -> Array:
     return array.astype(np.float32 if small else np.float64)
 
 
-def resolve_divisor(X: Array, divide_by: float | None) -> float:
-    """The number that batches of X are divided by: `divide_by`, or 255 for uint8 and 1 otherwise when it is None.
+def require_count(name: str, value: Any) -> None:
+    """Raise unless value is a whole number from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
 
-    Raises DataError unless `divide_by` is a positive finite number.
+
+def resolve_divisor(X: Array, divide_by: float | None) -> float:
+    """The number that batches of X are divided by: `divide_by`; when it is None, 255 for uint8 pixels and 1 otherwise.
+
+    uint8 that holds nothing above 1 is no picture of 255 greys but yes and no, and stays as it is. Raises DataError unless
+    `divide_by` is a positive finite number.
     """
     if divide_by is None:
-        return 255.0 if X.dtype == np.uint8 else 1.0
+        if X.dtype != np.uint8:
+            return 1.0
+        step = max(1, _CHUNK_VALUES // X.shape[1])
+        return 255.0 if any((X[i : i + step] > 1).any() for i in range(0, len(X), step)) else 1.0
     try:
         divisor = float(divide_by)
     except (TypeError, ValueError, OverflowError):
@@ -58,6 +70,34 @@ def resolve_divisor(X: Array, divide_by: float | None) -> float:
     if not 0 < divisor < math.inf:
         raise DataError(f"divide_by={divide_by!r} must be a positive finite number; pass the largest value of the data")
     return divisor
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a model scales what it reads, as decided on the data that it was fitted on.
+
+    divide_by holds for every array if the user gave it, else for arrays of the kind fitted on: uint8 pixels, or not.
+    """
+
+    divide_by: float
+    given: bool
+    uint8: bool
+
+    @classmethod
+    def fitted(cls, X: Array, divide_by: float | None) -> Scale:
+        return cls(resolve_divisor(X, divide_by), divide_by is not None, X.dtype == np.uint8)
+
+    def divisor(self, X: Array, likelihood: str, name: str = "X") -> float:
+        """What to divide X by. Raises DataError where X is of the other kind, and no range says what its values mean."""
+        if self.given or self.uint8 == (X.dtype == np.uint8):
+            return self.divide_by
+        if likelihood == "bernoulli":  # wants [0, 1]: other numbers must lie there already
+            return resolve_divisor(X, None)
+        kinds = ("uint8 pixels", "uint8") if self.uint8 else ("numbers other than uint8", "float32")
+        raise DataError(
+            f"the model was fitted on {kinds[0]} divided by {self.divide_by:g}, and {name} is {X.dtype}; "
+            f"pass {kinds[1]} on the scale of the fitted data, or set divide_by and fit again"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +113,8 @@ class Summary:
 
 
 @np.errstate(all="ignore")  # NaN and infinite values are named below, better than by a warning
-def summarize(X: Any, divide_by: float | None = None, name: str = "data") -> Summary:
-    """Mean, variance, minimum and maximum of every column of X / divide_by, in one pass.
+def summarize(X: Any, divide_by: float | None = None, name: str = "data", rows: Array | None = None) -> Summary:
+    """Mean, variance, minimum and maximum of every column of X / divide_by, in one pass over all or some rows.
 
     The pass holds about 32 MB at a time, so X may be a memory map larger than memory. Chunks are merged as in Chan,
     Golub and LeVeque (1979), which loses no digits where the mean is large against the spread.
@@ -89,13 +129,16 @@ def summarize(X: Any, divide_by: float | None = None, name: str = "data") -> Sum
     mean, squares = np.zeros(columns), np.zeros(columns)  # squares = sum (x - mean)^2 over the rows so far
     minimum, maximum = np.full(columns, np.inf), np.full(columns, -np.inf)
     step = max(1, _CHUNK_VALUES // columns)
-    for start in range(0, len(X), step):
-        chunk = X[start : start + step] / np.float64(divisor)
+    count = len(X) if rows is None else len(rows)
+    for start in range(0, count, step):
+        piece = slice(start, start + step)
+        chunk = X[piece if rows is None else rows[piece]] / np.float64(divisor)
         low, high = chunk.min(axis=0), chunk.max(axis=0)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):  # NaN passes through min and max
             row, column = np.argwhere(~np.isfinite(chunk))[0]
+            place = start + row if rows is None else rows[start + row]
             raise DataError(
-                f"{name} has {'NaN' if np.isnan(chunk[row, column]) else 'an infinite value'} at row {start + row}, "
+                f"{name} has {'NaN' if np.isnan(chunk[row, column]) else 'an infinite value'} at row {place}, "
                 f"column {column} (counted from 0); remove or fill such values, for example keep the rows "
                 "X[np.isfinite(X).all(axis=1)]"
             )
@@ -107,7 +150,7 @@ def summarize(X: Any, divide_by: float | None = None, name: str = "data") -> Sum
         mean += delta * (n / (start + n))
         np.minimum(minimum, low, out=minimum)
         np.maximum(maximum, high, out=maximum)
-    return Summary(len(X), mean, squares / len(X), minimum, maximum, divisor)
+    return Summary(count, mean, squares / count, minimum, maximum, divisor)
 
 
 def check_range(summary: Summary, likelihood: str) -> None:

@@ -6,6 +6,7 @@ A dataset keeps its stored values: uint8 pixels stay uint8, a .npy file stays on
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ _KNOWN = {
          "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/")),
 }
 # fmt: on
+NAMES = tuple(_KNOWN)
 
 
 def load_dataset(source: str | Path, *, download: bool = False) -> Dataset:
@@ -149,16 +151,22 @@ def _find_idx(name: str, file: str, sha256: str) -> tuple[Array, Path]:
     )
 
 
-def _load_idx(name: str, download: bool) -> Dataset:
+def _read_idx_files(name: str, download: bool) -> tuple[list[Array], Path]:
+    """The four arrays, and the folder of the last."""
     arrays = []
     for file, sha256 in zip(_IDX_FILES, _KNOWN[name].sha256, strict=True):
         try:
-            arrays.append(_find_idx(name, file, sha256)[0])
+            array, path = _find_idx(name, file, sha256)
         except DataError:
             if not download:
                 raise
-            arrays.append(_download_idx(name, file, sha256))
-    images, labels, test_images, test_labels = arrays
+            array, path = _download_idx(name, file, sha256), _cache_folder(name) / file
+        arrays.append(array)
+    return arrays, path.parent
+
+
+def _load_idx(name: str, download: bool) -> Dataset:
+    (images, labels, test_images, test_labels), _ = _read_idx_files(name, download)
     train, test = (part.reshape(len(part), -1) for part in (images, test_images))
     return Dataset(name, train, test, labels, test_labels, images.shape[1:], _KNOWN[name].source)
 
@@ -198,18 +206,20 @@ def _download_idx(name: str, file: str, sha256: str) -> Array:
     )
 
 
-def dataset_status() -> list[dict[str, Any]]:
+def dataset_status(names: Sequence[str] = NAMES, *, download: bool = False) -> list[dict[str, Any]]:
     """What `minivae data` prints, one dict per named dataset: name, available (every file is here and verified), where
-    (the folder, or why it is not available), rows, test_rows, columns, licence, source.
+    (the folder, or why it is not available), rows, test_rows, columns, licence, source. download: as for load_dataset.
     """
     status = []
-    for name, known in _KNOWN.items():
-        available, where = True, "inside the package"
+    for name in names:
+        known, available, where = _KNOWN[name], True, "inside the package"
         try:
-            for file, sha256 in zip(_IDX_FILES, known.sha256, strict=False):
-                where = str(_find_idx(name, file, sha256)[1].parent)
+            if known.sha256:
+                where = str(_read_idx_files(name, download)[1])
         except DataError as error:
-            available, where = False, str(error)
+            if download:
+                raise
+            available, where = False, str(error).removeprefix(f"{name} is not here: ")
         status.append(
             {"name": name, "available": available, "where": where, "rows": known.rows[0], "test_rows": known.rows[1],
              "columns": known.columns, "licence": known.licence, "source": known.source}

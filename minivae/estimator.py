@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minivae import evaluation, modelfile, randomness
-from minivae.architecture import Architecture, initial_parameters
+from minivae.architecture import initial_parameters, parameter_layout
 from minivae.data import Examples, holdout
-from minivae.data_checks import Summary, as_matrix, check_range, resolve_divisor, summarize
+from minivae.data_checks import Scale, Summary, as_matrix, require_count
 from minivae.data_files import DataError
 from minivae.kernels import load as load_backend
 from minivae.network import Network
-from minivae.optimizers import Optimizer
 from minivae.parameters import views
-from minivae.training import Objective, Trainer, check_plan
-
-DEFAULT_VALIDATION_FRACTION = 0.1
+from minivae.settings import (
+    architecture,
+    check_continuation,
+    checked_settings,
+    held_fraction,
+    optimizer_and_objective,
+    read,
+)
+from minivae.training import Trainer
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -43,12 +48,13 @@ class VAE:
         below which a latent dimension is not pushed (Kingma et al. 2016).
     init, output_bias : see `architecture.initial_parameters`.
     optimizer, learning_rate, momentum, nesterov, beta1, beta2, epsilon, weight_decay, max_grad_norm, schedule, lr_warmup,
-        decay_every, decay_factor : see `optimizers.Optimizer`.
+        decay_every, decay_factor : see `optimizers.Optimizer`. AdamW decays all parameters, as PyTorch's does.
     batch_size, epochs : examples per step, passes over the data.
     validation_fraction : the part of X held out by fit to choose the best epoch; None is 0.1, or 0 if fit gets X_val.
     patience : stop after so many epochs without a better held-out loss; None never stops early.
     binarize : "none", "static" (each pixel drawn once) or "dynamic" (anew at every step).
-    divide_by : data are divided by it as batches are made; None is 255 for uint8 arrays and 1 for all others.
+    divide_by : all data are divided by it as batches are made. None decides in fit: 255 for uint8 (1 where that holds only
+        0 and 1), 1 for others; later arrays of the other kind are [0, 1] to a bernoulli, an error to a gaussian.
     backend, dtype : "auto", "numpy", "numba", "cupy"; "float32" or "float64".
     random_state : seed of everything; None takes a fresh one and keeps it in seed_.
     verbose : 0 silent, 1 a line per epoch and, on a terminal, a bar.
@@ -56,13 +62,14 @@ class VAE:
 
     Attributes
     ----------
-    network_, history_ (records as in `training.Trainer`), seed_, n_features_in_, n_parameters_, stopped_ (why training
-    ended early, or ""), held_rows_ (the rows of X that fit held out)
+    network_, history_ (records as in `training.Trainer`), settings_ (the parameters at the last training, which the fitted
+    model follows), divide_by_, seed_, n_features_in_, n_parameters_, stopped_ (why training ended early, or ""), held_rows_
+    (the rows of X that fit held out)
     """
 
     latent_dim: int = 2
     _: KW_ONLY
-    hidden_dims: Sequence[int] = (256, 128)
+    hidden_dims: Sequence[int] | int = (256, 128)
     activation: str = "relu"
     likelihood: str = "bernoulli"
     sigma: float | str = "learned"
@@ -98,117 +105,125 @@ class VAE:
 
     # ---- Training
 
-    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> VAE:
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None, X_test: Any = None) -> VAE:
         """Train on X [n, D] from fresh parameters, and keep those of the epoch with the best held-out loss.
 
-        Without X_val, validation_fraction of X is held out; with 0, the last epoch's parameters are kept. y is ignored.
-        Raises DataError before the first step if the data do not fit the likelihood, hold NaN or have the wrong shape,
-        and NotFinite if the loss stops being a number.
+        Without X_val, validation_fraction of X is held out; with 0, the last epoch's parameters are kept. The loss of X_test
+        is recorded after each epoch, and chooses nothing. y is ignored. Raises DataError before the first step if the data
+        do not fit the likelihood, hold NaN or have the wrong shape, NotFinite if the loss stops being a number, and
+        KeyboardInterrupt after Ctrl-C, with the epoch ended and the best parameters in place.
         """
-        return self._fit(X, X_val, "val", keep_best=True)
-
-    def _fit(self, X: Any, X_val: Any, held_out_name: str, keep_best: bool) -> VAE:
-        X, summary = self._checked(X, "X")
-        held_out, rows, held_rows = None, np.arange(len(X)), np.empty(0, np.int64)
-        seed = randomness.resolve_seed(self.random_state)
+        settings = checked_settings(self)
+        fraction = held_fraction(settings, X_val is not None)
+        seed, X = randomness.resolve_seed(settings["random_state"]), as_matrix(X, "X")
+        scale, val, test, held_rows = Scale.fitted(X, settings["divide_by"]), None, None, np.empty(0, np.int64)
+        examples, summary = read(X, "X", settings, scale)
         if X_val is not None:
-            X_val, _ = self._checked(X_val, "X_val", columns=X.shape[1])
-            held_out = self._examples(X_val)
-        fraction = self.validation_fraction
-        if fraction is None:
-            fraction = 0.0 if X_val is not None else DEFAULT_VALIDATION_FRACTION
-        if fraction > 0:
-            if held_out is not None:
-                raise ValueError("X_val and validation_fraction both name a held-out part; give one of them")
-            order = randomness.permutation(len(X), seed, randomness.HOLDOUT)
-            rows, held_rows = holdout(len(X), fraction, order)
-            held_out = self._examples(X, held_rows)
-        check_plan(self.epochs, self.patience, held_out)
-        self._start(summary, seed)
+            val, _ = read(X_val, "X_val", settings, scale, X.shape[1])
+        if X_test is not None:
+            test, _ = read(X_test, "X_test", settings, scale, X.shape[1])
+        if fraction:
+            rows, held_rows = holdout(len(X), fraction, randomness.permutation(len(X), seed, randomness.HOLDOUT))
+            examples, val = replace(examples, rows=rows), replace(examples, rows=held_rows)
+        self._start(settings, summary, scale, seed)
         self.held_rows_ = held_rows
-        self.trainer_.fit(self._examples(X, rows), self.epochs, held_out, held_out_name, keep_best, self.patience)
-        self._finish()
+        self.trainer_.fit(examples, settings["epochs"], val, test, settings["patience"])
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> VAE:
         """One more epoch over X [n, D], continuing where the last call ended: for data that come in pieces.
 
-        A cosine schedule runs over `epochs` calls, and stays at its end after them.
+        Settings changed since then take effect, but for those that make up the network. A cosine schedule runs over `epochs`
+        calls, and there is none after them.
         """
-        fitted = hasattr(self, "network_")
-        X, summary = self._checked(X, "X", columns=self.n_features_in_ if fitted else None)
-        if not fitted:
-            self._start(summary, randomness.resolve_seed(self.random_state))
-        elif not hasattr(self, "trainer_"):  # loaded from a file: the moments start afresh
-            self._new_trainer()
-        self.trainer_.fit(self._examples(X), epochs=1, keep_best=False, schedule_epochs=self.epochs)
-        self._finish()
+        settings, X = checked_settings(self), as_matrix(X, "X")
+        if not hasattr(self, "network_"):
+            scale = Scale.fitted(X, settings["divide_by"])
+            examples, summary = read(X, "X", settings, scale)
+            self._start(settings, summary, scale, randomness.resolve_seed(settings["random_state"]))
+        else:
+            check_continuation(self.settings_, settings, self.history_[-1]["epoch"] if self.history_ else 0)
+            scale = self.scale_ if settings["divide_by"] is None else Scale.fitted(X, settings["divide_by"])
+            examples, _ = read(X, "X", settings, scale, self.n_features_in_)
+            moments: dict[str, Any] = {}  # afresh after load, or for another optimizer
+            if hasattr(self, "trainer_") and self.trainer_.optimizer.name == settings["optimizer"]:
+                moments = {"moments": self.trainer_.moments, "updates": self.trainer_.updates}
+            trainer = self._trainer(settings, self.network_, self.seed_, self.history_, **moments)
+            self._adopt(settings, scale, trainer)
+        self.held_rows_ = np.empty(0, np.int64)
+        self.trainer_.fit(examples, epochs=1, schedule_epochs=settings["epochs"])
         return self
 
     def stop(self, reason: str) -> None:
         """Ask a running fit to end after the current step; callbacks call this."""
         self.trainer_.stop(reason)
 
-    def _start(self, summary: Summary, seed: int) -> None:
+    @property
+    def stopped_(self) -> str:
+        return self.trainer_.stopped if hasattr(self, "trainer_") else ""
+
+    @property
+    def divide_by_(self) -> float:
+        return self.scale_.divide_by
+
+    def _start(self, settings: dict[str, Any], summary: Summary, scale: Scale, seed: int) -> None:
         """Fresh parameters and a fresh trainer. Everything that can be wrong is found before the old ones are let go."""
-        arch = self._architecture(len(summary.mean))
-        network = Network(arch, load_backend(self.backend), self.dtype)
-        network.set_parameters(
-            initial_parameters(arch, seed, self.init, self.output_bias, summary.mean, summary.variance)
+        arch = architecture(settings, len(summary.mean))
+        network = Network(arch, load_backend(settings["backend"]), settings["dtype"])
+        start = initial_parameters(
+            arch, seed, settings["init"], settings["output_bias"], summary.mean, summary.variance
         )
-        trainer = self._make_trainer(network, seed)
-        self.network_, self.trainer_, self.seed_, self.history_, self.stopped_ = (
-            network,
-            trainer,
-            seed,
-            trainer.history,
-            "",
-        )
-        self.n_features_in_, self.n_parameters_ = arch.data_dim, network.parameters.size
+        network.set_parameters(start)
+        self._adopt(settings, scale, self._trainer(settings, network, seed, []))
 
-    def _architecture(self, data_dim: int) -> Architecture:
-        hidden_dims = tuple(self.hidden_dims)
-        return Architecture(data_dim, self.latent_dim, hidden_dims, self.activation, self.likelihood, self.sigma)
+    def _adopt(self, settings: dict[str, Any], scale: Scale, trainer: Trainer) -> None:
+        self.settings_: dict[str, Any] = settings
+        self.scale_: Scale = scale
+        self.seed_: int = trainer.seed
+        self.network_: Network = trainer.network
+        self.trainer_: Trainer = trainer
+        self.history_: list[dict[str, Any]] = trainer.history
+        self.n_features_in_: int = trainer.network.arch.data_dim
+        self.n_parameters_: int = trainer.network.parameters.size
 
-    def _make_trainer(self, network: Network, seed: int) -> Trainer:
-        settings = {f.name: getattr(self, f.name) for f in fields(Optimizer) if f.name != "name"}
-        objective = Objective(self.beta, self.kl_warmup, self.free_bits)
+    def _trainer(
+        self, settings: dict[str, Any], network: Network, seed: int, history: list[dict[str, Any]], **moments: Any
+    ) -> Trainer:
+        optimizer, objective = optimizer_and_objective(settings)
         callbacks = [lambda _, record, f=f: f(self, record) for f in self.callbacks]
-        optimizer = Optimizer(self.optimizer, **settings)
-        return Trainer(network, optimizer, objective, self.batch_size, seed, self.verbose, callbacks)
-
-    def _new_trainer(self) -> None:
-        self.trainer_ = self._make_trainer(self.network_, self.seed_)
-        self.trainer_.history = self.history_
-        if self.history_:
-            self.trainer_.step, self.trainer_.epoch = self.history_[-1]["step"], self.history_[-1]["epoch"]
-
-    def _finish(self) -> None:
-        self.stopped_ = self.trainer_.stopped
+        step, epoch = (history[-1]["step"], history[-1]["epoch"]) if history else (0, 0)
+        return Trainer(
+            *(network, optimizer, objective, settings["batch_size"], seed, settings["verbose"], callbacks),
+            *(step, epoch, history),
+            **moments,
+        )
 
     # ---- Use
 
+    def examples(self, X: Any, rows: np.ndarray | None = None) -> Examples:
+        """All or some rows of X, checked, as the functions of `evaluation` take them. X is not copied."""
+        self._require_fit()
+        return read(X, "X", self.settings_, self.scale_, self.n_features_in_, rows)[0]
+
     def transform(self, X: Any) -> np.ndarray:
-        """Posterior means mu [n, latent_dim] of q(z|x)."""
+        """Posterior means mu [n, latent_dim] of q(z|x). Grey values are embedded as they are, whatever binarize says."""
         return self.posterior(X)[0]
 
     def posterior(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """mu [n, latent_dim] and logvar [n, latent_dim] of q(z|x) = N(mu, exp(logvar))."""
-        examples = self._use(X)
-        return evaluation.posterior(self.network_, examples, self.seed_)
+        """mu [n, latent_dim] and logvar [n, latent_dim] of q(z|x) = N(mu, exp(logvar)), as transform."""
+        examples = self.examples(X)
+        return evaluation.posterior(self.network_, examples)
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
         """fit(X), then transform(X)."""
         return self.fit(X).transform(X)
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
-        """Decoder means [n, D] at latent points Z [n, latent_dim], as divided by divide_by."""
+        """Decoder means [n, D] at latent points Z [n, latent_dim], as divided by divide_by_."""
         self._require_fit()
-        Z = as_matrix(Z, "Z")
-        if Z.shape[1] != self.latent_dim:
-            raise DataError(
-                f"Z has {Z.shape[1]} columns, and this model has latent_dim={self.latent_dim}; pass as many"
-            )
+        Z, latent_dim = as_matrix(Z, "Z"), self.network_.arch.latent_dim
+        if Z.shape[1] != latent_dim:
+            raise DataError(f"Z has {Z.shape[1]} columns, and this model has latent_dim={latent_dim}; pass as many")
         return evaluation.decode(self.network_, Z)
 
     def reconstruct(self, X: Any) -> np.ndarray:
@@ -218,10 +233,10 @@ class VAE:
     def sample(self, n_samples: int = 1, *, random_state: int | None = None) -> np.ndarray:
         """Decoder means [n_samples, D] at z ~ N(0, I). The same seed gives the same samples; None is the model's seed."""
         self._require_fit()
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, not {n_samples}")
+        require_count("n_samples", n_samples)
         seed = self.seed_ if random_state is None else randomness.resolve_seed(random_state)
-        return self.inverse_transform(randomness.normal((n_samples, self.latent_dim), seed, randomness.PRIOR))
+        z = randomness.normal((n_samples, self.network_.arch.latent_dim), seed, randomness.PRIOR)
+        return self.inverse_transform(z)
 
     def score_samples(self, X: Any, *, n_samples: int | None = None) -> np.ndarray:
         """A lower bound of log p(x) per example [n] in nats.
@@ -229,7 +244,7 @@ class VAE:
         n_samples None: the ELBO with the KL in closed form. A number K: the importance-sampled log-likelihood (Burda et
         al. 2016), which rises with K towards log p(x).
         """
-        examples = self._use(X)
+        examples = self.examples(X)
         if n_samples is None:
             recon, kl = evaluation.elbo_terms(self.network_, examples, self.seed_)
             return np.asarray(-(recon + kl.sum(axis=1)))
@@ -239,62 +254,64 @@ class VAE:
         """The mean ELBO of X in nats per example; higher is better."""
         return float(self.score_samples(X).mean())
 
-    def _use(self, X: Any) -> Examples:
-        self._require_fit()
-        return self._examples(self._checked(X, "X", columns=self.n_features_in_)[0])
-
-    def _examples(self, X: np.ndarray, rows: np.ndarray | None = None) -> Examples:
-        rows = np.arange(len(X)) if rows is None else rows
-        return Examples(X, rows, resolve_divisor(X, self.divide_by), self.binarize)
-
-    def _checked(self, X: Any, name: str, columns: int | None = None) -> tuple[np.ndarray, Summary]:
-        X = as_matrix(X, name)
-        if columns is not None and X.shape[1] != columns:
-            raise DataError(f"{name} has {X.shape[1]} columns, and the model was built for {columns}; pass as many")
-        summary = summarize(X, self.divide_by, name)
-        check_range(summary, self.likelihood)
-        return X, summary
-
     def _require_fit(self) -> None:
         if not hasattr(self, "network_"):
             raise NotFittedError("this VAE is not fitted yet; call fit(X) first")
 
-    # ---- Files
+    # ---- Files and copies
 
     def save(self, path: str | Path) -> None:
-        """Write parameters, settings and history to one .npz file, atomically. Callbacks are not saved."""
+        """Write parameters, fitted settings and history to one .npz file, atomically. Callbacks are not saved."""
         self._require_fit()
-        network = self.network_
-        config = {
-            "settings": {n: v for n, v in self.get_params().items() if n != "callbacks"},
-            "data_dim": self.n_features_in_,
-            "seed": self.seed_,
-            "history": self.history_,
-        }
-        modelfile.save(path, views(network.get_parameters(), network.layout), config)
+        state = {"scale": asdict(self.scale_), "seed": self.seed_, "history": self.history_}
+        config = {"settings": self.settings_, "data_dim": self.n_features_in_, **state}
+        arrays = views(self.network_.get_parameters(), self.network_.layout)
+        modelfile.save(path, {**arrays, "held_rows": self.held_rows_}, config)
 
     @classmethod
     def load(cls, path: str | Path, *, backend: str = "auto") -> VAE:
         """The model in `path`, on this machine's backend. Raises FileNotFoundError or ModelFileError."""
+        load_backend(backend)  # a wrong name is not the file's fault
         arrays, config = modelfile.load(path)
         try:
-            settings = {**config["settings"], "backend": backend}
-            vae = cls(**{**settings, "hidden_dims": tuple(settings["hidden_dims"])})
-            arch = vae._architecture(config["data_dim"])
-            network = Network(arch, load_backend(backend), vae.dtype)
-            flat = network.get_parameters()
-            for name, view in views(flat, network.layout).items():
-                if arrays[name].shape != view.shape:
-                    raise ValueError(f"{name} has shape {arrays[name].shape} instead of {view.shape}")
-                view[...] = arrays[name]
-            network.set_parameters(flat)
-            vae.network_, vae.seed_, vae.history_ = network, config["seed"], config["history"]
+            vae = cls(**config["settings"] | {"backend": backend})
+            settings = checked_settings(vae)
+            vae.set_params(**settings)
+            held_rows = arrays.pop("held_rows").astype(np.int64)
+            arch = architecture(settings, config["data_dim"])
+            parameters = modelfile.flatten(arrays, parameter_layout(arch))
+            scale, seed = Scale(**config["scale"]), randomness.resolve_seed(config["seed"])
+            state = {"settings_": settings, "scale_": scale, "seed_": seed, "history_": config["history"]}
+            state |= {"n_features_in_": arch.data_dim, "n_parameters_": parameters.size, "held_rows_": held_rows}
+            vae.__setstate__(state | {"parameters": parameters})
         except (KeyError, TypeError, ValueError) as error:
             raise modelfile.ModelFileError(
                 f"{path} does not describe a model ({error}); save or train it again"
             ) from error
-        vae.n_features_in_, vae.n_parameters_, vae.stopped_ = arch.data_dim, flat.size, ""
         return vae
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: the arrays on the host, the backend by its name."""
+        state = dict(vars(self))
+        if "network_" in state:
+            state["parameters"] = state.pop("network_").get_parameters()
+        if (trainer := state.pop("trainer_", None)) is not None:
+            to_host = trainer.network.kernels.to_host
+            moments = {name: np.array(to_host(vector)) for name, vector in trainer.moments.items()}
+            state["moments"] = {"moments": moments, "updates": trainer.updates, "stopped": trainer.stopped}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: value for name, value in state.items() if name not in ("parameters", "moments")})
+        if "parameters" in state:
+            settings = self.settings_
+            kernels = load_backend(settings["backend"])
+            self.network_ = Network(architecture(settings, self.n_features_in_), kernels, settings["dtype"])
+            self.network_.set_parameters(state["parameters"])
+        if "moments" in state:
+            kept = dict(state["moments"])
+            kept["moments"] = {name: kernels.to_device(vector) for name, vector in kept["moments"].items()}
+            self.trainer_ = self._trainer(settings, self.network_, self.seed_, self.history_, **kept)
 
     # ---- scikit-learn's conventions
 
@@ -303,7 +320,7 @@ class VAE:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def set_params(self, **params: Any) -> VAE:
-        """Change constructor arguments; an unknown name changes nothing."""
+        """Change constructor arguments; an unknown name changes nothing. A fitted model follows them when trained again."""
         known = self.get_params()
         for name in params:
             if name not in known:
@@ -312,6 +329,16 @@ class VAE:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        """Asked for by scikit-learn itself, which is then there to import."""
+        from sklearn.utils import Tags, TargetTags, TransformerTags
+
+        return Tags(None, TargetTags(required=False), TransformerTags())
+
     def __repr__(self) -> str:
-        changed = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        changed = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)
+            if repr(getattr(self, f.name)) != repr(f.default)
+        ]
         return f"VAE({', '.join(changed)})"

@@ -10,6 +10,7 @@ import numpy as np
 
 from minivae import randomness
 from minivae.data import Examples
+from minivae.data_checks import require_count
 from minivae.kernels import Call, Var
 from minivae.network import Network, Workspace, decode_program, encode_program, forward_program, loss_program
 
@@ -54,8 +55,7 @@ def log_likelihood(
     log w = log p(x|z) + log p(z) - log q(z|x) and, with z = mu + sigma eps, log p(z) - log q(z|x) =
     1/2 sum_j (logvar + eps^2 - z^2). In expectation a lower bound that rises with K to log p(x) (Burda et al. 2016).
     """
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, not {n_samples}")
+    require_count("n_samples", n_samples)
     examples = examples.fixed()
     encode = [*examples.batch_program(seed), *encode_program(network.arch)]
     draw = [
@@ -83,14 +83,14 @@ def log_likelihood(
     return result
 
 
-def posterior(network: Network, examples: Examples, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """mu [n, Z] and logvar [n, Z] of q(z|x)."""
-    examples = examples.fixed()
-    work = _workspace(network, [*examples.batch_program(seed), *encode_program(network.arch)], examples)
+def posterior(network: Network, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """mu [n, Z] and logvar [n, Z] of q(z|x). An embedding has no noise: x is never binarized, grey values go in as grey."""
+    gather = Examples(examples.data, examples.rows, examples.divide_by).batch_program(seed=0)
+    work = _workspace(network, [*gather, *encode_program(network.arch)], examples)
     h = np.empty((len(examples.rows), 2 * network.arch.latent_dim), network.dtype)
     for piece, rows in examples.chunks(CHUNK):
         work.put("rows", rows)
-        work.run(len(rows), step=0)
+        work.run(len(rows))
         h[piece] = work.get("h")
     mu, logvar = np.split(h, 2, axis=1)
     return mu, logvar

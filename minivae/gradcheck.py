@@ -9,29 +9,36 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from minivae import randomness
 
 
 def check_gradient(
     f: Callable[[np.ndarray], float],
-    gradient: np.ndarray,
-    x: np.ndarray,
+    gradient: ArrayLike,
+    x: ArrayLike,
     *,
-    where: np.ndarray | None = None,
+    where: ArrayLike | None = None,
     seed: int = 0,
     step: float = 2e-4,
 ) -> float:
-    """Relative error of `gradient` (same shape as x) along one random unit direction v.
+    """Relative error of `gradient` (same shape as x, float64 or made so) along one random unit direction v.
 
     The derivative along v is taken by central differences of fourth order, exact but for step^4 and rounding:
-    ( 8 [f(x + s v) - f(x - s v)] - [f(x + 2s v) - f(x - 2s v)] ) / 12 s. Use float64. `where` (bool, shape of x) confines
+    ( 8 [f(x + s v) - f(x - s v)] - [f(x + 2s v) - f(x - 2s v)] ) / 12 s. `where` (bool, shape of x) confines
     v to some entries. A kink of f (ReLU) between x - 2s v and x + 2s v shows as an error: move x or try another seed. That
     is why the step is small; a smooth f bears 1e-3, where rounding disturbs less.
     """
+    x, gradient = np.asarray(x, np.float64), np.asarray(gradient, np.float64)
+    where = np.ones(x.shape, bool) if where is None else np.asarray(where)
+    for name, array in (("gradient", gradient), ("where", where)):
+        if array.shape != x.shape:
+            raise ValueError(f"{name} has shape {array.shape} and x {x.shape}; they must agree")
+    if not where.any():
+        raise ValueError("there is no entry to check; pass an x, and a `where`, that has one")
     v = randomness.normal((1, x.size), seed, randomness.CHECK).reshape(x.shape)
-    if where is not None:
-        v *= where
+    v *= where
     v /= np.linalg.norm(v)
 
     def slope(s: float) -> float:

@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from minivae.parameters import Layout
+
 FORMAT_VERSION = 1
 CONFIG = "config.json"
 
@@ -27,7 +29,8 @@ def save(path: str | Path, arrays: dict[str, np.ndarray], config: dict[str, Any]
     """Write named arrays and a JSON-serialisable config to `path`, replacing it only when all is on disk."""
     text = json.dumps({"format_version": FORMAT_VERSION, **config}).encode()
     entries = {**arrays, CONFIG: np.frombuffer(text, np.uint8)}
-    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **entries))
+    # no allow_pickle here: NumPy 2.0 would store it as an array
+    write_atomically(path, lambda file: np.savez(file, **entries))  # type: ignore[arg-type]
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -38,6 +41,8 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             if not isinstance(archive, np.lib.npyio.NpzFile) or CONFIG not in archive.files:
                 raise ModelFileError(f"{path} is not a minivae model: it has no {CONFIG}; pass one that train wrote")
             config = json.loads(archive[CONFIG].tobytes())
+            if not isinstance(config, dict):
+                raise ModelFileError(f"{path} is not a minivae model: its {CONFIG} is no JSON object")
             version = config.get("format_version")
             if version != FORMAT_VERSION:
                 raise ModelFileError(
@@ -51,22 +56,39 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ModelFileError(f"{path} is not a readable model file ({error}); copy or train it again") from error
 
 
+def flatten(arrays: dict[str, np.ndarray], layout: Layout) -> np.ndarray:
+    """The parameters of this layout as one vector [N]. Raises ValueError unless these arrays are exactly they."""
+    for name, shape in layout:
+        if name not in arrays:
+            raise ValueError(f"{name} is missing")
+        if arrays[name].shape != shape or arrays[name].dtype.kind != "f":
+            raise ValueError(f"{name} has shape {arrays[name].shape} and dtype {arrays[name].dtype} instead of {shape}")
+    if extra := sorted(set(arrays) - {name for name, _ in layout}):
+        raise ValueError(f"{extra[0]} is no parameter of this model")
+    return np.concatenate([arrays[name].ravel() for name, _ in layout])
+
+
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     """Call write(file) on a temporary file beside `path`, bring it to disk, and rename it to `path`.
 
-    A reader, or a machine that loses power, finds the old file or the new one, never half of one.
+    A reader, or a machine that loses power, finds the old file or the new one, never half of one. An OSError names `path`.
     """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    path, temporary = Path(path), None
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}, where {path.name} should go, is not a folder; create it first")
     try:
+        handle, temporary = tempfile.mkstemp(prefix=".minivae-", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private; a result is as readable as any other file
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        if temporary is not None:
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)

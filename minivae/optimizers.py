@@ -23,6 +23,7 @@ class Optimizer:
 
     learning_rate: at its highest; schedule "constant", "step" (times decay_factor every decay_every epochs) or "cosine"
     (to 0 over all epochs). lr_warmup: epochs of linear rise from 0. max_grad_norm: global-norm clipping, None for none.
+    weight_decay acts on all parameters, biases and log_sigma too, as torch.optim.AdamW does on the parameters it is given.
     """
 
     name: str = "adam"
@@ -64,14 +65,14 @@ class Optimizer:
         return {name: np.zeros(size, dtype) for name in OPTIMIZERS[self.name]}
 
     def program(self) -> list[Call]:
-        """Clip the gradient "g", then update the parameters "p". Variables: learning_rate, step."""
+        """Clip the gradient "g", then update "p". Variables: learning_rate, and update, which counts these from 1."""
         clip = Call(
             "clip_global_norm", ("norm", "g"), (math.inf if self.max_grad_norm is None else self.max_grad_norm,)
         )
-        lr, step = Var("learning_rate"), Var("step")
+        lr, update = Var("learning_rate"), Var("update")
         if self.name == "sgd":
             return [clip, Call("sgd_step", ("p", "m", "g"), (lr, self.momentum, self.nesterov))]
-        scalars = (lr, self.beta1, self.beta2, self.epsilon, step, self.weight_decay)
+        scalars = (lr, self.beta1, self.beta2, self.epsilon, update, self.weight_decay)
         return [clip, Call("adam_step", ("p", "m", "v", "g"), scalars)]
 
     def learning_rate_at(self, position: float, epochs: float) -> float:

@@ -103,12 +103,17 @@ def kl_per_dimension(history: Sequence[dict[str, Any]]) -> Figure:
 
 
 def reconstructions(x: Any, x_hat: Any, image_shape: Shape) -> Figure:
-    """Originals x [n, D] above their reconstructions x_hat [n, D] in pairs of rows, or as lines in one cell."""
+    """Originals x [n, D] above their reconstructions x_hat [n, D] in pairs of rows, or as lines in one cell.
+
+    The first 30 images, or 12 lines, are drawn; where that is not all, the title and the figure's label say so.
+    """
     x, x_hat = as_rows(x, "x"), as_rows(x_hat, "x_hat")
     require(x.shape == x_hat.shape, f"x has shape {x.shape} and x_hat {x_hat.shape}; pass reconstructions of x")
     columns, most = (10, 30) if is_image(image_shape) else (4, 12)
     layers = {"original": x[:most], "reconstruction": x_hat[:most]}
-    return image_grid(layers, image_shape, min(len(x), columns), "Originals and reconstructions")
+    figure = image_grid(layers, image_shape, min(len(x), columns), "Originals and reconstructions" + _cut(x, most))
+    figure.set_label(_cut(x, most)[2:])
+    return figure
 
 
 def samples(images: Any, image_shape: Shape, columns: int | None = None) -> Figure:
@@ -118,7 +123,13 @@ def samples(images: Any, image_shape: Shape, columns: int | None = None) -> Figu
     shown = images if is_image(image_shape) else images[:36]
     title = "1 sample" if len(images) == 1 else f"{len(images)} samples"
     title += f", the first {len(shown)}" if len(shown) < len(images) else ""
-    return image_grid({"": shown}, image_shape, min(columns or math.ceil(len(shown) ** 0.5), len(shown)), title)
+    figure = image_grid({"": shown}, image_shape, min(columns or math.ceil(len(shown) ** 0.5), len(shown)), title)
+    figure.set_label(_cut(images, len(shown))[2:])
+    return figure
+
+
+def _cut(rows: np.ndarray, shown: int) -> str:
+    return f", the first {shown} of {len(rows)}" if shown < len(rows) else ""
 
 
 def manifold(decode: Decode, image_shape: Shape, latent_dim: int = 2, size: int = 20) -> Figure:
@@ -218,8 +229,6 @@ def save(figure: Figure, path: str | Path) -> None:
     path, known = Path(path), sorted(figure.canvas.get_supported_filetypes())
     kind = path.suffix[1:].lower()
     require(kind in known, f"{path} has no suffix of a figure format; end it in .png, or in one of {', '.join(known)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}, where {path.name} should go, is not a folder; create it first")
     unsaid = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}
     metadata = {unsaid[kind]: None} if kind in unsaid else None
     write_atomically(path, lambda file: figure.savefig(file, format=kind, metadata=metadata))

@@ -9,13 +9,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from minivae import modelfile, randomness
-from minivae.data import holdout
-from minivae.data_files import DataError
+from minivae import modelfile
+from minivae.data_files import Array, DataError
 from minivae.datasets import Dataset, load_dataset
 from minivae.estimator import VAE
 
@@ -54,6 +53,9 @@ def open_run(path: str | Path) -> Run:
             config = json.loads(config_file.read_text())
         except ValueError as error:
             raise modelfile.ModelFileError(f"{config_file} is not JSON ({error}); restore it or train again") from error
+        shape = config.get("image_shape") if isinstance(config, dict) else 0
+        if not (shape is None or isinstance(shape, list)) or not isinstance(config.get("data"), str | None):
+            raise modelfile.ModelFileError(f"{config_file} is not what train writes; restore it or train again")
     return Run(VAE.load(file), config, folder if config else None)
 
 
@@ -94,24 +96,36 @@ def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     modelfile.write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def pick(run: Run, split: str | None, other: str | None) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """The examples of a split [n, D] as stored, and their labels. `validation` is what train held out."""
-    dataset = run.dataset(other)
-    if other is not None and split is None:
-        return other, dataset.train, dataset.train_labels
-    fraction = run.config.get("held_fraction", 0) if other is None else 0
+class Part(NamedTuple):
+    """Some rows of a data matrix [n, D] as stored, nothing copied, and their labels."""
+
+    split: str
+    data: Array
+    rows: Array
+    labels: Array | None
+
+    def first(self, n: int | None) -> Part:
+        return Part(self.split, self.data, self.rows[:n], None if self.labels is None else self.labels[:n])
+
+
+def pick(run: Run, dataset: Dataset, split: str | None, own: bool) -> Part:
+    """A part of a dataset, by default test, else validation, else train. own: it is what the model was trained on.
+
+    `validation` is what train held out of it, and `train` the rest; of other data, `train` is all but the test part.
+    """
+    held_rows = run.vae.held_rows_ if own else np.empty(0, np.int64)
+    n = len(dataset.train)
     if split is None:
-        split = "test" if dataset.test is not None else "validation" if fraction else "train"
+        split = "test" if dataset.test is not None else "validation" if len(held_rows) else "train"
     if split == "test":
         if dataset.test is None:
             raise DataError(f"{dataset.name} has no test part; choose --split train or validation")
-        return split, dataset.test, dataset.test_labels
-    n = len(dataset.train)
-    train_rows, held_rows = np.arange(n), np.arange(0)
-    if fraction:
-        train_rows, held_rows = holdout(n, fraction, randomness.permutation(n, run.vae.seed_, randomness.HOLDOUT))
-    elif split == "validation":
+        return Part(split, dataset.test, np.arange(len(dataset.test)), dataset.test_labels)
+    if split == "validation" and not len(held_rows):
         raise DataError("training held nothing out of these data; choose --split train or test")
-    rows = train_rows if split == "train" else held_rows
-    labels = dataset.train_labels
-    return split, dataset.train[rows], None if labels is None else labels[rows]
+    if len(held_rows) and held_rows[-1] >= n:
+        raise DataError(
+            f"{dataset.name} has {n} rows, fewer than when the model was trained; restore it or pass --data"
+        )
+    rows = held_rows if split == "validation" else np.delete(np.arange(n), held_rows)
+    return Part(split, dataset.train, rows, None if dataset.train_labels is None else dataset.train_labels[rows])

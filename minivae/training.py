@@ -28,6 +28,9 @@ Record = dict[str, Any]
 Callback = Callable[["Trainer", Record], Any]
 
 
+INTERRUPTED = "interrupted by Ctrl-C"
+
+
 class NotFinite(ArithmeticError):
     """Training met a NaN or an infinity; the message names the first array that holds one."""
 
@@ -52,7 +55,7 @@ class Objective:
 def step_program(
     network: Network, examples: Examples, objective: Objective, optimizer: Optimizer, seed: int
 ) -> list[Call]:
-    """One training step. Variables: step (from 1), index (row of the trace), beta, learning_rate."""
+    """One training step. Variables: step and update (from 1), index (row of the trace), beta, learning_rate."""
     return [
         *examples.batch_program(seed),
         noise_call(seed, randomness.TRAIN_NOISE),
@@ -67,9 +70,13 @@ def step_program(
 class Trainer:
     """The state of a training: the network's parameters, the optimizer's moments, step, epoch, history.
 
-    history: one record per epoch with epoch, step, loss (the objective), recon, kl, kl_per_dim [Z], grad_norm,
-    beta, learning_rate, seconds, examples_per_second, loss, recon and kl of the held-out part under its name, and kept:
-    whether these parameters were the ones to keep.
+    step numbers the noise and goes on for ever; updates counts what the moments have seen, for Adam's bias correction.
+
+    history: one record per epoch with epoch, step, loss, recon, kl, kl_per_dim [Z], grad_norm, beta, learning_rate, seconds,
+    examples_per_second; val_loss, val_recon, val_kl and those of test where there is such a part; and kept: whether these
+    parameters were the ones to keep. recon, kl and grad_norm are means over the steps of the epoch, while the parameters
+    moved, and loss = recon + beta sum_j max(free_bits, kl_j) of those means, with the beta of the last step. The held-out
+    parts are measured after the epoch, with the full beta, so that their epochs compare.
     """
 
     network: Network
@@ -82,13 +89,21 @@ class Trainer:
     step: int = 0
     epoch: int = 0
     history: list[Record] = field(default_factory=list)
+    moments: dict[str, Any] = field(default_factory=dict)
+    updates: int = 0
     stopped: str = ""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if not self.moments:
+            self.reset_moments()
+
+    def reset_moments(self) -> None:
+        """The optimizer forgets what it has seen: its moments belonged to other parameters."""
         host = self.optimizer.state(self.network.parameters.size, self.network.dtype)
         self.moments = {name: self.network.kernels.to_device(vector) for name, vector in host.items()}
+        self.updates = 0
 
     def stop(self, reason: str) -> None:
         """Ask the training to end after the running step. Callbacks may call this."""
@@ -98,52 +113,51 @@ class Trainer:
         self,
         examples: Examples,
         epochs: int,
-        held_out: Examples | None = None,
-        held_out_name: str = "val",
-        keep_best: bool = True,
+        val: Examples | None = None,
+        test: Examples | None = None,
         patience: int | None = None,
         schedule_epochs: int | None = None,
     ) -> None:
-        """Train for so many epochs; with held-out examples, evaluate them after each.
+        """Train for so many epochs, and evaluate the held-out parts after each.
 
-        keep_best leaves the network with the parameters of the best held-out loss, else with the last ones. patience
-        stops after so many epochs without a better one. schedule_epochs is the length of the learning rate's schedule where
-        it is not the end of this call. Ctrl-C ends the epoch after the running step, evaluates it, and
-        returns with `stopped` set. Raises NotFinite with the parameters of the last good epoch in place.
+        val leaves the network with the parameters of the best val_loss, and patience stops after so many epochs without a
+        better one; without val the last parameters stay. test is recorded and chooses nothing. schedule_epochs is the length
+        of the learning rate's schedule where it is not the end of this call. Ctrl-C ends the epoch after the running step,
+        and then the training as any other end; KeyboardInterrupt follows. Whatever is raised, the parameters of the last
+        epoch worth keeping are in place. Raises NotFinite.
         """
-        check_plan(epochs, patience, held_out)
         schedule_epochs = schedule_epochs or self.epoch + epochs
         steps = math.ceil(len(examples.rows) / self.batch_size)
         trace = self.network.kernels.empty((steps, 2 + self.network.arch.latent_dim), np.float64)
         work = self._workspace(examples, trace)
         good, best_loss, best_epoch = self.network.get_parameters(), math.inf, self.epoch
-        self.stopped, metric = "", f"{held_out_name}_loss"
-        with interruptible(self), np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
-            for _ in range(epochs):
-                try:
+        self.stopped, kept = "", True
+        try:
+            with interruptible(self), np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
+                for _ in range(epochs):
+                    kept = False
                     record = self._train_epoch(work, examples, trace, schedule_epochs)
-                except NotFinite:
-                    self.network.set_parameters(good)
-                    raise
-                if held_out is not None:
-                    record |= self._held_out(held_out, held_out_name)
-                watched = record.get(metric, -math.inf)
-                improved = watched < best_loss
-                if improved:
-                    best_loss, best_epoch = watched, self.epoch
-                record["kept"] = improved or not keep_best or held_out is None
-                if record["kept"]:
-                    good = self.network.get_parameters()
-                self.history.append(record)
-                self._report(record, held_out_name)
-                for callback in self.callbacks:
-                    callback(self, record)
-                if patience is not None and self.epoch - best_epoch >= patience:
-                    self.stop(f"no better {metric} for {patience} epochs")
-                if self.stopped:
-                    self._say(f"stopped after epoch {self.epoch}: {self.stopped}")
-                    break
-        self.network.set_parameters(good)
+                    for name, part in (("val", val), ("test", test)):
+                        record |= {} if part is None else self._held_out(part, name)
+                    kept = record["kept"] = val is None or record["val_loss"] < best_loss
+                    if kept:
+                        good, best_epoch = self.network.get_parameters(), self.epoch
+                        best_loss = record.get("val_loss", math.inf)
+                    self.history.append(record)
+                    self._report(record)
+                    for callback in self.callbacks:
+                        callback(self, record)
+                    if patience is not None and self.epoch - best_epoch >= patience:
+                        self.stop(f"no better val_loss for {patience} epochs")
+                    if self.stopped:
+                        self._say(f"stopped after epoch {self.epoch}: {self.stopped}")
+                        break
+        finally:
+            if not kept:
+                self.network.set_parameters(good)
+                self.reset_moments()
+        if self.stopped == INTERRUPTED:
+            raise KeyboardInterrupt(INTERRUPTED)
 
     def _workspace(self, examples: Examples, trace: Any) -> Workspace:
         program = step_program(self.network, examples, self.objective, self.optimizer, self.seed)
@@ -162,14 +176,16 @@ class Trainer:
         rate = np.array([self.optimizer.learning_rate_at(t, epochs) for t in position])
         done, first, chunk = 0, 0, 1
         with self._progress(len(index)) as bar:
-            while done < n and not self.stopped:
+            while done < n and not (self.stopped and done):
                 # as many full batches as take about a tenth of a second, then the short one that may be left
                 count = max(1, min(chunk, n // size - first))
                 rows = order[done : done + count * size].reshape(count, -1)
                 part, started = slice(first, first + count), time.perf_counter()
                 variables = {"index": index[part], "beta": beta[part], "learning_rate": rate[part]}
-                ran = work.steps(rows, step=self.step + 1 + np.arange(count), **variables)
+                ahead = 1 + np.arange(count)
+                ran = work.steps(rows, step=self.step + ahead, update=self.updates + ahead, **variables)
                 self.step += ran
+                self.updates += ran
                 first += ran
                 done += rows[:ran].size
                 if not np.isfinite(kernels.to_host(trace[first - 1, :2])).all():
@@ -202,6 +218,11 @@ class Trainer:
         recon, kl = elbo_terms(self.network, examples, self.seed)
         kl_mean = kl.mean(axis=0)
         loss = total_loss(float(recon.mean()), kl_mean, self.objective.beta, self.objective.free_bits)
+        if not math.isfinite(loss):
+            raise NotFinite(
+                f"training stopped after epoch {self.epoch}: its {name}_loss is {loss} where the training loss is finite; "
+                f"look for extreme {name} rows, or lower learning_rate (now {self.optimizer.learning_rate:g})"
+            )
         return {f"{name}_loss": loss, f"{name}_recon": float(recon.mean()), f"{name}_kl": float(kl_mean.sum())}
 
     def _diagnosis(self, work: Workspace, rate: float) -> str:
@@ -235,42 +256,31 @@ class Trainer:
 
             tqdm.write(line, file=sys.stderr)
 
-    def _report(self, record: Record, held_out_name: str) -> None:
+    def _report(self, record: Record) -> None:
         line = f"epoch {record['epoch']:>4}"
         line += "".join(f"  {name} {record[name]:8.2f}" for name in ("loss", "recon", "kl"))
-        if f"{held_out_name}_loss" in record:
-            line += f"  {held_out_name}_loss {record[f'{held_out_name}_loss']:8.2f}"
+        line += "".join(f"  {name} {record[name]:8.2f}" for name in ("val_loss", "test_loss") if name in record)
         self._say(f"{line}  {record['examples_per_second']:9,.0f} examples/s")
-
-
-def check_plan(epochs: int, patience: int | None, held_out: Examples | None) -> None:
-    """Raise ValueError for a training that cannot be."""
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, not {epochs}")
-    if patience is not None and held_out is None:
-        raise ValueError("patience needs a held-out part to watch; set validation_fraction=0.1")
 
 
 @contextmanager
 def interruptible(trainer: Trainer) -> Iterator[None]:
     """Turn the first Ctrl-C into a request to stop, so that no update is cut in half; the second one interrupts.
 
-    Signals reach only the main thread, so elsewhere nothing is changed.
+    Only where Ctrl-C would raise KeyboardInterrupt: a caller who ignores or handles it has decided otherwise, and other
+    threads than the main one get no signals.
     """
-    if threading.current_thread() is not threading.main_thread():
+    usual = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
         yield
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def ask(number: int, frame: Any) -> None:
-        trainer.stop("interrupted by Ctrl-C")
-        signal.signal(signal.SIGINT, previous)
+        trainer.stop(INTERRUPTED)
+        signal.signal(signal.SIGINT, usual)
 
-    if previous is None:  # a handler that Python did not install: leave it alone
-        yield
-        return
     signal.signal(signal.SIGINT, ask)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGINT, usual)

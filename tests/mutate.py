@@ -104,7 +104,7 @@ MUTATIONS = [
     mutation("adam without bias correction of m", REFERENCE, ("step_size = learning_rate / (1 - beta1**step)", "step_size = learning_rate")),
     mutation("adam without bias correction of v", REFERENCE, ("root_correction = 1 / math.sqrt(1 - beta2**step)", "root_correction = 1")),
     mutation("adam: v averages |g|", REFERENCE, ("np.multiply(gb, gb, out=tb)", "np.abs(gb, out=tb)")),
-    mutation("adam: one step counter behind", "training.py", ("self.step + 1 + np.arange", "self.step + 2 + np.arange")),
+    mutation("adam: one step counter behind", "training.py", ("update=self.updates + ahead", "update=self.updates + 1 + ahead")),
     mutation("adamw: decay not scaled by the learning rate", REFERENCE, ("pb *= 1 - learning_rate * weight_decay", "pb *= 1 - weight_decay")),
     mutation("sgd: momentum averages", REFERENCE, ("    m += g\n    if nesterov", "    m += (1 - momentum) * g\n    if nesterov")),
     mutation("sgd: nesterov looks ahead without momentum", REFERENCE, ("learning_rate * momentum, out=g", "learning_rate, out=g")),
@@ -123,7 +123,7 @@ MUTATIONS = [
     # the loop and what surrounds it
     mutation("stale rows: only the first batch is gathered", "kernels/__init__.py", ('            self.arrays["rows"][...] = rows[i]\n', '            self.arrays["rows"][...] = rows[0]\n')),
     mutation("data are not divided", REFERENCE, ("np.divide(data[rows], divide_by,", "np.divide(data[rows], 1.0,")),
-    mutation("the last epoch is kept, not the best", "training.py", ("self.network.set_parameters(good)\n\n    def _workspace", "pass\n\n    def _workspace")),
+    mutation("the last epoch is kept, not the best", "training.py", ("                self.network.set_parameters(good)\n", "")),
     mutation("held-out rows are trained on", "data.py", ("np.sort(order[held:])", "np.sort(order)")),
     mutation("warm-up counted in steps of the whole run", "training.py", ("position = self.epoch + index", "position = self.step + index")),
     mutation("log-likelihood without - log K", "evaluation.py", ("total - math.log(n_samples)", "total")),

@@ -684,14 +684,41 @@ def test_the_divisor_that_the_message_advises_works(largest):
     check_range(summarize(X, advised), "bernoulli")
 
 
-def test_divisor():
-    assert resolve_divisor(np.zeros((1, 1), np.uint8), None) == 255.0
+def test_divisor(monkeypatch):
+    assert resolve_divisor(np.full((3, 1), 2, np.uint8), None) == 255.0
+    assert resolve_divisor(np.ones((3, 1), np.uint8), None) == 1.0  # yes and no, not grey values of 255
+    late = np.zeros((5, 2), np.uint8)
+    late[-1, 1] = 255
+    monkeypatch.setattr(data_checks, "_CHUNK_VALUES", 2)  # found in the last chunk too
+    assert resolve_divisor(late, None) == 255.0
     assert resolve_divisor(np.zeros((1, 1), np.float32), None) == 1.0
     assert resolve_divisor(np.zeros((1, 1), bool), None) == 1.0
     assert resolve_divisor(np.zeros((1, 1), np.uint8), 16) == 16.0
     for wrong in (0, -1, np.nan, np.inf, "many", [1, 2]):
         with refuses("divide_by=.* must be a positive finite number"):
             resolve_divisor(np.zeros((1, 1)), wrong)
+
+
+def test_a_summary_of_some_rows_is_that_of_these_rows(monkeypatch):
+    monkeypatch.setattr(data_checks, "_CHUNK_VALUES", 20)
+    X, rows = np.random.default_rng(6).random((37, 5)), np.array([1, 4, 5, 30, 31, 36])
+    some, alone = summarize(X, 2, rows=rows), summarize(X[rows], 2)
+    np.testing.assert_allclose([some.mean, some.variance, some.maximum], [alone.mean, alone.variance, alone.maximum])
+    assert some.rows == 6
+    X[30, 2] = np.nan
+    with refuses("NaN at row 30, column 2"):
+        summarize(X, rows=rows)
+
+
+def test_status_of_one_dataset_reads_its_files_once(tiny_set, tmp_path, monkeypatch):
+    reads, read_idx = [], datasets.read_idx
+    monkeypatch.setattr(datasets, "read_idx", lambda *a, **k: reads.append(a[0]) or read_idx(*a, **k))
+    (row,) = datasets.dataset_status(["mnist"])
+    assert not row["available"] and "not here" not in row["where"] and not reads
+    (row,) = datasets.dataset_status(["mnist"], download=True)
+    assert row["available"] and row["where"] == str(tmp_path / "cache" / "minivae" / "mnist")
+    reads.clear()
+    assert datasets.dataset_status(["mnist"]) == [row] and len(reads) == 4
 
 
 def test_holdout():

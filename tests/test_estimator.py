@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -88,7 +91,9 @@ def test_save_and_load_give_the_same_model(trained, digits, tmp_path):
     assert again.history_ == json.loads(json.dumps(trained.history_))
     np.testing.assert_array_equal(again.transform(digits[1]), trained.transform(digits[1]))
     assert again.score(digits[1]) == trained.score(digits[1])
+    np.testing.assert_array_equal(again.held_rows_, trained.held_rows_)
     again.partial_fit(digits[0])
+    assert again.held_rows_.size == 0
     assert again.history_[-1]["epoch"] == trained.history_[-1]["epoch"] + 1
 
 
@@ -169,8 +174,8 @@ WRONG = [
     ({"output_bias": "one"}, lambda x: x, r"output_bias 'one' is not one of"),
     ({"backend": "tpu"}, lambda x: x, r"backend 'tpu' is not one of"),
     ({"random_state": -1}, lambda x: x, r"random_state must lie in"),
-    ({"divide_by": 0}, lambda x: x, r"divide_by=0 must be a positive"),
-    ({"validation_fraction": 1.5}, lambda x: x, r"holding out a fraction of 1.5"),
+    ({"divide_by": 0}, lambda x: x, r"divide_by=0.0 must be a positive"),
+    ({"validation_fraction": 1.5}, lambda x: x, r"validation_fraction must lie in \[0, 1\), not 1.5"),
 ]
 
 
@@ -196,7 +201,7 @@ def test_using_it_wrongly_says_how(trained, digits):
         trained.set_params(latent_dims=3)
     with pytest.raises(ValueError, match="give one of them"):
         VAE(validation_fraction=0.1).fit(digits[0], X_val=digits[1])
-    with pytest.raises(TypeError, match="random_state must be an integer"):
+    with pytest.raises(TypeError, match="random_state must be a whole number"):
         VAE(random_state="seed").fit(digits[0])
 
 
@@ -233,3 +238,164 @@ print(minivae.VAE.load(sys.argv[1]).score(data.test))
         [sys.executable, "-c", code, str(tmp_path / "m.npz")], capture_output=True, text=True, check=True
     )
     assert -60 < float(result.stdout) < -20
+
+
+# ---- What is decided in fit holds afterwards
+
+
+def test_uint8_that_is_yes_and_no_is_not_divided(digits):
+    bits = (digits[0] > 0.5).astype(np.uint8)
+    vae = VAE(hidden_dims=(8,), epochs=2, random_state=0).fit(bits)
+    as_floats = VAE(hidden_dims=(8,), epochs=2, random_state=0).fit(bits.astype(np.float32))
+    assert vae.divide_by_ == 1
+    np.testing.assert_array_equal(vae.network_.get_parameters(), as_floats.network_.get_parameters())
+
+
+def test_the_divisor_is_decided_in_fit_and_saved(digits, tmp_path):
+    pixels = np.round(digits[0] * 255).astype(np.uint8)
+    VAE(hidden_dims=(8,), epochs=1, random_state=0).fit(pixels).save(tmp_path / "m.npz")
+    vae = VAE.load(tmp_path / "m.npz")
+    assert vae.divide_by_ == 255
+    dark = np.minimum(pixels[:5], 1)  # holds only 0 and 1, but the model has learned that 255 is white
+    np.testing.assert_array_equal(vae.transform(dark), vae.transform(dark / np.float32(255)))
+    with pytest.raises(DataError, match="needs data in"):
+        vae.transform(pixels.astype(np.float32))
+    explicit = VAE(hidden_dims=(8,), epochs=1, random_state=0, divide_by=255).fit(pixels)
+    np.testing.assert_array_equal(explicit.transform(pixels), explicit.transform(pixels.astype(np.float32)))
+
+
+def test_a_gaussian_refuses_pixels_where_it_learned_numbers_and_the_reverse(digits):
+    pixels = np.round(digits[0] * 255).astype(np.uint8)
+    vae = VAE(hidden_dims=(8,), likelihood="gaussian", epochs=1, random_state=0)
+    with pytest.raises(DataError, match=r"fitted on uint8 pixels divided by 255, and X is float32; pass uint8"):
+        vae.fit(pixels).transform(digits[1])
+    with pytest.raises(DataError, match=r"fitted on uint8 pixels divided by 255, and X_val is float32"):
+        vae.fit(pixels, X_val=digits[1])
+    with pytest.raises(DataError, match=r"fitted on numbers other than uint8 divided by 1, and X is uint8"):
+        vae.fit(digits[0]).score(pixels)
+
+
+def test_embeddings_see_grey_values_whatever_binarize_says(digits):
+    vae = VAE(hidden_dims=(8,), epochs=1, binarize="static", random_state=0).fit(digits[0])
+    mu = vae.transform(digits[1])
+    np.testing.assert_allclose(vae.transform(digits[1][5:6]), mu[5:6], rtol=1e-4, atol=1e-6)  # a row has no noise
+    vae.settings_["binarize"] = "none"
+    np.testing.assert_array_equal(vae.transform(digits[1]), mu)
+
+
+def test_a_fitted_model_does_not_follow_settings_changed_later(digits, tmp_path):
+    vae = VAE(hidden_dims=(8,), epochs=1, binarize="dynamic", random_state=0).fit(digits[0])
+    before = vae.sample(2), vae.transform(digits[1]), vae.score(digits[1])
+    vae.set_params(latent_dim=5, hidden_dims=(3,), likelihood="gaussian", divide_by=7, binarize="none", dtype="float64")
+    after = vae.sample(2), vae.transform(digits[1]), vae.score(digits[1])
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    vae.save(tmp_path / "m.npz")
+    again = VAE.load(tmp_path / "m.npz")
+    assert again.latent_dim == 2 and again.score(digits[1]) == before[2]
+
+
+@pytest.mark.parametrize("hidden_dims", [12, np.int64(12), [12], np.array([12]), (np.int32(12),)])
+def test_numpys_numbers_and_other_sequences_are_settings_too(hidden_dims, digits, tmp_path):
+    vae = VAE(np.int64(3), hidden_dims=hidden_dims, beta=np.float32(0.5), epochs=np.int32(1), random_state=np.uint8(1))
+    vae.set_params(nesterov=np.bool_(True), dtype=np.float64, sigma=np.float64(0.5), likelihood="gaussian")
+    vae.fit(digits[0])
+    repr(vae)
+    vae.save(tmp_path / "m.npz")
+    again = VAE.load(tmp_path / "m.npz")
+    assert again.hidden_dims == (12,) and (again.latent_dim, again.beta, again.dtype) == (3, 0.5, "float64")
+    np.testing.assert_array_equal(again.transform(digits[1]), vae.transform(digits[1]))
+
+
+WRONG_TYPES = [
+    ({"epochs": 2.5}, "epochs must be a whole number, not 2.5"),
+    ({"batch_size": 32.0}, "batch_size must be a whole number, not 32.0"),
+    ({"learning_rate": "0.1"}, "learning_rate must be a number, not '0.1'"),
+    ({"beta": None}, "beta must be a number, not None"),
+    ({"sigma": None, "likelihood": "gaussian"}, "sigma must be a number or a string, not None"),
+    ({"latent_dim": "2"}, "latent_dim must be a whole number, not '2'"),
+    ({"latent_dim": True}, "latent_dim must be a whole number, not True"),
+    ({"hidden_dims": ("a",)}, "hidden_dims must be a whole number, not 'a'"),
+    ({"activation": None}, "activation must be a string, not None"),
+    ({"nesterov": "no"}, "nesterov must be True or False, not 'no'"),
+    ({"patience": 0}, "patience must be at least 1, not 0"),
+    ({"patience": 1.5}, "patience must be a whole number or None, not 1.5"),
+    ({"validation_fraction": float("nan")}, r"validation_fraction must lie in \[0, 1\), not nan"),
+    ({"validation_fraction": -0.1}, r"validation_fraction must lie in \[0, 1\), not -0.1"),
+    ({"validation_fraction": 1}, r"validation_fraction must lie in \[0, 1\), not 1"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG_TYPES, ids=[w[1][:30] for w in WRONG_TYPES])
+def test_a_setting_of_the_wrong_type_is_one_sentence_before_the_data_are_looked_at(settings, message):
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        VAE(**settings).fit("no data")
+    assert "\n" not in str(caught.value)
+
+
+def test_counts_are_whole_numbers(trained, digits):
+    for call in (trained.sample, lambda n: trained.score_samples(digits[1], n_samples=n)):
+        with pytest.raises(TypeError, match=r"n_samples must be a whole number, not 2\.5"):
+            call(2.5)
+        with pytest.raises(ValueError, match="n_samples must be at least 1, not 0"):
+            call(0)
+
+
+def test_too_few_rows_to_hold_any_out_say_what_to_do(digits):
+    with pytest.raises(DataError, match=r"or validation_fraction=0"):
+        VAE(epochs=1).fit(digits[0][:4])
+    assert VAE(epochs=1, validation_fraction=0).fit(digits[0][:4]).held_rows_.size == 0
+
+
+def test_grid_search_works(digits):
+    search = GridSearchCV(VAE(hidden_dims=(8,), epochs=2, random_state=0), {"latent_dim": [1, 3]}, cv=2)
+    search.fit(digits[0][:200])
+    assert search.best_params_["latent_dim"] in (1, 3) and np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_estimator_.transform(digits[1]).shape == (297, search.best_params_["latent_dim"])
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda vae: pickle.loads(pickle.dumps(vae))])
+def test_a_fitted_model_can_be_pickled_and_copied(duplicate, digits):
+    vae = VAE(hidden_dims=(8,), random_state=0).partial_fit(digits[0])
+    again = duplicate(vae)
+    np.testing.assert_array_equal(again.transform(digits[1]), vae.transform(digits[1]))
+    before = vae.network_.get_parameters()
+    again.history_ = list(again.history_)
+    again.partial_fit(digits[0])
+    np.testing.assert_array_equal(vae.network_.get_parameters(), before)  # the copy has its own
+    vae.partial_fit(digits[0])  # and goes on as the original would: the moments are there
+    np.testing.assert_array_equal(again.network_.get_parameters(), vae.network_.get_parameters())
+    assert duplicate(VAE(3)).latent_dim == 3
+
+
+def test_model_file_holds_named_arrays_and_nothing_else(trained, tmp_path):
+    trained.save(tmp_path / "model.npz")
+    with np.load(tmp_path / "model.npz") as archive:
+        names = {name for name, _ in trained.network_.layout}
+        assert set(archive.files) == names | {"held_rows", "config.json"}
+
+
+def test_a_backend_that_is_not_there_is_not_the_files_fault(trained, tmp_path):
+    trained.save(tmp_path / "model.npz")
+    with pytest.raises(ValueError, match="backend 'numbaa' is not one of") as caught:
+        VAE.load(tmp_path / "model.npz", backend="numbaa")
+    assert not isinstance(caught.value, ModelFileError)
+
+
+def test_shapes_are_checked_before_a_network_is_made(trained, tmp_path, monkeypatch):
+    trained.save(tmp_path / "model.npz")
+    arrays, config = load(tmp_path / "model.npz")
+    config["data_dim"] = 10**12  # would be petabytes
+    blob = np.frombuffer(json.dumps(config).encode(), np.uint8)
+    np.savez(tmp_path / "model.npz", **arrays, **{"config.json": blob})
+    with pytest.raises(ModelFileError, match=r"encoder.0.W has shape \(64, 64\)"):
+        VAE.load(tmp_path / "model.npz")
+
+
+def test_writing_where_nothing_can_be_written_names_the_path_only(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"where model.npz should go, is not a folder; create it first"):
+        trained.save(tmp_path / "nowhere" / "model.npz")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken") as caught:
+        trained.save(tmp_path / "taken")
+    assert ".minivae-" not in str(caught.value) and os.listdir(tmp_path) == ["taken"]

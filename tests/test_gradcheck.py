@@ -59,6 +59,16 @@ def test_check_gradient_leaves_x_alone_and_finds_nan():
     np.testing.assert_array_equal(x, np.ones(5))
 
 
+def test_check_gradient_takes_lists_and_wants_shapes_that_agree():
+    assert check_gradient(lambda v: float(v @ v), [2, 4], [1, 2]) < 1e-10
+    with pytest.raises(ValueError, match=r"gradient has shape \(1, 2\) and x \(2,\); they must agree"):
+        check_gradient(lambda v: float(v @ v), [[2, 4]], [1, 2])
+    with pytest.raises(ValueError, match=r"where has shape \(1,\) and x \(2,\)"):
+        check_gradient(lambda v: float(v @ v), [2, 4], [1, 2], where=[True])
+    with pytest.raises(ValueError, match="no entry to check"):
+        check_gradient(lambda v: float(v @ v), [2, 4], [1, 2], where=[False, False])
+
+
 def test_check_gradient_can_be_confined_to_some_entries():
     x = np.arange(6.0)
     wrong_elsewhere = 2 * x

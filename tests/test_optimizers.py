@@ -108,7 +108,7 @@ def minimize(optimizer, p, slope, steps):
     run = bind(load("numpy"), optimizer.program(), arrays)
     for step in range(1, steps + 1):
         arrays["g"][...] = slope(p)
-        run(learning_rate=optimizer.learning_rate, step=step)
+        run(learning_rate=optimizer.learning_rate, update=step)
     return arrays
 
 
@@ -316,3 +316,40 @@ def test_partial_fit_follows_the_cosine_over_the_estimator_s_epochs():
         vae.partial_fit(X)
     rates = [record["learning_rate"] for record in vae.trainer_.history]
     assert rates == pytest.approx([vae.learning_rate * (1 + math.cos(math.pi * epoch / 10)) / 2 for epoch in range(3)])
+
+
+def test_a_cosine_that_has_ended_is_an_error_with_the_fix():
+    X = np.random.default_rng(0).uniform(size=(30, 8)).astype(np.float32)
+    vae = VAE(hidden_dims=(4,), epochs=2, schedule="cosine", random_state=0).fit(X)
+    before = vae.network_.get_parameters()
+    with pytest.raises(ValueError, match=r"ended with epoch 2.*raise epochs, or set schedule='constant'"):
+        vae.partial_fit(X)
+    np.testing.assert_array_equal(vae.network_.get_parameters(), before)
+    assert vae.set_params(schedule="constant").partial_fit(X).history_[-1]["epoch"] == 3
+
+
+def test_bias_correction_starts_with_the_moments_not_with_the_noise(tmp_path):
+    # Adam's first update has the size of the learning rate in every entry; with a late step number it would be 3 times that
+    X = np.random.default_rng(0).uniform(size=(30, 8)).astype(np.float32)
+    vae = VAE(hidden_dims=(4,), epochs=5, batch_size=30, random_state=0, dtype="float64").fit(X)
+    vae.save(tmp_path / "model.npz")
+    again = VAE.load(tmp_path / "model.npz")
+    before = again.network_.get_parameters()
+    again.partial_fit(X)
+    moved = np.abs(again.network_.get_parameters() - before)
+    assert moved.max() == pytest.approx(1e-3, rel=1e-3) and np.median(moved) == pytest.approx(1e-3, rel=1e-2)
+    assert again.trainer_.updates == 1 and again.history_[-1]["step"] == 6
+
+
+def test_settings_changed_between_calls_take_effect_and_moments_stay():
+    X = np.random.default_rng(0).uniform(size=(30, 8)).astype(np.float32)
+    vae = VAE(hidden_dims=(4,), batch_size=30, random_state=0).partial_fit(X)
+    v = vae.trainer_.moments["v"]
+    vae.set_params(learning_rate=0.5, beta=3.0, batch_size=10).partial_fit(X)
+    record = vae.history_[-1]
+    assert (record["learning_rate"], record["beta"], record["step"]) == (0.5, 3.0, 4)
+    assert vae.trainer_.moments["v"] is v and vae.trainer_.updates == 4 and vae.settings_["batch_size"] == 10
+    vae.set_params(optimizer="sgd", learning_rate=1e-3).partial_fit(X)
+    assert vae.trainer_.updates == 3 and set(vae.trainer_.moments) == {"m"}
+    with pytest.raises(ValueError, match="fitted with latent_dim=2, and 3 makes another; call fit, or set it back"):
+        vae.set_params(latent_dim=3).partial_fit(X)

@@ -51,7 +51,7 @@ def test_training_lowers_the_loss_on_examples_it_has_not_seen(digits):
 def test_history_holds_what_it_says(digits):
     data = digits[0][:200]
     trainer = small_trainer(data, batch_size=64, objective=Objective(beta=2.0, kl_warmup=4.0, free_bits=0.25))
-    trainer.fit(rows_of(data), 2, rows_of(digits[1]), keep_best=False)
+    trainer.fit(rows_of(data), 2, test=rows_of(digits[1]))
     first, second = trainer.history
     assert [first["epoch"], second["epoch"]] == [1, 2] and [first["step"], second["step"]] == [4, 8]
     for record in trainer.history:
@@ -62,7 +62,7 @@ def test_history_holds_what_it_says(digits):
     # beta rises linearly: the last step of epoch 1 begins at example 192 of 200
     assert first["beta"] == pytest.approx(2.0 * (192 / 200) / 4) and second["beta"] == pytest.approx(2 * (1.96) / 4)
     recon, kl = elbo_terms(trainer.network, rows_of(digits[1]), seed=0)
-    assert second["val_recon"] == pytest.approx(recon.mean()) and second["val_kl"] == pytest.approx(kl.sum(1).mean())
+    assert second["test_recon"] == pytest.approx(recon.mean()) and second["test_kl"] == pytest.approx(kl.sum(1).mean())
 
 
 def test_epoch_mean_weighs_a_short_last_batch_by_its_rows(digits):
@@ -139,7 +139,8 @@ def test_ctrl_c_ends_the_epoch_cleanly_and_keeps_the_best(digits):
             os.kill(os.getpid(), signal.SIGINT)
 
     vae = VAE(hidden_dims=(8,), epochs=50, random_state=0, callbacks=[interrupt])
-    vae.fit(digits[0])
+    with pytest.raises(KeyboardInterrupt):
+        vae.fit(digits[0])
     # the signal may arrive in the callback or at the first step of the next epoch, which then ends
     assert len(vae.history_) in (2, 3) and vae.stopped_.startswith("interrupted")
     assert np.isfinite(vae.score(digits[1]))
@@ -233,3 +234,60 @@ def test_published_curve_of_pytorchs_example_first_epochs(mnist):
     losses = [record["val_loss"] for record in vae.history_]
     assert losses[2] == pytest.approx(112.1, abs=1.0)
     assert losses[0] == pytest.approx(128.5, abs=4.0) and losses[1] == pytest.approx(116.4, abs=2.0)
+
+
+def test_moments_of_parameters_let_go_are_reset(digits):
+    """After a fit that goes back to its best epoch, and after a NaN, the next step starts from empty moments."""
+    vae = VAE(hidden_dims=(32,), epochs=12, learning_rate=0.03, batch_size=16, random_state=1).fit(digits[0][:300])
+    assert not vae.history_[-1]["kept"]
+    assert vae.trainer_.updates == 0 and not vae.trainer_.moments["m"].any()
+    good = VAE(hidden_dims=(8,), random_state=0).partial_fit(digits[0])
+    before = good.network_.get_parameters()
+    good.set_params(learning_rate=1e30)
+    with pytest.raises(NotFinite):
+        good.partial_fit(digits[0])
+    np.testing.assert_array_equal(good.network_.get_parameters(), before)
+    assert good.trainer_.updates == 0 and np.isfinite(good.trainer_.moments["v"]).all()
+    good.set_params(learning_rate=1e-3).partial_fit(digits[0])
+    assert np.isfinite(good.score(digits[1])) and [r["epoch"] for r in good.history_] == [1, 2]
+
+
+def test_a_held_out_loss_that_is_no_number_stops_training(digits):
+    wild = digits[1].copy()
+    wild[3] = 1e30
+    vae = VAE(hidden_dims=(8,), likelihood="gaussian", epochs=3, random_state=0)
+    with pytest.raises(NotFinite, match=r"after epoch 1: its val_loss is (inf|nan).*extreme val rows"):
+        vae.fit(digits[0], X_val=wild)
+
+
+def test_the_test_part_is_recorded_and_chooses_nothing(digits):
+    settings = {"hidden_dims": (16,), "epochs": 3, "learning_rate": 0.03, "batch_size": 16, "random_state": 1}
+    plain, watched = VAE(**settings), VAE(**settings)
+    plain.fit(digits[0][:300])
+    watched.fit(digits[0][:300], X_test=digits[1])
+    np.testing.assert_array_equal(plain.network_.get_parameters(), watched.network_.get_parameters())
+    assert {"val_loss", "test_loss"} <= set(watched.history_[0]) and "test_loss" not in plain.history_[0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to itself")
+def test_a_caller_who_ignores_ctrl_c_is_not_overruled(digits):
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        vae = VAE(hidden_dims=(8,), epochs=3, random_state=0)
+        vae.callbacks = [lambda vae, record: os.kill(os.getpid(), signal.SIGINT)]
+        assert len(vae.fit(digits[0]).history_) == 3 and vae.stopped_ == ""
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_a_stop_asked_for_before_the_first_step_still_leaves_a_record(digits):
+    trainer = small_trainer(digits[0][:50], callbacks=[lambda trainer, record: None])
+    inner = trainer._train_epoch
+
+    def stopped_at_once(*arguments):
+        trainer.stop("now")
+        return inner(*arguments)
+
+    trainer._train_epoch = stopped_at_once
+    trainer.fit(rows_of(digits[0][:50]), 3)
+    assert len(trainer.history) == 1 and trainer.step == 1

@@ -142,7 +142,8 @@ def our_losses(golden, kernels, optimizer, dtype):
     for step in range(1, twin.STEPS + 1):
         rows = twin.batch_rows(step)
         work.put("rows", rows)
-        work.run(len(rows), step=step, index=step - 1, beta=1.0, learning_rate=settings.learning_rate)
+        rate = settings.learning_rate
+        work.run(len(rows), step=step, update=step, index=step - 1, beta=1.0, learning_rate=rate)
     kernels.synchronize()
     trace = np.array(kernels.to_host(trace))
     return trace[:, 0] + trace[:, 2:].sum(axis=1)

@@ -1,0 +1,124 @@
+"""The parameters of VAE as plain values, checked, and what they make: an architecture, an optimizer, examples.
+
+`settings` is everywhere the dict of them by name, callbacks apart: what a fitted model follows and what its file holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from minivae.architecture import Architecture
+from minivae.data import Examples
+from minivae.data_checks import Scale, Summary, as_matrix, check_range, require_count, summarize
+from minivae.data_files import DataError
+from minivae.optimizers import Optimizer
+from minivae.training import Objective
+
+DEFAULT_VALIDATION_FRACTION = 0.1
+OF_THE_NETWORK = ("latent_dim", "hidden_dims", "activation", "likelihood", "sigma", "dtype", "backend")
+
+TYPES: dict[str, tuple[Any, str]] = {
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": (str, "a string"),
+    "bool": (bool, "True or False"),
+    "None": (type(None), "None"),
+}
+
+
+def checked_settings(vae: Any) -> dict[str, Any]:
+    """The parameters of a VAE as plain Python values of the types that it declares, NumPy's scalars turned into them.
+
+    Raises TypeError or ValueError naming the parameter. Limits that belong to one part only are checked by that part.
+    """
+    settings: dict[str, Any] = {}
+    for f in fields(vae):
+        value, name, kinds = getattr(vae, f.name), f.name, str(f.type).split(" | ")
+        if name == "callbacks":
+            continue
+        if name == "hidden_dims":
+            widths = np.atleast_1d(np.asarray(value, object))
+            settings[name] = tuple(plain(width, name, ["int"]) for width in widths.ravel())
+        elif name == "dtype" and not isinstance(value, str):
+            settings[name] = getattr(value, "__name__", None) or plain(str(value), name, kinds)
+        else:
+            settings[name] = plain(value, name, kinds)
+    for name in ("epochs", "batch_size"):
+        require_count(name, settings[name])
+    if settings["patience"] is not None:
+        require_count("patience", settings["patience"])
+    fraction = settings["validation_fraction"]
+    if fraction is not None and not 0 <= fraction < 1:
+        raise ValueError(f"validation_fraction must lie in [0, 1), not {fraction!r}")
+    return settings
+
+
+def plain(value: Any, name: str, kinds: list[str]) -> Any:
+    """A value of one of these kinds as Python's own, NumPy's scalars included."""
+    value = value.item() if isinstance(value, np.generic) else value
+    for kind in kinds:
+        if isinstance(value, TYPES[kind][0]) and (kind == "bool" or not isinstance(value, bool)):
+            return float(value) if kind == "float" else value
+    words = " or ".join(TYPES[kind][1] for kind in kinds)
+    raise TypeError(f"{name} must be {words}, not {value!r}")
+
+
+def held_fraction(settings: dict[str, Any], has_val: bool) -> float:
+    """The part of X that fit holds out: none where X_val is given. Raises ValueError where the settings disagree."""
+    fraction = settings["validation_fraction"]
+    if fraction and has_val:
+        raise ValueError("X_val and validation_fraction both name a held-out part; give one of them")
+    if fraction is None:
+        fraction = 0.0 if has_val else DEFAULT_VALIDATION_FRACTION
+    if settings["patience"] is not None and not fraction and not has_val:
+        raise ValueError("patience needs a held-out part to watch; set validation_fraction=0.1")
+    return float(fraction)
+
+
+def check_continuation(fitted: dict[str, Any], settings: dict[str, Any], epochs_done: int) -> None:
+    """Raise ValueError where a model fitted with the first settings cannot be trained on with the second."""
+    for name in OF_THE_NETWORK:
+        if settings[name] != fitted[name]:
+            raise ValueError(
+                f"the model was fitted with {name}={fitted[name]!r}, and {settings[name]!r} makes another; "
+                "call fit, or set it back"
+            )
+    if settings["schedule"] == "cosine" and epochs_done >= settings["epochs"]:
+        raise ValueError(
+            f"the cosine schedule ended with epoch {settings['epochs']}, and its learning rate is 0 now; "
+            "raise epochs, or set schedule='constant'"
+        )
+
+
+# ---- What they make
+
+
+def architecture(settings: dict[str, Any], data_dim: int) -> Architecture:
+    return Architecture(data_dim, **{f.name: settings[f.name] for f in fields(Architecture) if f.name != "data_dim"})
+
+
+def optimizer_and_objective(settings: dict[str, Any]) -> tuple[Optimizer, Objective]:
+    rule = {f.name: settings[f.name] for f in fields(Optimizer) if f.name != "name"}
+    objective = Objective(settings["beta"], settings["kl_warmup"], settings["free_bits"])
+    return Optimizer(settings["optimizer"], **rule), objective
+
+
+def read(
+    X: Any,
+    name: str,
+    settings: dict[str, Any],
+    scale: Scale,
+    columns: int | None = None,
+    rows: np.ndarray | None = None,
+) -> tuple[Examples, Summary]:
+    """All or some rows of X as a model with these settings reads them, after every check, and their summary."""
+    X = as_matrix(X, name)
+    if columns is not None and X.shape[1] != columns:
+        raise DataError(f"{name} has {X.shape[1]} columns, and the model was built for {columns}; pass as many")
+    divisor = scale.divisor(X, settings["likelihood"], name)
+    summary = summarize(X, divisor, name, rows)
+    check_range(summary, settings["likelihood"])
+    return Examples(X, np.arange(len(X)) if rows is None else rows, divisor, settings["binarize"]), summary
