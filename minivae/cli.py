@@ -1,4 +1,4 @@
-"""minivae train | evaluate | sample | reconstruct | plot | gradcheck | data | backends: the arguments, and how errors end.
+"""minivae train | evaluate | sample | reconstruct | plot | gradcheck | data | bench | backends: arguments, and errors.
 
 Results go to standard output, progress to standard error. Exit status: 0, 1 (one clear line), 2 (usage), 130 (Ctrl-C).
 """
@@ -103,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     import inspect
 
     from minivae import __version__, commands
+    from minivae.bench.report import add_arguments as add_bench_arguments
     from minivae.estimator import VAE
     from minivae.kernels import MODULES
 
@@ -221,6 +222,14 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("name", nargs="?", help="one dataset")
     data.add_argument("--download", action="store_true", help="fetch it into the cache and verify it")
     as_json(data)
+
+    bench = command(
+        "bench",
+        "measure the backends against PyTorch, JAX and the limit of this machine",
+        "minivae bench --quick",
+        "minivae bench --suite step --out results.json --figure results.png",
+    )
+    add_bench_arguments(bench)
 
     as_json(command("backends", "say which backends work here, and why", "minivae backends"))
     return parser

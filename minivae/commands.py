@@ -254,6 +254,12 @@ def data(options: argparse.Namespace) -> int:
     return 0
 
 
+def bench(options: argparse.Namespace) -> int:
+    from minivae.bench import report
+
+    return report.run(options)
+
+
 def backends(options: argparse.Namespace) -> int:
     chosen = load("auto").__name__
     rows = []

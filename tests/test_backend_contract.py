@@ -700,7 +700,8 @@ def test_the_training_step_equals_the_reference_kernels_called_line_by_line(kern
         for step in range(1, 7):
             rows = np.arange(7 * (step - 1), 7 * (step - 1) + (13 if step % 2 else 5)) % 40
             work.put("rows", rows)
-            variables = {"step": step, "index": step - 1, "beta": step / 6, "learning_rate": 0.01 / step}
+            variables = {"step": step, "update": step, "index": step - 1}
+            variables |= {"beta": step / 6, "learning_rate": 0.01 / step}
             if module is kernels:
                 work.run(len(rows), **variables)
             else:
