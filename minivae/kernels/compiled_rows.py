@@ -135,6 +135,16 @@ def dense_forward_rows(y, a, x, W, b, f, blas, r0, r1):
 
 
 @compiled
+def dense_forward_columns(y, a, x, W, b, f, blas, c0, c1):
+    """Columns c0 .. c1 of y, for all rows: how few rows are shared out, each thread reading its own part of W."""
+    (batch, inputs), outputs = x.shape, W.shape[1]
+    left = a[0, c0:]
+    product(blas, NO_TRANSPOSE, NO_TRANSPOSE, batch, c1 - c0, inputs, x, inputs, W[0, c0:], outputs, left, outputs)
+    for r in range(batch):
+        activate(y[r, c0:c1], a[r, c0:c1], b[c0:c1], f)
+
+
+@compiled
 def dense_backward_rows(dy, a, y, f, r0, r1):
     """dy becomes da."""
     if f != IDENTITY:
@@ -146,6 +156,14 @@ def dense_backward_rows(dy, a, y, f, r0, r1):
 def input_gradient_rows(dx, dy, W, blas, r0, r1):
     inputs, outputs = W.shape
     product(blas, NO_TRANSPOSE, TRANSPOSE, r1 - r0, inputs, outputs, dy[r0:], outputs, W, outputs, dx[r0:], inputs)
+
+
+@compiled
+def input_gradient_columns(dx, dy, W, blas, i0, i1):
+    """Columns i0 .. i1 of dx = da W^T, for all rows."""
+    inputs, outputs = W.shape
+    left = dx[0, i0:]
+    product(blas, NO_TRANSPOSE, TRANSPOSE, len(dy), i1 - i0, outputs, dy, outputs, W[i0:], outputs, left, inputs)
 
 
 @compiled

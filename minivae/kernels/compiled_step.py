@@ -5,6 +5,8 @@ activation, likelihood or optimizer: `encode` turns it into tables of addresses 
 Every thread runs `work`; a step has phases, with a barrier after each:
 
     ROWS     each thread takes its own rows through the whole chain: batch, forward, loss, backward to the first layer
+    COLUMNS  where that would leave a thread few rows (each product then reads all of W for little), the products of a
+             dense layer are shared out by columns, with a barrier after each, and only the rest goes by rows
     ALL      thread 0 does what needs every row but is small: mean KL, the gradient norm, the record
     BLOCKS   each thread computes its own blocks of every dW and db, and updates those parameters at once
     UPDATE   where the gradient is clipped, the update must wait for the norm of all of it
@@ -29,10 +31,11 @@ import numpy as np
 from minivae.kernels import Call, CallByCall, Var
 from minivae.kernels.blas import load_blas, single_threaded
 from minivae.kernels.compiled_rows import ACTIVATION
-from minivae.kernels.interpreter import ALL, BLOCKS, OPERATION, ROWS, UPDATE, VARIABLES, work
+from minivae.kernels.interpreter import ALL, BLOCKS, COLUMNS, OPERATION, ROWS, UPDATE, VARIABLES, work
 from minivae.kernels.threads import DONE, STATE_SIZE, yield_address
 
 SMALL = 8e6  # floating point operations in a program's products below which a second thread costs more than it brings
+FEW_ROWS = 48  # rows per thread below which the products of dense layers are shared out by columns instead
 BLOCK_BYTES = 2**18  # of a block of dW: with its parameters and moments it stays in the cache of one core
 ROW_KERNELS = {
     *("gather", "philox_uniform", "philox_normal", "binarize", "dense_forward", "dense_backward"),
@@ -173,7 +176,8 @@ def encode(program: Sequence[Call], arrays: Mapping[str, Any], threads: int) -> 
                 variable[c, k] = VARIABLES.index(value.name)
             else:
                 scalars[c, k] = value
-    phases, order = _phases(program)
+    batch = max((int(sizes[c, 4]) for c, call in enumerate(program) if call.kernel == "dense_forward"), default=1)
+    phases, order = _phases(program, by_columns=1 < threads and batch < FEW_ROWS * threads)
     blocks = _blocks(program, arrays, threads)
     dtype = next(arrays[c.arrays[0]].dtype for c in program if c.arrays[0] is not None)
     return Tables((addresses, sizes, scalars, variable), phases, order, blocks, threads, dtype)
@@ -215,14 +219,20 @@ def _numbers(call: Call) -> list[Any]:
     return list(call.scalars)
 
 
-def _phases(program: Sequence[Call]) -> tuple[np.ndarray, np.ndarray]:
+def _phases(program: Sequence[Call], by_columns: bool) -> tuple[np.ndarray, np.ndarray]:
     """[kind, first, last] for each phase, and the calls in the order in which the phases take them."""
     kinds: list[tuple[int, list[int]]] = []
     rows: list[int] = []
     late: list[int] = []  # small things that need all rows, and whose results no row waits for
     clipped = updated = False
     for c, call in enumerate(program):
-        if call.kernel in ROW_KERNELS:
+        if by_columns and call.kernel == "dense_forward":
+            kinds += [(ROWS, rows), (COLUMNS, [c])]
+            rows = []
+        elif by_columns and call.kernel == "dense_backward" and call.arrays[0] is not None:
+            kinds += [(ROWS, [*rows, c]), (COLUMNS, [c])]  # dy becomes da by rows, dx is made by columns
+            rows = []
+        elif call.kernel in ROW_KERNELS:
             rows.append(c)
             if call.kernel == "gaussian_loss":
                 late.append(c)

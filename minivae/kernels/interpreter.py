@@ -12,7 +12,8 @@ from numba import carray, njit
 from minivae.kernels import compiled_rows as k
 from minivae.kernels.threads import CAN_CACHE, DONE, SOURCES, STOP, atomic_add, atomic_load, barrier, pointer
 
-ROWS, ALL, BLOCKS, UPDATE = range(4)
+ROWS, COLUMNS, ALL, BLOCKS, UPDATE = range(5)
+LANES = 16  # a share of the columns begins at a multiple of this, so that vectors stay whole
 ROW_CHUNK = 256  # rows taken through the chain at a time, so that they stay in the cache
 VARIABLES = ("step", "update", "index", "beta", "learning_rate")
 STEP, INDEX = 0, 2
@@ -51,8 +52,8 @@ def scalar(c, place, i, scalars, variable, table):
 
 
 @inner
-def run_rows(c, i, r0, r1, rows, table, addresses, sizes, scalars, variable, blas, late_kl, real):
-    """Call c on rows r0 .. r1 of the batch."""
+def run_rows(c, i, r0, r1, rows, table, addresses, sizes, scalars, variable, blas, late_kl, by_columns, real):
+    """Call c on rows r0 .. r1 of the batch. by_columns: products of dense layers are left to run_columns."""
     A, s = addresses[c], sizes[c]
     operation = s[0]
     if operation == GATHER:
@@ -83,7 +84,7 @@ def run_rows(c, i, r0, r1, rows, table, addresses, sizes, scalars, variable, bla
         inputs, outputs, f, B = s[1], s[2], s[3], s[4]
         dy, a, y = matrix(A[3], B, outputs, real), matrix(A[5], B, outputs, real), matrix(A[6], B, outputs, real)
         k.dense_backward_rows(dy, a, y, f, r0, r1)
-        if A[0] != 0:
+        if A[0] != 0 and not by_columns:
             W = matrix(A[7], inputs, outputs, real)
             k.input_gradient_rows(matrix(A[0], B, inputs, real), dy, W, blas, r0, r1)
     elif operation == SAMPLE:
@@ -121,6 +122,33 @@ def run_rows(c, i, r0, r1, rows, table, addresses, sizes, scalars, variable, bla
         D, B = s[1], s[2]
         dout, nll, out = matrix(A[0], B, 2 * D, real), vector(A[1], B, real), matrix(A[2], B, 2 * D, real)
         k.gaussian_elementwise_loss_rows(dout, nll, out, matrix(A[3], B, D, real), vector(A[4], B, real), r0, r1)
+
+
+@inner
+def share(n, thread, threads):
+    """This thread's part of n columns."""
+    whole = n // LANES
+    return LANES * (whole * thread // threads), n if thread == threads - 1 else LANES * (
+        whole * (thread + 1) // threads
+    )
+
+
+@inner
+def run_columns(c, thread, threads, addresses, sizes, blas, real):
+    """The product of dense layer c on this thread's columns, for all rows."""
+    A, s = addresses[c], sizes[c]
+    inputs, outputs, f, B = s[1], s[2], s[3], s[4]
+    if s[0] == FORWARD:
+        c0, c1 = share(outputs, thread, threads)
+        if c1 > c0:
+            y, a, x = matrix(A[0], B, outputs, real), matrix(A[1], B, outputs, real), matrix(A[2], B, inputs, real)
+            W, b = matrix(A[3], inputs, outputs, real), vector(A[4], outputs, real)
+            k.dense_forward_columns(y, a, x, W, b, f, blas, c0, c1)
+    else:
+        i0, i1 = share(inputs, thread, threads)
+        if i1 > i0:
+            dx, dy = matrix(A[0], B, inputs, real), matrix(A[3], B, outputs, real)
+            k.input_gradient_columns(dx, dy, matrix(A[7], inputs, outputs, real), blas, i0, i1)
 
 
 @inner
@@ -231,9 +259,10 @@ def build(fingerprint):
         state[SOURCES] = fingerprint
         batch = rows.shape[1]
         trace_dtype = np.zeros(1, np.float64)
-        late_kl, record, clipped = -1, -1, False
+        late_kl, record, clipped, by_columns = -1, -1, False, False
         for p in range(len(phases)):
             clipped |= phases[p, 0] == UPDATE
+            by_columns |= phases[p, 0] == COLUMNS
         for c in range(len(sizes)):
             if sizes[c, 0] == KL and not scalars[c, 1] > 0:
                 late_kl = c
@@ -265,8 +294,12 @@ def build(fingerprint):
                                     variable,
                                     blas,
                                     late_kl,
+                                    by_columns,
                                     real,
                                 )
+                elif kind == COLUMNS:
+                    for o in range(start, stop):
+                        run_columns(order[o], thread, threads, addresses, sizes, blas, real)
                 elif kind == BLOCKS:
                     partial[8 * thread] = 0
                     for b in range(len(blocks)):
