@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -91,9 +92,12 @@ def bind(kernels: ModuleType, program: Sequence[Call], arrays: Mapping[str, Any]
 
 
 def load(name: str = "auto") -> ModuleType:
-    """The backend's module. Raises ImportError with the reason and the fix where it cannot work here."""
+    """The backend's module. "auto" is MINIVAE_BACKEND where that is set, else the fastest that works here.
+
+    Raises ImportError with the reason and the fix where the backend cannot work.
+    """
     if name == "auto":
-        name = next(candidate for candidate in AUTO if availability(candidate)[0])
+        name = os.environ.get("MINIVAE_BACKEND") or next(n for n in AUTO if availability(n)[0])
     if name not in MODULES:
         raise ValueError(f"backend {name!r} is not one of auto, {', '.join(MODULES)}")
     works, reason = availability(name)
