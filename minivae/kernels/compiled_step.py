@@ -177,7 +177,7 @@ def encode(program: Sequence[Call], arrays: Mapping[str, Any], threads: int) -> 
             else:
                 scalars[c, k] = value
     batch = max((int(sizes[c, 4]) for c, call in enumerate(program) if call.kernel == "dense_forward"), default=1)
-    phases, order = _phases(program, by_columns=1 < threads and batch < FEW_ROWS * threads)
+    phases, order = _phases(program, by_columns=threads > 1 and batch < FEW_ROWS * threads)
     blocks = _blocks(program, arrays, threads)
     dtype = next(arrays[c.arrays[0]].dtype for c in program if c.arrays[0] is not None)
     return Tables((addresses, sizes, scalars, variable), phases, order, blocks, threads, dtype)
