@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,14 @@ def kernels(request):
     if not works:
         pytest.skip(f"backend {request.param}: {reason}")
     return load(request.param)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to Ctrl-C, here and in child processes: a runner in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

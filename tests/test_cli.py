@@ -263,7 +263,7 @@ def test_every_command_has_a_help_with_an_example(command, capsys):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a child process")
-def test_ctrl_c_keeps_the_model_and_exits_130(tmp_path):
+def test_ctrl_c_keeps_the_model_and_exits_130(tmp_path, ctrl_c):
     command = [sys.executable, "-m", "minivae.cli", "train", "digits", "--hidden-dims", "64", "--epochs", "100000"]
     with subprocess.Popen(
         [*command, "--out", "run", "--no-figures"], stderr=subprocess.PIPE, stdout=subprocess.PIPE

@@ -131,7 +131,7 @@ def test_callback_can_stop(digits):
     assert len(vae.fit(digits[0]).history_) == 2 and vae.stopped_ == "enough"
 
 
-def test_ctrl_c_ends_the_epoch_cleanly_and_keeps_the_best(digits):
+def test_ctrl_c_ends_the_epoch_cleanly_and_keeps_the_best(digits, ctrl_c):
     before = signal.getsignal(signal.SIGINT)
 
     def interrupt(vae, record):
