@@ -122,6 +122,17 @@ def test_small_models_stay_in_one_thread_and_large_ones_do_not(monkeypatch):
     assert counts == [1, 16]
 
 
+def test_a_wrong_number_of_threads_is_one_clear_sentence(monkeypatch):
+    for wrong in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("MINIVAE_NUM_THREADS", wrong)
+        with pytest.raises(
+            ValueError, match=f"MINIVAE_NUM_THREADS must be a whole number of at least 1, not '{wrong}'"
+        ):
+            compiled_step.thread_limit()
+    monkeypatch.delenv("MINIVAE_NUM_THREADS")
+    assert 1 <= compiled_step.thread_limit() <= os.cpu_count()
+
+
 def test_same_seed_same_bits(threads):
     threads(2)
     first, again = (train("numba", "bernoulli tanh free bits", "float32", 20) for _ in range(2))

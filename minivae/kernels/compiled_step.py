@@ -126,7 +126,7 @@ class Tables:
 
 def thread_count(program: Sequence[Call], arrays: Mapping[str, Any]) -> int:
     """One thread for what is too small to share out, else every processor that gets at least four rows."""
-    limit = int(os.environ.get("MINIVAE_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+    limit = thread_limit()
     operations, batch = 0.0, 1
     for call in program:
         if call.kernel == "dense_forward":
@@ -135,6 +135,18 @@ def thread_count(program: Sequence[Call], arrays: Mapping[str, Any]) -> int:
         elif call.kernel == "dense_backward":
             operations += 2 * batch * arrays[call.arrays[7]].size * (1 if call.arrays[0] is None else 2)
     return 1 if operations < SMALL else max(1, min(limit, batch // 4))
+
+
+def thread_limit() -> int:
+    """MINIVAE_NUM_THREADS, or the processors that this process may use."""
+    wanted = os.environ.get("MINIVAE_NUM_THREADS", "")
+    if wanted and not (wanted.isdecimal() and int(wanted) > 0):
+        raise ValueError(
+            f"MINIVAE_NUM_THREADS must be a whole number of at least 1, not {wanted!r}; set it or unset it"
+        )
+    if wanted:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def can_encode(program: Sequence[Call], arrays: Mapping[str, Any]) -> bool:
