@@ -14,7 +14,7 @@ from minivae.kernels.threads import CAN_CACHE, DONE, SOURCES, STOP, atomic_add, 
 
 ROWS, COLUMNS, ALL, BLOCKS, UPDATE = range(5)
 LANES = 16  # a share of the columns begins at a multiple of this, so that vectors stay whole
-ROW_CHUNK = 256  # rows taken through the chain at a time, so that they stay in the cache
+ROW_CHUNK = 512  # rows taken through the chain at a time: fewer would have each product read all of W more often
 VARIABLES = ("step", "update", "index", "beta", "learning_rate")
 STEP, INDEX = 0, 2
 OPERATION = {
