@@ -19,10 +19,12 @@ Reading order:
      4  parameters.py          one flat vector, named views
      5  architecture.py        layers, shapes, initial parameters;  network.py  the VAE as an order of kernel calls
      6  optimizers.py          SGD, Adam, AdamW; schedules; clipping
-     7  gradcheck.py           the proof
+     7  gradcheck.py           one gradient against finite differences      (proof.py: all of them)
      8  data.py                checks, the held-out part, batches          (data_files.py, datasets.py: where from)
      9  training.py            the loop                                     (evaluation.py: ELBO, log-likelihood)
-    10  estimator.py           VAE(...).fit(X);  modelfile.py, plots.py, cli.py around it
+    10  estimator.py           VAE(...).fit(X);  settings.py, modelfile.py, plots.py, cli.py around it
+
+The compiled twins of the kernels: kernels/fused_numba.py, from compiled_rows.py up to compiled_step.py. bench/ times them.
 """
 
 from __future__ import annotations
