@@ -1,8 +1,9 @@
 """The interface: which kernels a backend has, how they are called, and which backend works here.
 
 A backend is a module of plain functions with exactly the names below; `reference` (NumPy) is their definition. There is
-no base class and no current backend: `load("numpy")` returns a module and the network gets it as an argument. Backends other than the reference also have `availability() -> (works, reason)`,
-and import without the libraries that they need, so that they can say what is missing.
+no base class and no current backend: `load("numpy")` returns a module and the network gets it as an argument.
+Backends other than the reference also have `availability() -> (works, reason)`, and import without the libraries that
+they need, so that they can say what is missing.
 
 The training step is data: a program, a list of `Call`s over named arrays. `bind` turns it into something to run, once
 for each set of arrays. NumPy runs it call by call; a backend with its own `compile_program` may do better.
