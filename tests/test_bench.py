@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import minivae
-from minivae.bench import configs, contenders, endtoend, kernels, report, runner, worker
+from minivae.bench import configs, contenders, endtoend, kernels, profile, report, runner, worker
 from minivae.kernels import MODULES, availability, load, reference
 
 TINY = "6-5-2-tanh-4"
@@ -110,6 +110,21 @@ def test_a_backend_has_the_losses_of_the_reference(backend):
     contender = contenders.create(backend, configs.parse(TINY))
     contender.run(75)  # the losses are those from the initial weights, whatever ran before
     assert configs.deviation(contender.losses(), expected) < configs.TOLERANCE
+
+
+def test_the_profile_accounts_for_the_whole_step_and_all_its_products():
+    if not availability("numba")[0]:
+        pytest.skip(f"backend numba: {availability('numba')[1]}")
+    first, row = talk("run 100", name="profile")
+    assert first["status"] == "ready"
+    assert math.isclose(sum(p["seconds"] for p in row["parts"]) + row["waiting"], row["seconds"], rel_tol=1e-6)
+    flops = sum(p.flops for p in configs.matrix_products(configs.parse(TINY).arch, 4))
+    assert sum(p["flops"] for p in row["parts"]) == flops
+    text = profile.text([{"config": TINY, "status": "timed"} | row])
+    assert "bernoulli_loss" in text and "whole step, 1 thread;" in text
+    assert profile.text([{"config": TINY, "status": "unavailable", "note": "no Numba"}]).endswith(
+        "unavailable: no Numba"
+    )
 
 
 @pytest.mark.parametrize("name", contenders.PEERS)

@@ -20,7 +20,7 @@ ORDER = [
     "kernels.reference",
     "kernels",
     "kernels.vector_math",
-    "kernels.blas",
+    "kernels.products",
     "kernels.threads",
     "kernels.compiled_rows",
     "kernels.interpreter",
@@ -45,8 +45,8 @@ ORDER = [
     "plot_layout",
     "plots",
     "runs",
-    *("bench", "bench.configs", "bench.contenders", "bench.peers", "bench.kernels", "bench.worker", "bench.runner"),
-    *("bench.endtoend", "bench.figure", "bench.report"),
+    *("bench", "bench.configs", "bench.contenders", "bench.peers", "bench.kernels", "bench.profile", "bench.worker"),
+    *("bench.runner", "bench.endtoend", "bench.figure", "bench.report"),
     "commands",
     "cli",
 ]
@@ -98,7 +98,7 @@ def test_line_budget():
     twins += [name for name in ORDER if name in NOT_ON_THE_PATH and name.startswith("kernels.")]
     twins, tool = set(twins), {name for name in FILES if name.startswith("bench")}
     assert sum(lines(name) for name in FILES if name not in twins | tool) <= 5000
-    assert sum(map(lines, twins)) <= 2500 and sum(map(lines, tool)) <= 1600
+    assert sum(map(lines, twins)) <= 2500 and sum(map(lines, tool)) <= 1700
 
 
 @pytest.mark.parametrize("name", INTERFACE)

@@ -23,7 +23,7 @@ IMPORTS = ("numpy", "minivae", "minivae.estimator", "numba", "torch", "jax")
 # What an installation consists of: the named packages and everything they require.
 INSTALLATIONS = {
     "minivae": ("minivae", "numpy", "tqdm"),
-    "minivae[numba]": ("minivae", "numpy", "tqdm", "numba", "scipy", "threadpoolctl"),
+    "minivae[numba]": ("minivae", "numpy", "tqdm", "numba"),
     "torch": ("torch", "numpy"),
     "jax": ("jax", "jaxlib", "numpy"),
 }

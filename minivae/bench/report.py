@@ -14,7 +14,7 @@ from typing import Any
 
 Row = dict[str, Any]
 FORMAT = 1
-SUITES = ("step", "kernels", "end-to-end")
+SUITES = ("step", "profile", "kernels", "end-to-end")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
     result["ceilings"] = runner.ceilings(3 if options.quick else 7)
     if "step" in suites:
         result["step"] = runner.step_suite(chosen, list(names), rounds, 0.1 if options.quick else 0.3)
+    if "profile" in suites:
+        result["profile"] = runner.profile_suite(chosen, 200 if options.quick else 1000)
     if "kernels" in suites:
         result["kernels"] = runner.kernel_suite(chosen[0], rounds)
         again = runner.ceilings(3 if options.quick else 7)  # machines drift: the best of before and after
@@ -181,6 +183,8 @@ def load(path: str | os.PathLike[str]) -> Row:
 
 
 def text(result: Row) -> str:
+    from minivae.bench import profile
+
     about = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
@@ -191,7 +195,7 @@ def text(result: Row) -> str:
             for name, value in result["ceilings"].items()
         ),
     ]  # fmt: skip
-    parts = [step_text(result), kernels_text(result), end_to_end_text(result)]
+    parts = [step_text(result), profile.text(result.get("profile", [])), kernels_text(result), end_to_end_text(result)]
     return "\n\n".join(["\n".join(lines), *filter(None, parts)])
 
 
@@ -210,7 +214,7 @@ def step_text(result: Row) -> str:
         lines.append("")
     if rows:
         lines.append(
-            "floor: all matrix products of the step alone, on NumPy's BLAS. A peer with another BLAS may be below it."
+            "floor: all matrix products of the step alone, on NumPy's BLAS. Who makes products otherwise may be below it."
         )
     return "\n".join(lines)
 

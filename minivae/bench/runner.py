@@ -193,6 +193,16 @@ def kernel_suite(config: Config, rounds: int) -> list[Row]:
     return rows
 
 
+def profile_suite(configs: list[Config], steps: int) -> list[Row]:
+    """One row for each configuration: where the time of the numba backend's step goes."""
+    rows: list[Row] = []
+    for config in configs:
+        with working(["profile"], config.name) as (worker,):
+            row: Row = {"config": config.name, "status": "timed"}
+            rows.append(row | (worker.run(steps) if worker.ready else worker.first))
+    return rows
+
+
 def ceilings(repeats: int) -> dict[str, float]:
     """GB/s and GFLOP/s of this machine, measured in a process of their own."""
     with working(["ceilings"], "64-64-2-relu-64") as (worker,):

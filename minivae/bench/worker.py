@@ -2,7 +2,7 @@
 
 It prepares the contender and prints one line of JSON: its first losses and a note, or why it is unavailable. Then each
 line "run N" on standard input times at least N steps and prints seconds per step. It ends when its input does.
-"kernels:BACKEND" and "ceilings" are contenders as well; their answer to "run N" is a dict.
+"kernels:BACKEND", "profile" and "ceilings" are contenders as well; their answer to "run N" is a dict.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import os
 import sys
 from typing import Any, TextIO
 
-from minivae.bench import configs, contenders, kernels
+from minivae.bench import configs, contenders, kernels, profile
 
 
 def prepare(name: str, config: configs.Config) -> contenders.Contender:
     if name == "ceilings":
         return kernels.Ceilings()
+    if name == "profile":
+        return profile.Profile(config)
     if name.startswith("kernels:"):
         return kernels.Ladder(name.removeprefix("kernels:"), config)
     return contenders.create(name, config)

@@ -11,17 +11,9 @@ import math
 
 import numpy as np
 from numba import njit, uint32, uint64
-from numba.extending import overload
 
 from minivae.kernels import reference
-from minivae.kernels.blas import (
-    NO_TRANSPOSE,
-    TRANSPOSE,
-    dgemm_narrow,
-    dgemm_wide,
-    sgemm_narrow,
-    sgemm_wide,
-)
+from minivae.kernels.products import product
 from minivae.kernels.vector_math import exp, expm1, log, sigmoid, sincos_2pi, softplus, tanh
 
 # Contraction is the only liberty: NaN, infinity and the order of sums stay as written. reassociate is added where a sum
@@ -33,24 +25,8 @@ ACTIVATION = {name: code for code, name in enumerate(reference.ACTIVATIONS)}
 IDENTITY, RELU, LEAKY_RELU, TANH, SIGMOID, SOFTPLUS, GELU = range(7)
 LOG_2PI = reference.LOG_2PI
 GELU_C, GELU_K = reference.GELU_C, reference.GELU_K
-
-
-def product(blas, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc):
-    """c [m, n] = a b by the gemm of a's dtype, row-major; blas = [sgemm, dgemm, wide] as integers."""
-
-
-@overload(product)
-def product_in_compiled_code(blas, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc):
-    which, wide, narrow = (0, sgemm_wide, sgemm_narrow) if a.dtype.bitwidth == 32 else (1, dgemm_wide, dgemm_narrow)
-
-    def call(blas, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc):
-        pa, pb, pc = np.int64(a.ctypes.data), np.int64(b.ctypes.data), np.int64(c.ctypes.data)
-        if blas[2] == 1:
-            wide(blas[which], transpose_a, transpose_b, m, n, k, pa, lda, pb, ldb, pc, ldc)
-        else:
-            narrow(blas[which], transpose_a, transpose_b, m, n, k, pa, lda, pb, ldb, pc, ldc)
-
-    return call
+# typed numbers: for a plain 1 or True, Numba would compile `product` once more
+ONE, AS_IS, TURNED = np.int64(1), np.int64(0), np.int64(1)
 
 
 # ---- Activations, each with its derivative
@@ -58,40 +34,38 @@ def product_in_compiled_code(blas, transpose_a, transpose_b, m, n, k, a, lda, b,
 
 @compiled
 def activate(y, a, b, f):
-    """One row: a += b, y = f(a). y may be a."""
-    one, hundredth, half = y.dtype.type(1), y.dtype.type(0.01), y.dtype.type(0.5)
+    """One row: a += b, y = f(a). y may be a: then the loops below, which know one array only, still become vectors."""
+    zero, one, hundredth, half = y.dtype.type(0), y.dtype.type(1), y.dtype.type(0.01), y.dtype.type(0.5)
     c, k = y.dtype.type(GELU_C), y.dtype.type(GELU_K)
     n = len(y)
-    if f == IDENTITY:
+    if y.ctypes.data != a.ctypes.data:
+        for o in range(n):
+            y[o] = a[o]
         for o in range(n):
             a[o] += b[o]
-            y[o] = a[o]
+    if f == IDENTITY:
+        for o in range(n):
+            y[o] += b[o]
     elif f == RELU:
         for o in range(n):
-            value = a[o] + b[o]
-            a[o] = value
-            y[o] = y.dtype.type(0) if value < 0 else value  # NaN stays
+            value = y[o] + b[o]
+            y[o] = zero if value < 0 else value  # NaN stays
     elif f == LEAKY_RELU:
         for o in range(n):
-            value = a[o] + b[o]
-            a[o] = value
+            value = y[o] + b[o]
             y[o] = hundredth * value if value < 0 else value
     elif f == TANH:
         for o in range(n):
-            a[o] += b[o]
-            y[o] = tanh(a[o])
+            y[o] = tanh(y[o] + b[o])
     elif f == SIGMOID:
         for o in range(n):
-            a[o] += b[o]
-            y[o] = sigmoid(a[o])
+            y[o] = sigmoid(y[o] + b[o])
     elif f == SOFTPLUS:
         for o in range(n):
-            a[o] += b[o]
-            y[o] = softplus(a[o])
+            y[o] = softplus(y[o] + b[o])
     else:
         for o in range(n):
-            value = a[o] + b[o]
-            a[o] = value
+            value = y[o] + b[o]
             y[o] = value * (half * (one + tanh(c * value * (one + k * value * value))))
 
 
@@ -127,20 +101,18 @@ def activate_backward(dy, a, y, f):
 
 
 @compiled
-def dense_forward_rows(y, a, x, W, b, f, blas, r0, r1):
-    inputs, outputs = W.shape
-    product(blas, NO_TRANSPOSE, NO_TRANSPOSE, r1 - r0, outputs, inputs, x[r0:], inputs, W, outputs, a[r0:], outputs)
-    for r in range(r0, r1):
-        activate(y[r], a[r], b, f)
+def at(array, r, c):
+    """The address of array[r, c]. r and c are whole numbers."""
+    return array.ctypes.data + (r * array.shape[1] + c) * array.itemsize
 
 
 @compiled
-def dense_forward_columns(y, a, x, W, b, f, blas, c0, c1):
-    """Columns c0 .. c1 of y, for all rows: how few rows are shared out, each thread reading its own part of W."""
-    (batch, inputs), outputs = x.shape, W.shape[1]
-    left = a[0, c0:]
-    product(blas, NO_TRANSPOSE, NO_TRANSPOSE, batch, c1 - c0, inputs, x, inputs, W[0, c0:], outputs, left, outputs)
-    for r in range(batch):
+def dense_forward_block(y, a, x, W, b, f, r0, r1, c0, c1, scratch):
+    """Rows r0 .. r1 of columns c0 .. c1 of y."""
+    inputs, outputs = W.shape
+    left, right, to = at(x, r0, 0), at(W, 0, c0), at(a, r0, c0)
+    product(r1 - r0, c1 - c0, inputs, left, inputs, ONE, right, outputs, AS_IS, to, outputs, scratch)
+    for r in range(r0, r1):
         activate(y[r, c0:c1], a[r, c0:c1], b[c0:c1], f)
 
 
@@ -153,24 +125,19 @@ def dense_backward_rows(dy, a, y, f, r0, r1):
 
 
 @compiled
-def input_gradient_rows(dx, dy, W, blas, r0, r1):
+def input_gradient_block(dx, dy, W, r0, r1, i0, i1, scratch):
+    """Rows r0 .. r1 of columns i0 .. i1 of dx = da W^T."""
     inputs, outputs = W.shape
-    product(blas, NO_TRANSPOSE, TRANSPOSE, r1 - r0, inputs, outputs, dy[r0:], outputs, W, outputs, dx[r0:], inputs)
+    left, right, to = at(dy, r0, 0), at(W, i0, 0), at(dx, r0, i0)
+    product(r1 - r0, i1 - i0, outputs, left, outputs, ONE, right, outputs, TURNED, to, inputs, scratch)
 
 
 @compiled
-def input_gradient_columns(dx, dy, W, blas, i0, i1):
-    """Columns i0 .. i1 of dx = da W^T, for all rows."""
-    inputs, outputs = W.shape
-    left = dx[0, i0:]
-    product(blas, NO_TRANSPOSE, TRANSPOSE, len(dy), i1 - i0, outputs, dy, outputs, W[i0:], outputs, left, inputs)
-
-
-@compiled
-def weight_gradient_block(dW, x, dy, blas, i0, i1):
-    """dW[i0:i1] = x[:, i0:i1]^T da, for all examples."""
+def weight_gradient_block(dW, x, dy, i0, i1, scratch):
+    """Rows i0 .. i1 of dW = x^T da, from all examples."""
     (batch, inputs), outputs = x.shape, dy.shape[1]
-    product(blas, TRANSPOSE, NO_TRANSPOSE, i1 - i0, outputs, batch, x[0, i0:], inputs, dy, outputs, dW[i0:], outputs)
+    left, right, to = at(x, 0, i0), at(dy, 0, 0), at(dW, i0, 0)
+    product(i1 - i0, outputs, batch, left, ONE, inputs, right, outputs, AS_IS, to, outputs, scratch)
 
 
 @compiled
@@ -332,36 +299,46 @@ def philox(c0, c1, c2, c3, k0, k1):
 def uniform_rows(u, examples, seed, purpose, step, r0, r1):
     """u[r] for examples[r]; seed = [low, high] words."""
     real = u.dtype.type
-    half, unit, C = real(0.5), real(2.0**-23), u.shape[1]
+    C = u.shape[1]
     k0, k1, c2, c3 = uint32(seed[0]), uint32(seed[1]), uint32(step), uint32(purpose)
     for r in range(r0, r1):
-        example = uint32(examples[r])
-        for block in range((C + 3) // 4):
-            words = philox(uint32(block), example, c2, c3, k0, k1)
-            for lane in range(4):
-                if 4 * block + lane < C:
-                    u[r, 4 * block + lane] = (real(words[lane] >> uint32(9)) + half) * unit
+        row, example = u[r], uint32(examples[r])
+        for block in range(C // 4):  # without a branch, so that many blocks are drawn at once
+            w0, w1, w2, w3 = philox(uint32(block), example, c2, c3, k0, k1)
+            row[4 * block], row[4 * block + 1] = unit(w0, real), unit(w1, real)
+            row[4 * block + 2], row[4 * block + 3] = unit(w2, real), unit(w3, real)
+        if C % 4 > 0:
+            words = philox(uint32(C // 4), example, c2, c3, k0, k1)
+            for lane in range(C % 4):
+                row[C // 4 * 4 + lane] = unit(words[lane], real)
+
+
+@compiled
+def unit(word, real):
+    """A word as a number in (0, 1)"""
+    return (real(word >> uint32(9)) + real(0.5)) * real(2.0**-23)
 
 
 @compiled
 def normal_rows(eps, examples, seed, purpose, step, r0, r1):
     """As uniform_rows, then in place by Box and Muller: (u, u') -> radius cos, radius sin."""
-    real = eps.dtype.type
-    half, unit, minus_two, C = real(0.5), real(2.0**-23), real(-2), eps.shape[1]
+    real, C = eps.dtype.type, eps.shape[1]
     k0, k1, c2, c3 = uint32(seed[0]), uint32(seed[1]), uint32(step), uint32(purpose)
+    uniform_rows(eps, examples, seed, purpose, step, r0, r1)
     for r in range(r0, r1):
-        example = uint32(examples[r])
-        for block in range((C + 3) // 4):
-            words = philox(uint32(block), example, c2, c3, k0, k1)
-            for pair in range(2):
-                first = 4 * block + 2 * pair
-                if first < C:
-                    u = (real(words[2 * pair] >> uint32(9)) + half) * unit
-                    sine, cosine = sincos_2pi((real(words[2 * pair + 1] >> uint32(9)) + half) * unit)
-                    radius = np.sqrt(minus_two * log(u))
-                    eps[r, first] = radius * cosine
-                    if first + 1 < C:
-                        eps[r, first + 1] = radius * sine
+        row = eps[r]
+        for pair in range(C // 2):
+            row[2 * pair], row[2 * pair + 1] = box_muller(row[2 * pair], row[2 * pair + 1])
+        if C % 2 == 1:  # the second number of the last pair has no place in the row
+            words = philox(uint32(C // 4), uint32(examples[r]), c2, c3, k0, k1)
+            row[C - 1] = box_muller(row[C - 1], unit(words[C % 4], real))[0]
+
+
+@compiled
+def box_muller(u, v):
+    sine, cosine = sincos_2pi(v)
+    radius = np.sqrt(-log(u) - log(u))  # -2 log u, without a constant of the wrong type
+    return radius * cosine, radius * sine
 
 
 # ---- Batches

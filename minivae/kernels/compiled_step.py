@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +28,12 @@ from typing import Any
 import numpy as np
 
 from minivae.kernels import Call, CallByCall, Var
-from minivae.kernels.blas import load_blas, single_threaded
 from minivae.kernels.compiled_rows import ACTIVATION
 from minivae.kernels.interpreter import ALL, BLOCKS, COLUMNS, OPERATION, ROWS, UPDATE, VARIABLES, work
-from minivae.kernels.threads import DONE, STATE_SIZE, yield_address
+from minivae.kernels.products import SCRATCH
+from minivae.kernels.threads import DONE, STATE_SIZE, thread_limit, yield_address
 
-SMALL = 8e6  # floating point operations in a program's products below which a second thread costs more than it brings
+GRAIN = 2e6  # floating point operations of a program's products that make one more thread worth its barriers
 FEW_ROWS = 48  # rows per thread below which the products of dense layers are shared out by columns instead
 BLOCK_BYTES = 2**18  # of a block of dW: with its parameters and moments it stays in the cache of one core
 ROW_KERNELS = {
@@ -70,14 +69,15 @@ class CompiledProgram(CallByCall):
         for name, values in variables.items():
             if name in VARIABLES:
                 table[:, VARIABLES.index(name)] = values
-        t, state, blas = self.tables, np.zeros(STATE_SIZE, np.int64), load_blas()
-        common = (rows, table, *t.program, t.phases, t.order, t.blocks, t.partial, state, blas.table(), yield_address())
-        arguments = (*common, stop_at_nan, np.zeros(1, t.dtype))
-        with single_threaded(blas), compiling(t.dtype):
-            others = [threading.Thread(target=work, args=(i, t.threads, *arguments)) for i in range(1, t.threads)]
+        t, state = self.tables, np.zeros(STATE_SIZE, np.int64)
+        plan = (t.facts, t.phases, t.order, t.blocks)
+        common = (rows, (*t.program, table), *plan, t.partial, state, yield_address(), stop_at_nan)
+        arguments = [(i, t.threads, *common, t.spent[i], t.scratch[i]) for i in range(t.threads)]
+        with compiling(t.dtype):
+            others = [threading.Thread(target=work, args=given) for given in arguments[1:]]
             for thread in others:
                 thread.start()
-            work(0, t.threads, *arguments)
+            work(*arguments[0])
             for thread in others:
                 thread.join()
         return int(state[DONE])
@@ -92,7 +92,7 @@ def compiling(dtype: Any) -> Iterator[None]:
     if np.dtype(dtype).name in _ready:
         yield
         return
-    note = "minivae: compiling the numba backend for this machine, once; it takes some 15 seconds"
+    note = "minivae: compiling the numba backend for this machine, once; it takes some 10 seconds"
     timer = threading.Timer(1.5, lambda: print(note, file=sys.stderr, flush=True))
     timer.start()
     try:
@@ -108,24 +108,41 @@ def _nothing(dtype: Any) -> tuple[Any, ...]:
     """Arguments of `work` for no steps, of the very types that a program's have."""
     table, whole = np.zeros((1, len(VARIABLES))), np.zeros((0, 10), np.int64)
     program = (whole, whole, np.zeros((0, 8)), np.zeros((0, 8), np.int64))
-    plan = (np.zeros((0, 3), np.int64), np.zeros(0, np.int64), np.zeros((0, 8), np.int64))
+    plan = ((0, -1, -1, 0, 0), np.zeros((0, 3), np.int64), np.zeros(0, np.int64), np.zeros((0, 8), np.int64))
     state = np.zeros(STATE_SIZE, np.int64)
     return (
-        np.zeros((0, 1), np.int64), table, *program, *plan, np.zeros(8), state, load_blas().table(), yield_address(), True,
-        np.zeros(1, dtype),
+        np.zeros((0, 1), np.int64), (*program, table), *plan, np.zeros(8), state, yield_address(), True,
+        np.zeros(0, np.int64), np.zeros(SCRATCH, dtype),
     )  # fmt: skip
 
 
 class Tables:
-    """A program as numbers. Arrays are addresses: they must outlive the tables, which CompiledProgram sees to."""
+    """A program as numbers. Arrays are addresses: they must outlive the tables, which CompiledProgram sees to.
 
-    def __init__(self, program: Any, phases: Any, order: Any, blocks: Any, threads: int, dtype: Any) -> None:
-        self.program, self.phases, self.order, self.blocks = program, phases, order, blocks
+    facts: rows of the batch, the call of a KL that nothing waits for, that of the record (-1 for none), whether updates
+    wait for the gradient's norm, and whether products are shared out by columns.
+    """
+
+    def __init__(
+        self, program: Any, facts: Any, phases: Any, order: Any, blocks: Any, threads: int, dtype: Any
+    ) -> None:
+        self.program, self.facts, self.phases, self.order, self.blocks = program, facts, phases, order, blocks
         self.threads, self.dtype, self.partial = threads, dtype, np.zeros(8 * threads)
+        self.scratch = [np.zeros(SCRATCH, dtype) for _ in range(threads)]
+        self.spent = [np.zeros(0, np.int64)] * threads
+
+    def measure(self) -> None:
+        """From now on, count where the time of each thread goes."""
+        self.spent = [np.zeros(3 * len(self.program[0]) + 2, np.int64) for _ in range(self.threads)]
+
+    def shares(self) -> np.ndarray:
+        """[threads, 3 calls + 1], each row of sum 1: a call's own work, its gradient, its update; at the end, waiting."""
+        ticks = np.array(self.spent)[:, :-1]
+        return np.asarray(ticks / np.maximum(1, ticks.sum(axis=1, keepdims=True)))
 
 
 def thread_count(program: Sequence[Call], arrays: Mapping[str, Any]) -> int:
-    """One thread for what is too small to share out, else every processor that gets at least four rows."""
+    """As many threads as there are processors, grains of work and fours of rows."""
     limit = thread_limit()
     operations, batch = 0.0, 1
     for call in program:
@@ -134,19 +151,7 @@ def thread_count(program: Sequence[Call], arrays: Mapping[str, Any]) -> int:
             operations += 2 * batch * arrays[call.arrays[3]].size
         elif call.kernel == "dense_backward":
             operations += 2 * batch * arrays[call.arrays[7]].size * (1 if call.arrays[0] is None else 2)
-    return 1 if operations < SMALL else max(1, min(limit, batch // 4))
-
-
-def thread_limit() -> int:
-    """MINIVAE_NUM_THREADS, or the processors that this process may use."""
-    wanted = os.environ.get("MINIVAE_NUM_THREADS", "")
-    if wanted and not (wanted.isdecimal() and int(wanted) > 0):
-        raise ValueError(
-            f"MINIVAE_NUM_THREADS must be a whole number of at least 1, not {wanted!r}; set it or unset it"
-        )
-    if wanted:
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(limit, batch // 4, int(operations / GRAIN)))
 
 
 def can_encode(program: Sequence[Call], arrays: Mapping[str, Any]) -> bool:
@@ -188,11 +193,19 @@ def encode(program: Sequence[Call], arrays: Mapping[str, Any], threads: int) -> 
                 variable[c, k] = VARIABLES.index(value.name)
             else:
                 scalars[c, k] = value
-    batch = max((int(sizes[c, 4]) for c, call in enumerate(program) if call.kernel == "dense_forward"), default=1)
+    layers = [int(sizes[c, 4]) for c, call in enumerate(program) if call.kernel == "dense_forward"]
+    batch = layers[0] if layers else len(arrays["rows"]) if "rows" in arrays else 1
     phases, order = _phases(program, by_columns=threads > 1 and batch < FEW_ROWS * threads)
     blocks = _blocks(program, arrays, threads)
     dtype = next(arrays[c.arrays[0]].dtype for c in program if c.arrays[0] is not None)
-    return Tables((addresses, sizes, scalars, variable), phases, order, blocks, threads, dtype)
+    late_kl = next((c for c, call in enumerate(program) if call.kernel == "kl_loss" and not has_free_bits(call)), -1)
+    record = next((c for c, call in enumerate(program) if call.kernel == "record"), -1)
+    facts = (batch, late_kl, record, int(UPDATE in phases[:, 0]), int(COLUMNS in phases[:, 0]))
+    return Tables((addresses, sizes, scalars, variable), facts, phases, order, blocks, threads, dtype)
+
+
+def has_free_bits(call: Call) -> bool:
+    return bool(call.scalars[1] > 0)
 
 
 def _sizes(call: Call, bound: Sequence[Any]) -> list[int]:
@@ -248,7 +261,7 @@ def _phases(program: Sequence[Call], by_columns: bool) -> tuple[np.ndarray, np.n
             rows.append(c)
             if call.kernel == "gaussian_loss":
                 late.append(c)
-        elif call.kernel == "kl_loss" and isinstance(call.scalars[1], float) and call.scalars[1] > 0:
+        elif call.kernel == "kl_loss" and has_free_bits(call):
             kinds += [(ROWS, rows), (ALL, [c])]
             rows = []
         else:

@@ -7,29 +7,24 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 from typing import Any
 
 import numpy as np
 
 from minivae.kernels.reference import synchronize, to_device, to_host  # noqa: F401  (arrays live where NumPy's do)
 
-NEEDED = ("numba", "threadpoolctl")
-
 
 def availability() -> tuple[bool, str]:
     """Whether this backend works here, and a sentence that says why or why not."""
-    for name in NEEDED:
-        if importlib.util.find_spec(name) is None:
-            return False, f"{name} is not installed; run pip install 'minivae[numba]'"
+    if importlib.util.find_spec("numba") is None:
+        return False, "numba is not installed; run pip install 'minivae[numba]'"
     try:
-        from minivae.kernels.blas import load_blas
-
-        blas = load_blas()
-    except ImportError as error:  # NoBLAS too, or a Numba that does not fit this NumPy
+        from minivae.kernels.products import description
+        from minivae.kernels.threads import thread_limit
+    except ImportError as error:  # a Numba that does not fit this NumPy
         return False, str(error)
     version = importlib.metadata.version("numba")
-    return True, f"Numba {version}, {os.cpu_count()} threads at most, matrix products by {blas.description}"
+    return True, f"Numba {version}, {thread_limit()} threads at most, {description()}"
 
 
 def compile_program(kernels: Any, program: Any, arrays: Any) -> Any:
@@ -51,10 +46,10 @@ def _rows() -> Any:
     return compiled_rows
 
 
-def _blas() -> np.ndarray:
-    from minivae.kernels.blas import load_blas
+def _scratch(dtype: Any) -> np.ndarray:
+    from minivae.kernels.products import SCRATCH
 
-    return load_blas().table()
+    return np.empty(SCRATCH, dtype)
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
@@ -63,17 +58,17 @@ def _flat(array: np.ndarray) -> np.ndarray:
 
 
 def dense_forward(y, a, x, W, b, activation):
-    rows = _rows()
-    rows.dense_forward_rows(y, a, _flat(x), W, b, rows.ACTIVATION[activation], _blas(), 0, len(x))
+    rows, code = _rows(), _rows().ACTIVATION[activation]
+    rows.dense_forward_block(y, a, _flat(x), W, b, code, 0, len(x), 0, len(b), _scratch(W.dtype))
 
 
 def dense_backward(dx, dW, db, dy, x, a, y, W, activation):
-    rows, blas, x = _rows(), _blas(), _flat(x)
+    rows, scratch, x = _rows(), _scratch(W.dtype), _flat(x)
     rows.dense_backward_rows(dy, a, y, rows.ACTIVATION[activation], 0, len(x))
-    rows.weight_gradient_block(dW, x, dy, blas, 0, len(dW))
+    rows.weight_gradient_block(dW, x, dy, 0, len(dW), scratch)
     rows.bias_gradient(db, dy)
     if dx is not None:
-        rows.input_gradient_rows(dx, dy, W, blas, 0, len(x))
+        rows.input_gradient_block(dx, dy, W, 0, len(x), 0, len(W), scratch)
 
 
 def sample_forward(z, kl, h, eps):

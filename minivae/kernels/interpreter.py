@@ -10,9 +10,21 @@ import numpy as np
 from numba import carray, njit
 
 from minivae.kernels import compiled_rows as k
-from minivae.kernels.threads import CAN_CACHE, DONE, SOURCES, STOP, atomic_add, atomic_load, barrier, pointer
+from minivae.kernels.threads import (
+    CAN_CACHE,
+    DONE,
+    SOURCES,
+    STOP,
+    atomic_add,
+    atomic_load,
+    barrier,
+    lap,
+    pointer,
+)
 
 ROWS, COLUMNS, ALL, BLOCKS, UPDATE = range(5)
+FORWARDS, GRADIENT, UPDATED = range(3)  # what a call's time is spent on, where it is measured
+ZERO = np.int64(0)  # a plain 0 would have Numba compile a function once more for that very number
 LANES = 16  # a share of the columns begins at a multiple of this, so that vectors stay whole
 ROW_CHUNK = 512  # rows taken through the chain at a time: fewer would have each product read all of W more often
 VARIABLES = ("step", "update", "index", "beta", "learning_rate")
@@ -52,8 +64,9 @@ def scalar(c, place, i, scalars, variable, table):
 
 
 @inner
-def run_rows(c, i, r0, r1, rows, table, addresses, sizes, scalars, variable, blas, late_kl, by_columns, real):
+def run_rows(c, i, r0, r1, rows, tables, late_kl, by_columns, real):
     """Call c on rows r0 .. r1 of the batch. by_columns: products of dense layers are left to run_columns."""
+    addresses, sizes, scalars, variable, table = tables
     A, s = addresses[c], sizes[c]
     operation = s[0]
     if operation == GATHER:
@@ -79,14 +92,14 @@ def run_rows(c, i, r0, r1, rows, table, addresses, sizes, scalars, variable, bla
         inputs, outputs, f, B = s[1], s[2], s[3], s[4]
         y, a, x = matrix(A[0], B, outputs, real), matrix(A[1], B, outputs, real), matrix(A[2], B, inputs, real)
         W, b = matrix(A[3], inputs, outputs, real), vector(A[4], outputs, real)
-        k.dense_forward_rows(y, a, x, W, b, f, blas, r0, r1)
+        k.dense_forward_block(y, a, x, W, b, f, r0, r1, ZERO, outputs, real)
     elif operation == BACKWARD:
         inputs, outputs, f, B = s[1], s[2], s[3], s[4]
         dy, a, y = matrix(A[3], B, outputs, real), matrix(A[5], B, outputs, real), matrix(A[6], B, outputs, real)
         k.dense_backward_rows(dy, a, y, f, r0, r1)
-        if A[0] != 0 and not by_columns:
+        if A[0] != 0 and by_columns == 0:
             W = matrix(A[7], inputs, outputs, real)
-            k.input_gradient_rows(matrix(A[0], B, inputs, real), dy, W, blas, r0, r1)
+            k.input_gradient_block(matrix(A[0], B, inputs, real), dy, W, r0, r1, ZERO, inputs, real)
     elif operation == SAMPLE:
         Z, B = s[1], s[2]
         z, kl, h, eps = (
@@ -134,7 +147,7 @@ def share(n, thread, threads):
 
 
 @inner
-def run_columns(c, thread, threads, addresses, sizes, blas, real):
+def run_columns(c, thread, threads, addresses, sizes, real):
     """The product of dense layer c on this thread's columns, for all rows."""
     A, s = addresses[c], sizes[c]
     inputs, outputs, f, B = s[1], s[2], s[3], s[4]
@@ -143,17 +156,18 @@ def run_columns(c, thread, threads, addresses, sizes, blas, real):
         if c1 > c0:
             y, a, x = matrix(A[0], B, outputs, real), matrix(A[1], B, outputs, real), matrix(A[2], B, inputs, real)
             W, b = matrix(A[3], inputs, outputs, real), vector(A[4], outputs, real)
-            k.dense_forward_columns(y, a, x, W, b, f, blas, c0, c1)
+            k.dense_forward_block(y, a, x, W, b, f, ZERO, B, c0, c1, real)
     else:
         i0, i1 = share(inputs, thread, threads)
         if i1 > i0:
             dx, dy = matrix(A[0], B, inputs, real), matrix(A[3], B, outputs, real)
-            k.input_gradient_columns(dx, dy, matrix(A[7], inputs, outputs, real), blas, i0, i1)
+            k.input_gradient_block(dx, dy, matrix(A[7], inputs, outputs, real), ZERO, B, i0, i1, real)
 
 
 @inner
-def run_all(c, i, table, addresses, sizes, scalars, variable, partial, trace_dtype, real):
+def run_all(c, i, tables, partial, trace_dtype, real):
     """Call c where it needs every row, in one thread."""
+    addresses, sizes, scalars, variable, table = tables
     A, s = addresses[c], sizes[c]
     operation = s[0]
     if operation == KL:
@@ -186,22 +200,23 @@ def finite_record(c, i, table, addresses, sizes, trace_dtype):
 
 
 @inner
-def gradient_block(block, addresses, sizes, blas, partial, thread, real):
-    """dW or db of one block, from all rows; adds its squared norm to this thread's part of the sum."""
+def gradient_block(block, addresses, sizes, real):
+    """dW or db of one block, from all rows."""
     c, i0, i1 = block[1], block[2], block[3]
     A, s = addresses[c], sizes[c]
     inputs, outputs, B = s[1], s[2], s[4]
     dy = matrix(A[3], B, outputs, real)
     if i0 >= 0:
         dW = matrix(A[1], inputs, outputs, real)
-        k.weight_gradient_block(dW, matrix(A[4], B, inputs, real), dy, blas, i0, i1)
+        k.weight_gradient_block(dW, matrix(A[4], B, inputs, real), dy, i0, i1, real)
     else:
         k.bias_gradient(vector(A[2], outputs, real), dy)
 
 
 @inner
-def update_block(block, i, factor, table, addresses, sizes, scalars, variable, real):
+def update_block(block, i, factor, tables, real):
     """The optimizer's step on one block of the flat vectors; the gradient is scaled by `factor` first."""
+    addresses, sizes, scalars, variable, table = tables
     c, first, last = block[6], block[4], block[5]
     A, size = addresses[c], sizes[c, 1]
     p, m = vector(A[0], size, real)[first:last], vector(A[1], size, real)[first:last]
@@ -226,15 +241,20 @@ def clip_factor(clip, addresses, scalars, real):
 
 
 @inner
-def run_block(block, i, clipped, table, addresses, sizes, scalars, variable, blas, partial, thread, real):
+def run_block(block, i, clipped, tables, partial, thread, spent, real):
+    """The gradient of a block, its part of the squared norm, and, where nobody has to wait for that, its update."""
+    addresses, sizes = tables[0], tables[1]
+    c = max(0, block[1])
     if block[1] >= 0:
-        gradient_block(block, addresses, sizes, blas, partial, thread, real)
+        gradient_block(block, addresses, sizes, real)
+        lap(spent, 3 * c + GRADIENT)
     if block[7] >= 0:
         size = sizes[block[7], 1]
         g = vector(addresses[block[7], 1], size, real)[block[4] : block[5]]
         partial[8 * thread] += k.squared_norm(g)
-    if block[6] >= 0 and not clipped:
-        update_block(block, i, 1.0, table, addresses, sizes, scalars, variable, real)
+    if block[6] >= 0 and clipped == 0:
+        update_block(block, i, 1.0, tables, real)
+    lap(spent, 3 * c + UPDATED)
 
 
 def fingerprint() -> int:
@@ -242,7 +262,7 @@ def fingerprint() -> int:
 
     Numba's cache looks at the file of the cached function alone, but at the values it closes over as well: this is one.
     """
-    names = ("interpreter", "compiled_rows", "vector_math", "threads", "blas")
+    names = ("interpreter", "compiled_rows", "vector_math", "threads", "products")
     text = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
@@ -252,26 +272,22 @@ def build(fingerprint):
 
     @njit(nogil=True, error_model="numpy", fastmath={"contract"}, cache=CAN_CACHE)
     def work(
-        thread, threads, rows, table, addresses, sizes, scalars, variable, phases, order, blocks, partial, state, blas,
-        give_way, stop_at_nan, real,
+        thread, threads, rows, tables, facts, phases, order, blocks, partial, state,
+        give_way, stop_at_nan, spent, real,
     ):  # fmt: skip
-        """What one thread does of len(rows) steps; state[DONE] counts the steps that ran."""
+        """What one thread does of len(rows) steps; state[DONE] counts the steps that ran.
+
+        tables: addresses, sizes, scalars and variables of each call, and the variables' values at each step.
+        real [SCRATCH]: room for this thread's products, of the arrays' type. spent: ticks for each call and purpose, for
+        waiting, and the last look at the clock; or empty.
+        """
+        addresses, sizes, scalars, _, table = tables
         state[SOURCES] = fingerprint
-        batch = rows.shape[1]
         trace_dtype = np.zeros(1, np.float64)
-        late_kl, record, clipped, by_columns = -1, -1, False, False
-        for p in range(len(phases)):
-            clipped |= phases[p, 0] == UPDATE
-            by_columns |= phases[p, 0] == COLUMNS
-        for c in range(len(sizes)):
-            if sizes[c, 0] == KL and not scalars[c, 1] > 0:
-                late_kl = c
-            if sizes[c, 0] == RECORD:
-                record = c
-            if sizes[c, 0] == FORWARD:
-                batch = sizes[c, 4]
+        batch, late_kl, record, clipped, by_columns = facts
         first, last = batch * thread // threads, batch * (thread + 1) // threads
         pieces = max(1, (last - first + ROW_CHUNK - 1) // ROW_CHUNK)
+        lap(spent, -1)  # sets the clock
         for i in range(len(rows)):
             for p in range(len(phases)):
                 kind, start, stop = phases[p]
@@ -281,51 +297,28 @@ def build(fingerprint):
                         r1 = first + (last - first) * (piece + 1) // pieces
                         if r1 > r0:
                             for o in range(start, stop):
-                                run_rows(
-                                    order[o],
-                                    i,
-                                    r0,
-                                    r1,
-                                    rows,
-                                    table,
-                                    addresses,
-                                    sizes,
-                                    scalars,
-                                    variable,
-                                    blas,
-                                    late_kl,
-                                    by_columns,
-                                    real,
-                                )
+                                c = order[o]
+                                run_rows(c, i, r0, r1, rows, tables, late_kl, by_columns, real)
+                                lap(spent, 3 * c + FORWARDS)
                 elif kind == COLUMNS:
                     for o in range(start, stop):
-                        run_columns(order[o], thread, threads, addresses, sizes, blas, real)
+                        run_columns(order[o], thread, threads, addresses, sizes, real)
+                        lap(spent, 3 * order[o] + FORWARDS)
                 elif kind == BLOCKS:
                     partial[8 * thread] = 0
                     for b in range(len(blocks)):
                         if blocks[b, 0] == thread:
-                            run_block(
-                                blocks[b],
-                                i,
-                                clipped,
-                                table,
-                                addresses,
-                                sizes,
-                                scalars,
-                                variable,
-                                blas,
-                                partial,
-                                thread,
-                                real,
-                            )
+                            run_block(blocks[b], i, clipped, tables, partial, thread, spent, real)
                 elif kind == UPDATE:
                     for b in range(len(blocks)):
                         if blocks[b, 0] == thread:
                             factor = clip_factor(blocks[b, 7], addresses, scalars, real)
-                            update_block(blocks[b], i, factor, table, addresses, sizes, scalars, variable, real)
+                            update_block(blocks[b], i, factor, tables, real)
+                            lap(spent, 3 * max(0, blocks[b, 1]) + UPDATED)
                 elif thread == 0:
                     for o in range(start, stop):
-                        run_all(order[o], i, table, addresses, sizes, scalars, variable, partial, trace_dtype, real)
+                        run_all(order[o], i, tables, partial, trace_dtype, real)
+                        lap(spent, 3 * order[o] + FORWARDS)
                 if thread == 0 and p == len(phases) - 1:
                     state[DONE] = i + 1
                     if (
@@ -335,6 +328,7 @@ def build(fingerprint):
                     ):
                         atomic_add(state.ctypes.data + 8 * STOP, 1)
                 barrier(state, threads, give_way)
+                lap(spent, -2)
             if atomic_load(state.ctypes.data + 8 * STOP) != 0:
                 break
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 
 from llvmlite import ir
 from numba import njit, types
@@ -16,6 +17,18 @@ from numba.extending import intrinsic
 ARRIVED, ROUND, STOP, DONE, SOURCES = 0, 16, 32, 48, 56  # places in the state, what threads share on lines of its own
 STATE_SIZE = 64
 SPINS = 4000  # looks at the round before a waiting thread offers its processor to others
+
+
+def thread_limit() -> int:
+    """MINIVAE_NUM_THREADS, or the processors that this process may use."""
+    wanted = os.environ.get("MINIVAE_NUM_THREADS", "")
+    if wanted and not (wanted.isdecimal() and int(wanted) > 0):
+        raise ValueError(
+            f"MINIVAE_NUM_THREADS must be a whole number of at least 1, not {wanted!r}; set it or unset it"
+        )
+    if wanted:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def yield_address() -> int:
@@ -71,6 +84,22 @@ def atomic_load(context, address):
 
 
 @intrinsic
+def ticks(context):
+    """The processor's clock, which runs at one rate whatever the processor does; 0 where it has none that we know."""
+    machine = platform.machine().lower()
+
+    def codegen(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.IntType(64), [])
+        if machine in ("x86_64", "amd64"):
+            return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", (), kind), [])
+        if machine in ("aarch64", "arm64"):
+            return builder.asm(kind, "mrs $0, cntvct_el0", "=r", [], side_effect=True)
+        return ir.IntType(64)(0)
+
+    return types.int64(), codegen
+
+
+@intrinsic
 def call_void(context, address):
     """Call a C function without arguments."""
 
@@ -99,3 +128,12 @@ def barrier(state, threads, give_way):
         looks += 1
         if looks > SPINS:
             call_void(give_way)
+
+
+@njit(nogil=True)
+def lap(spent, place):
+    """Add the ticks since the last lap to spent[place]; place -1 starts the clock. An empty `spent` measures nothing."""
+    if len(spent) > 0:
+        now = ticks()
+        spent[place] += now - spent[-1]
+        spent[-1] = now
