@@ -30,7 +30,7 @@ import numpy as np
 from minivae.kernels import Call, CallByCall, Var
 from minivae.kernels.compiled_rows import ACTIVATION
 from minivae.kernels.interpreter import ALL, BLOCKS, COLUMNS, OPERATION, ROWS, UPDATE, VARIABLES, work
-from minivae.kernels.products import SCRATCH
+from minivae.kernels.products import HEIGHTS, SCRATCH
 from minivae.kernels.threads import DONE, STATE_SIZE, thread_limit, yield_address
 
 GRAIN = 2e6  # floating point operations of a program's products that make one more thread worth its barriers
@@ -310,7 +310,8 @@ def _blocks(program: Sequence[Call], arrays: Mapping[str, Any], threads: int) ->
         dW, db, batch = arrays[call.arrays[1]], arrays[call.arrays[2]], len(arrays[call.arrays[3]])
         inputs, outputs = dW.shape
         count = max(1, math.ceil(dW.nbytes / BLOCK_BYTES), threads if dW.size * batch > 1e5 else 1)
-        edges = np.linspace(0, inputs, min(count, inputs) + 1).astype(int)
+        tall = HEIGHTS[0]  # blocks end where tiles do, but for the last
+        edges = np.unique(np.append(np.linspace(0, inputs // tall, min(count, inputs) + 1).astype(int) * tall, inputs))
         first = place(dW)
         for i0, i1 in itertools.pairwise(edges):
             found.append(
