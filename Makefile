@@ -15,7 +15,8 @@ $(VENV)/demo.stamp: pyproject.toml
 
 $(VENV)/test.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -e '.[all]' pytest pytest-benchmark hypothesis scikit-learn scipy
+	$(BIN)/python -m pip install -q -e '.[all]' pytest pytest-benchmark hypothesis scikit-learn scipy \
+		"nvidia-cuda-nvrtc; sys_platform == 'linux'"
 	touch $@
 
 $(VENV)/lint.stamp: $(VENV)/test.stamp
@@ -32,7 +33,7 @@ test: $(VENV)/test.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/textbook_step.py
 
-# Break the library in 59 ways and see each one caught: some minutes, not part of `test`.
+# Break the library in 71 ways and see each one caught: some minutes, not part of `test`.
 mutate: $(VENV)/test.stamp
 	$(BIN)/python tests/mutate.py
 

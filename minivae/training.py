@@ -92,6 +92,7 @@ class Trainer:
     moments: dict[str, Any] = field(default_factory=dict)
     updates: int = 0
     stopped: str = ""
+    chunk: int = 1  # steps that take about a tenth of a second, found while training
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -174,11 +175,11 @@ class Trainer:
         position = self.epoch + index * size / n
         beta = np.array([self.objective.beta_at(t) for t in position])
         rate = np.array([self.optimizer.learning_rate_at(t, epochs) for t in position])
-        done, first, chunk = 0, 0, 1
+        done, first = 0, 0
         with self._progress(len(index)) as bar:
             while done < n and not (self.stopped and done):
                 # as many full batches as take about a tenth of a second, then the short one that may be left
-                count = max(1, min(chunk, n // size - first))
+                count = max(1, min(self.chunk, n // size - first))
                 rows = order[done : done + count * size].reshape(count, -1)
                 part, started = slice(first, first + count), time.perf_counter()
                 variables = {"index": index[part], "beta": beta[part], "learning_rate": rate[part]}
@@ -192,7 +193,7 @@ class Trainer:
                     raise NotFinite(self._diagnosis(work, float(rate[first - 1])))
                 bar.update(ran)
                 if time.perf_counter() - started < 0.05:
-                    chunk *= 2
+                    self.chunk *= 2
         kernels.synchronize()
         seconds = time.perf_counter() - begun
         self.epoch += 1

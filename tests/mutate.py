@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-REFERENCE, PHILOX = "kernels/reference.py", "kernels/philox.py"
+REFERENCE, PHILOX, CUDA = "kernels/reference.py", "kernels/philox.py", "kernels/kernels.cu"
 TESTS = (
     *("test_gradcheck", "test_randomness", "test_backend_contract", "test_statistics", "test_optimizers"),
-    *("test_twin", "test_training", "test_estimator", "test_cli"),
+    *("test_twin", "test_training", "test_estimator", "test_cli", "test_cuda", "test_products"),
 )
 
 
@@ -120,8 +120,21 @@ MUTATIONS = [
     mutation("the same noise at every step", "evaluation.py", ('(seed, purpose, Var("step"))', "(seed, purpose, 0)")),
     mutation("the same order in every epoch", "training.py", ("randomness.SHUFFLE, self.epoch)", "randomness.SHUFFLE, 0)")),
     mutation("binarize draws the complement", REFERENCE, ("np.less(u, x, out=x", "np.greater(u, x, out=x")),
+    # the GPU, on its emulator, and the products of compiled code
+    mutation("cuda: a barrier is missing in the block sum", CUDA, ("    numbers[threadIdx.x] = mine;\n    __syncthreads();\n", "    numbers[threadIdx.x] = mine;\n")),
+    mutation("cuda: relu hides NaN", CUDA, ("return x < 0 ? real(0) : x; }", "return x > 0 ? x : real(0); }")),
+    mutation("cuda: adam goes on after a NaN", CUDA, ("    if (stop && stop[0]) return;\n    real step_size", "    real step_size")),
+    mutation("cuda: a rehearsal records", CUDA, ("    if (stop && stop[0] == 2) return;\n", "")),
+    mutation("cuda: the failed step moves on", CUDA, ("    if (state[0]) return;  //", "    //")),
+    mutation("cuda: the product's last rows are left out", CUDA, ("k0 + ka < K ? a[", "k0 + ka < K - K % DEPTH ? a[")),
+    mutation("cuda: dlogvar without its 1/2", CUDA, ("real(0.5) * (dz[i] * eps[i]", "(dz[i] * eps[i]")),
+    mutation("cublas: factors in the order of C", "kernels/cublas.py", ("for x in (b, a) for", "for x in (a, b) for")),
+    mutation("graph: variables one step late", "kernels/recorded_step.py", ("np.asarray(values)[ran : ran + count]", "np.asarray(values)[:count]")),
+    mutation("graph: adam's scalars at kl's place", "kernels/recorded_step.py", ("self.places.append(tuple(counts))", "self.places.append((0, 0))")),
+    mutation("products: later blocks of k replace the sum", "kernels/products.py", ("c_row, block > 0, scratch)", "c_row, False, scratch)")),
+    mutation("products: the mask of the last vector is one too long", "kernels/products.py", ('at.icmp_signed("<", numbers', 'at.icmp_signed("<=", numbers')),
     # the loop and what surrounds it
-    mutation("stale rows: only the first batch is gathered", "kernels/__init__.py", ('            self.arrays["rows"][...] = rows[i]\n', '            self.arrays["rows"][...] = rows[0]\n')),
+    mutation("stale rows: only the first batch is gathered", "kernels/__init__.py", ("self.to_device(rows[i])", "self.to_device(rows[0])")),
     mutation("data are not divided", REFERENCE, ("np.divide(data[rows], divide_by,", "np.divide(data[rows], 1.0,")),
     mutation("the last epoch is kept, not the best", "training.py", ("                self.network.set_parameters(good)\n", "")),
     mutation("held-out rows are trained on", "data.py", ("np.sort(order[held:])", "np.sort(order)")),

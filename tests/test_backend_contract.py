@@ -451,6 +451,16 @@ def test_nan_and_infinity_in_any_input_come_out(kernels, name, dtype, bad):
     assert hidden == []
 
 
+@pytest.mark.parametrize("activation", FORMULAS)
+@both_dtypes
+def test_an_activation_of_nan_is_nan(kernels, dtype, activation):
+    # relu written as "x where x > 0, else 0" would turn it into a 0 that nobody notices
+    case = make(f"dense_forward-{activation}", dtype)
+    case.read["x"][4, 0] = math.nan
+    y = run(kernels, case)["y"]
+    assert np.isnan(y[4]).all() and np.isfinite(np.delete(y, 4, axis=0)).all()
+
+
 @both_dtypes
 def test_one_bad_example_spoils_its_own_rows_and_no_others(kernels, dtype):
     case = make("sample_forward", dtype)

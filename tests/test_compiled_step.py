@@ -108,13 +108,13 @@ def test_training_really_is_compiled_and_shared_out(threads):
     trainer = Trainer(network, Optimizer(), Objective(), 13, seed=0)
     work = trainer._workspace(Examples(DATA, np.arange(96)), np.zeros((8, 5)))
     program = work.bound(13)[0]
-    assert isinstance(program, compiled_step.CompiledProgram) and program.compiled and program.tables.threads == 3
+    assert isinstance(program, compiled_step.CompiledProgram) and program.compiled and program.tables.threads == 4
 
 
 def test_small_models_stay_in_one_thread_and_large_ones_do_not(monkeypatch):
     monkeypatch.setenv("MINIVAE_NUM_THREADS", "16")
     counts = []
-    for widths, batch in (((16,), 16), ((16,), 40), ((400,), 128)):
+    for widths, batch in (((8,), 8), ((16,), 32), ((400,), 128)):
         network = Network(Architecture(784, 20, widths), load("numba"))
         trainer = Trainer(network, Optimizer(), Objective(), batch, seed=0)
         work = trainer._workspace(Examples(np.zeros((batch, 784)), np.arange(batch)), np.zeros((1, 22)))

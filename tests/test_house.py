@@ -26,6 +26,10 @@ ORDER = [
     "kernels.interpreter",
     "kernels.compiled_step",
     "kernels.fused_numba",
+    "kernels.cublas",
+    "kernels.launches",
+    "kernels.recorded_step",
+    "kernels.fused_cupy",
     "randomness",
     "parameters",
     "architecture",
@@ -98,7 +102,7 @@ def test_line_budget():
     twins += [name for name in ORDER if name in NOT_ON_THE_PATH and name.startswith("kernels.")]
     twins, tool = set(twins), {name for name in FILES if name.startswith("bench")}
     assert sum(lines(name) for name in FILES if name not in twins | tool) <= 5000
-    assert sum(map(lines, twins)) <= 2500 and sum(map(lines, tool)) <= 1700
+    assert sum(map(lines, twins)) <= 2900 and sum(map(lines, tool)) <= 1700
 
 
 @pytest.mark.parametrize("name", INTERFACE)

@@ -19,6 +19,7 @@ from minivae.optimizers import Optimizer
 from minivae.training import Objective, step_program
 
 PEERS = ("torch", "torch-compile", "jax-scan", "jax-step")
+GPU_PEERS = ("torch-cuda", "torch-cuda-compile", "torch-cuda-graph")  # JAX takes a GPU by itself where it finds one
 NAMES = ("floor", *MODULES, *PEERS)
 
 
@@ -179,7 +180,7 @@ def create(name: str, config: Config) -> Contender:
         return Floor(config)
     if name in MODULES:
         return Ours(name, config)
-    if name in PEERS:
+    if name in (*PEERS, *GPU_PEERS):
         from minivae.bench import peers
 
         return peers.create(name, config)

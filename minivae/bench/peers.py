@@ -30,9 +30,11 @@ def create(name: str, config: Config) -> Contender:
     if config.arch.activation not in ("identity", "relu", "tanh", "sigmoid"):
         raise Unavailable(f"no counterpart of activation {config.arch.activation} is written for {package}")
     try:
-        return (
-            Torch(config, compiled=name == "torch-compile") if package == "torch" else Jax(config, name == "jax-scan")
-        )
+        if name == "torch-cuda-graph":
+            return TorchGraph(config)
+        if package == "torch":
+            return Torch(config, name.endswith("compile"), "cuda" if "cuda" in name else "cpu")
+        return Jax(config, name == "jax-scan")
     except ImportError as error:
         raise Unavailable(f"{package} cannot be imported ({error}); run pip install {package}") from error
 
@@ -51,17 +53,19 @@ def layer_names(arch: Architecture) -> tuple[list[str], list[str]]:
 class Torch(Contender):
     """PyTorch eager with fused Adam, or the same with torch.compile. Weights lie [O, I], as nn.Linear has them."""
 
-    def __init__(self, config: Config, compiled: bool) -> None:
+    def __init__(self, config: Config, compiled: bool, device: str = "cpu") -> None:
         # The cache of compiled code does not tell thread counts apart, so code made for one thread could come back for all.
         os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
         import torch
         import torch.nn.functional as F
 
+        if device == "cuda" and not torch.cuda.is_available():
+            raise Unavailable("this PyTorch finds no GPU")
         if compiled and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
             raise Unavailable("torch.compile needs a C++ compiler, and none was found; install g++ or clang++")
         named, x, eps, encoder, decoder = starting_point(config)
         self.initial = {
-            name: torch.from_numpy(np.ascontiguousarray(value.T)) for name, value in named.items()
+            name: torch.from_numpy(np.ascontiguousarray(value.T)).to(device) for name, value in named.items()
         }  # a bias is its own transpose
         parameters = {name: value.clone().requires_grad_() for name, value in self.initial.items()}
         activation = {"identity": lambda a: a, "relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
@@ -84,12 +88,20 @@ class Torch(Contender):
         self.optimizer = torch.optim.Adam(
             parameters.values(), lr=LEARNING_RATE, betas=(BETA1, BETA2), eps=EPSILON, fused=True
         )
-        self.batches = list(zip(torch.from_numpy(x), torch.from_numpy(eps)))
-        self.steps = len(self.batches)
+        self.batches = list(zip(torch.from_numpy(x).to(device), torch.from_numpy(eps).to(device)))
+        self.steps, self.device = len(self.batches), device
+        if device == "cuda":
+            self.note = torch.cuda.get_device_name()
+            self.loss = torch.compile(loss, mode="reduce-overhead") if compiled else loss
+            return
         self.choose_threads(torch.set_num_threads)
         if compiled:  # with the threads that serve eager best: compiling for each count would take too long
             self.loss = torch.compile(loss)
             self.note += ", as eager"
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
 
     def reset(self) -> None:
         with self.torch.no_grad():
@@ -106,7 +118,43 @@ class Torch(Contender):
             loss = self.loss(x, eps)
             loss.backward()
             self.optimizer.step()
-            losses.append(loss.detach())
+            losses.append(loss.detach().clone() if self.device == "cuda" else loss.detach())
+        return losses
+
+
+class TorchGraph(Torch):
+    """PyTorch on a GPU with the whole step, optimizer included, captured once as a CUDA graph."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, False, "cuda")
+        torch = self.torch
+        for group in self.optimizer.param_groups:
+            group["capturable"] = True
+        self.x, self.eps = (part.clone() for part in self.batches[0])
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.value = self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.value = self._step()
+
+    def _step(self) -> Any:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self.x, self.eps)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def block(self) -> list[Any]:
+        losses = []
+        for x, eps in self.batches:
+            self.x.copy_(x)
+            self.eps.copy_(eps)
+            self.graph.replay()
+            losses.append(self.value.clone())
         return losses
 
 

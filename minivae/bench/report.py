@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     # compiling and calling once a step are left out of --quick: slow to start, and never ahead of their neighbours by much
     usual = [n for n in contenders.NAMES if not (options.quick and n in ("torch-compile", "jax-step"))]
     names = options.contenders or usual
-    unknown = [name for name in names if name not in contenders.NAMES]
+    unknown = [name for name in names if name not in (*contenders.NAMES, *contenders.GPU_PEERS)]
     if unknown:
         raise ValueError(f"contender {unknown[0]!r} is not one of {', '.join(contenders.NAMES)}")
     out = Path(options.out)

@@ -62,7 +62,7 @@ class CallByCall:
     """A program tied to arrays, run one call after another: the definition of what a program does."""
 
     def __init__(self, kernels: ModuleType, program: Sequence[Call], arrays: Mapping[str, Any]) -> None:
-        self.arrays, self.to_host = arrays, kernels.to_host
+        self.arrays, self.to_host, self.to_device = arrays, kernels.to_host, kernels.to_device
         self.lines = [
             (getattr(kernels, call.kernel), [None if n is None else arrays[n] for n in call.arrays], call.scalars)
             for call in program
@@ -79,7 +79,7 @@ class CallByCall:
         Stops after a run whose row of the trace holds a NaN or an infinity, and leaves that run's arrays to look at.
         """
         for i in range(len(rows)):
-            self.arrays["rows"][...] = rows[i]
+            self.arrays["rows"][...] = self.to_device(rows[i])
             # item(): a Python number takes the dtype of the array that it meets, a NumPy float64 would impose its own
             self(**{name: values[i].item() for name, values in variables.items()})
             if not all(map(math.isfinite, self.to_host(self.arrays["trace"][variables["index"][i], :2]))):

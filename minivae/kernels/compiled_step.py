@@ -34,6 +34,7 @@ from minivae.kernels.products import HEIGHTS, SCRATCH
 from minivae.kernels.threads import DONE, STATE_SIZE, thread_limit, yield_address
 
 GRAIN = 2e6  # floating point operations of a program's products that make one more thread worth its barriers
+UPDATE_ROWS = 20  # updating a parameter takes the time of so many rows' products with it
 FEW_ROWS = 48  # rows per thread below which the products of dense layers are shared out by columns instead
 BLOCK_BYTES = 2**18  # of a block of dW: with its parameters and moments it stays in the cache of one core
 ROW_KERNELS = {
@@ -142,16 +143,18 @@ class Tables:
 
 
 def thread_count(program: Sequence[Call], arrays: Mapping[str, Any]) -> int:
-    """As many threads as there are processors, grains of work and fours of rows."""
-    limit = thread_limit()
-    operations, batch = 0.0, 1
+    """As many threads as there are processors and grains of work: products, and what an update moves to and fro."""
+    operations = 0.0
     for call in program:
         if call.kernel == "dense_forward":
-            batch = len(arrays[call.arrays[0]])
-            operations += 2 * batch * arrays[call.arrays[3]].size
+            operations += 2 * len(arrays[call.arrays[0]]) * arrays[call.arrays[3]].size
         elif call.kernel == "dense_backward":
-            operations += 2 * batch * arrays[call.arrays[7]].size * (1 if call.arrays[0] is None else 2)
-    return max(1, min(limit, batch // 4, int(operations / GRAIN)))
+            operations += (
+                2 * len(arrays[call.arrays[3]]) * arrays[call.arrays[7]].size * (1 if call.arrays[0] is None else 2)
+            )
+        elif call.kernel in ("sgd_step", "adam_step"):
+            operations += 2 * UPDATE_ROWS * arrays[call.arrays[0]].size
+    return max(1, min(thread_limit(), int(operations / GRAIN)))
 
 
 def can_encode(program: Sequence[Call], arrays: Mapping[str, Any]) -> bool:
@@ -315,9 +318,9 @@ def _blocks(program: Sequence[Call], arrays: Mapping[str, Any], threads: int) ->
         first = place(dW)
         for i0, i1 in itertools.pairwise(edges):
             found.append(
-                ((i1 - i0) * outputs * (batch + 20.0), [c, i0, i1, first + i0 * outputs, first + i1 * outputs])
+                ((i1 - i0) * outputs * (batch + UPDATE_ROWS), [c, i0, i1, first + i0 * outputs, first + i1 * outputs])
             )
-        found.append((outputs * (batch + 20.0), [c, -1, -1, place(db), place(db) + outputs]))
+        found.append((outputs * (batch + UPDATE_ROWS), [c, -1, -1, place(db), place(db) + outputs]))
         if flat is not None:
             covered[first : first + dW.size] = covered[place(db) : place(db) + outputs] = True
     gaps = np.flatnonzero(~covered)

@@ -1,0 +1,176 @@
+"""The same names as reference.py on an NVIDIA GPU, through CuPy. A whole program is recorded by recorded_step.py.
+
+The CUDA functions are in kernels.cu, what is launched for each name in launches.py. This module imports without CuPy and
+without a driver, so that it can say what is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+
+def availability() -> tuple[bool, str]:
+    """Whether this backend works here, and a sentence that says why or why not."""
+    if importlib.util.find_spec("cupy") is None:
+        return (
+            False,
+            "cupy is not installed; on a machine with an NVIDIA GPU run pip install 'minivae[cuda13]' (or cuda12)",
+        )
+    return examine()
+
+
+@functools.cache
+def examine() -> tuple[bool, str]:
+    """Try the GPU once in a process, with a layer whose result is known."""
+    try:
+        import cupy
+
+        if not cupy.cuda.is_available():
+            return False, "CuPy is installed but finds no NVIDIA driver or no GPU"
+        x, W, b = (to_device(np.array(v, np.float32)) for v in ([[1, 2]], [[1, -1], [3, 1]], [0.5, -3]))
+        y, a = empty((1, 2), np.float32), empty((1, 2), np.float32)
+        dense_forward(y, a, x, W, b, "relu")
+        if to_host(y).tolist() != [[7.5, 0.0]] or to_host(a).tolist() != [[7.5, -2.0]]:
+            return False, f"the GPU computes relu(x W + b) = {to_host(y).tolist()} where it is [[7.5, 0.0]]"
+        return True, description(cupy)
+    except Exception as error:  # CuPy, its compiler, the driver and cuBLAS each have errors of their own
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return False, f"CuPy cannot use this GPU: {lines[0]}"
+
+
+def description(cupy: Any) -> str:
+    from minivae.kernels.cublas import tf32
+
+    device = cupy.cuda.Device().id
+    name = cupy.cuda.runtime.getDeviceProperties(device)["name"].decode()
+    blas = launcher(np.float32).blas
+    products = f"cuBLAS {blas.version}" if blas else "a kernel of its own"
+    rounding = " in TF32 (MINIVAE_TF32=1)" if blas and tf32() else ""
+    return f"CuPy {cupy.__version__} on {name}, matrix products by {products}{rounding}"
+
+
+def compile_program(kernels: Any, program: Any, arrays: Any) -> Any:
+    from minivae.kernels.recorded_step import RecordedProgram
+
+    return RecordedProgram(kernels, program, arrays)
+
+
+# ---- Memory
+
+
+def empty(shape: Any, dtype: Any) -> Any:
+    import cupy
+
+    return cupy.empty(shape, dtype)
+
+
+def to_device(array: Any) -> Any:
+    import cupy
+
+    return cupy.asarray(array)
+
+
+def to_host(array: Any) -> np.ndarray:
+    import cupy
+
+    return cupy.asnumpy(array)
+
+
+def synchronize() -> None:
+    import cupy
+
+    cupy.cuda.Device().synchronize()
+
+
+# ---- The interface, each kernel at once
+
+
+def launcher(dtype: Any) -> Any:
+    import cupy
+
+    from minivae.kernels.launches import Launcher
+
+    return Launcher(cupy, dtype)
+
+
+def at_once(name: str, names: str, arrays: Any, values: Any = (), real: int = 0) -> None:
+    """Launch a kernel of the interface on these arrays; arrays[real] has the type of the computation."""
+    import cupy
+
+    from minivae.kernels import launches
+
+    L = launcher(arrays[real].dtype)
+    s, n = launches.scalars(name, *values)
+    held = cupy.asarray(np.array(s, L.dtype)), cupy.asarray(np.array(n, np.int64))
+    L.s, L.n = (int(array.data.ptr) if array.size else 0 for array in held)
+    read = [a if a is None else launches.readable(cupy, n, a) for n, a in zip(names.split(), arrays, strict=True)]
+    getattr(launches, name)(L, *read, *values)
+
+
+def dense_forward(y, a, x, W, b, activation):
+    at_once("dense_forward", "y a x W b", (y, a, x, W, b), (activation,))
+
+
+def dense_backward(dx, dW, db, dy, x, a, y, W, activation):
+    at_once("dense_backward", "dx dW db dy x a y W", (dx, dW, db, dy, x, a, y, W), (activation,), real=1)
+
+
+def sample_forward(z, kl, h, eps):
+    at_once("sample_forward", "z kl h eps", (z, kl, h, eps))
+
+
+def sample_backward(dh, dz, h, eps, dkl_mean, weight):
+    at_once("sample_backward", "dh dz h eps dkl_mean weight", (dh, dz, h, eps, dkl_mean, weight))
+
+
+def kl_loss(kl_mean, dkl_mean, kl, weight, beta, free_bits):
+    at_once("kl_loss", "kl_mean dkl_mean kl weight", (kl_mean, dkl_mean, kl, weight), (beta, free_bits))
+
+
+def bernoulli_loss(dlogits, nll, logits, x, weight):
+    at_once("bernoulli_loss", "dlogits nll logits x weight", (dlogits, nll, logits, x, weight))
+
+
+def gaussian_loss(dmean, dlog_sigma, nll, mean, x, log_sigma, weight):
+    arrays = (dmean, dlog_sigma, nll, mean, x, log_sigma, weight)
+    at_once("gaussian_loss", "dmean dlog_sigma nll mean x log_sigma weight", arrays)
+
+
+def gaussian_elementwise_loss(dout, nll, out, x, weight):
+    at_once("gaussian_elementwise_loss", "dout nll out x weight", (dout, nll, out, x, weight))
+
+
+def clip_global_norm(norm, g, max_norm):
+    at_once("clip_global_norm", "norm g", (norm, g), (max_norm,))
+
+
+def sgd_step(p, m, g, learning_rate, momentum, nesterov):
+    at_once("sgd_step", "p m g", (p, m, g), (learning_rate, momentum, nesterov))
+
+
+def adam_step(p, m, v, g, learning_rate, beta1, beta2, epsilon, step, weight_decay):
+    at_once("adam_step", "p m v g", (p, m, v, g), (learning_rate, beta1, beta2, epsilon, step, weight_decay))
+
+
+def philox_uniform(u, examples, seed, purpose, step):
+    at_once("philox_uniform", "u examples", (u, examples), (seed, purpose, step))
+
+
+def philox_normal(eps, examples, seed, purpose, step):
+    at_once("philox_normal", "eps examples", (eps, examples), (seed, purpose, step))
+
+
+def gather(x, data, rows, divide_by):
+    at_once("gather", "x data rows", (x, data, rows), (divide_by,))
+
+
+def binarize(x, u):
+    at_once("binarize", "x u", (x, u))
+
+
+def record(trace, nll, kl_mean, norm, weight, index):
+    at_once("record", "trace nll kl_mean norm weight", (trace, nll, kl_mean, norm, weight), (index,), real=1)

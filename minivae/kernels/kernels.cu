@@ -1,0 +1,409 @@
+// The kernels of reference.py for an NVIDIA GPU: same names, same formulas, one pass over memory each.
+//
+//     B batch   I, O layer in/out   D data dimension   Z latent dimension   N all parameters   arrays are row-major
+//
+// REAL is float or double: the file is compiled once for each. It includes nothing, so that NVRTC compiles it from a
+// string and a C++ compiler with a few definitions runs it on a CPU. Arrays written come first, then arrays read, then
+// sizes, then what changes from step to step, in device memory so that a recorded graph can be replayed:
+//     s   real numbers (learning rate, beta, ...)      n   whole numbers (step, row of the trace)
+//     stop   1 once a loss was no number: from then on nothing is updated, and the step repeats itself unchanged;
+//            2 in a rehearsal, which updates and records nothing
+// Matrix products are cuBLAS's, or `product` at the end. Blocks have THREADS threads; sums are taken in one fixed order.
+
+#define THREADS 256
+
+typedef REAL real;
+typedef long long whole;
+
+__device__ inline float exp_of(float x) { return expf(x); }
+__device__ inline double exp_of(double x) { return exp(x); }
+__device__ inline float log_of(float x) { return logf(x); }
+__device__ inline double log_of(double x) { return log(x); }
+__device__ inline float log1p_of(float x) { return log1pf(x); }
+__device__ inline double log1p_of(double x) { return log1p(x); }
+__device__ inline float expm1_of(float x) { return expm1f(x); }
+__device__ inline double expm1_of(double x) { return expm1(x); }
+__device__ inline float tanh_of(float x) { return tanhf(x); }
+__device__ inline double tanh_of(double x) { return tanh(x); }
+__device__ inline float root_of(float x) { return sqrtf(x); }
+__device__ inline double root_of(double x) { return sqrt(x); }
+__device__ inline void sincospi_of(float x, float* s, float* c) { sincospif(x, s, c); }
+__device__ inline void sincospi_of(double x, double* s, double* c) { sincospi(x, s, c); }
+__device__ inline bool is_finite(real x) { return x - x == 0; }
+__device__ inline real positive(real x) { return x < 0 ? real(0) : x; }  // NaN stays
+
+// every i below size, each once: thread by thread, then a whole grid further
+#define EACH(i, size) \
+    for (whole i = blockIdx.x * (whole)THREADS + threadIdx.x; i < (size); i += (whole)gridDim.x * THREADS)
+
+// i / n, in 32 bits where both fit: whole division is slow on a GPU, and that of 64 bits slower still
+__device__ inline whole quotient(whole i, whole n) {
+    return (i | n) >> 32 ? i / n : (whole)((unsigned)i / (unsigned)n);
+}
+
+// The sum of one number from each thread of the block, in every thread: 8 numbers a thread of the first warp, then 32.
+__device__ inline real block_sum(real mine) {
+    __shared__ real numbers[THREADS];
+    __syncthreads();
+    numbers[threadIdx.x] = mine;
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        real sum = 0;
+        for (int k = threadIdx.x; k < THREADS; k += 32) sum += numbers[k];
+        numbers[threadIdx.x] = sum;
+    }
+    __syncthreads();
+    real sum = 0;
+    for (int k = 0; k < 32; k++) sum += numbers[k];
+    return sum;
+}
+
+// ---- Activations: f numbers them as reference.ACTIVATIONS does
+
+#define GELU_C real(0.79788456080286535588)  // sqrt(2 / pi)
+#define GELU_K real(0.044715)
+
+__device__ inline real activation(real a, int f) {
+    switch (f) {
+        case 1: return positive(a);
+        case 2: return a < 0 ? real(0.01) * a : a;
+        case 3: return tanh_of(a);
+        case 4: return real(1) / (real(1) + exp_of(-a));
+        case 5: return positive(a) + log1p_of(exp_of(a < 0 ? a : -a));
+        case 6: return a * (real(0.5) * (real(1) + tanh_of(GELU_C * a * (real(1) + GELU_K * a * a))));
+        default: return a;
+    }
+}
+
+__device__ inline real derivative(real a, real y, int f) {
+    switch (f) {
+        case 1: return y > 0 ? real(1) : real(0);
+        case 2: return y <= 0 ? real(0.01) : real(1);
+        case 3: return real(1) - y * y;
+        case 4: return y * (real(1) - y);
+        case 5: return -expm1_of(-y);
+        case 6: {
+            real t = tanh_of(GELU_C * a * (real(1) + GELU_K * a * a));
+            real du = GELU_C * (real(1) + real(3) * GELU_K * a * a);
+            return real(0.5) * (real(1) + t) + real(0.5) * a * (real(1) - t * t) * du;
+        }
+        default: return real(1);
+    }
+}
+
+// ---- The dense layer, beside its products
+
+// a [B, O] += b [O];  y [B, O] = f(a).  y may be a.
+extern "C" __global__ void bias_activation(real* y, real* a, const real* b, whole size, whole O, int f) {
+    EACH(i, size) {
+        real value = a[i] + b[i - quotient(i, O) * O];
+        a[i] = value;
+        y[i] = activation(value, f);
+    }
+}
+
+// dy [B, O] becomes da = dy f'(a);  db [O] = sum_b da.  A block takes 32 columns: 8 threads each, rows in turn.
+extern "C" __global__ void activation_backward(real* dy, real* db, const real* a, const real* y, whole B, whole O, int f) {
+    __shared__ real sums[THREADS];
+    whole o = blockIdx.x * (whole)32 + threadIdx.x % 32;
+    real sum = 0;
+    if (o < O) {
+        for (whole b = threadIdx.x / 32; b < B; b += THREADS / 32) {
+            real da = dy[b * O + o];
+            if (f != 0) {
+                da *= derivative(a[b * O + o], y[b * O + o], f);
+                dy[b * O + o] = da;
+            }
+            sum += da;
+        }
+    }
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x < 32 && o < O) {
+        for (int k = 1; k < THREADS / 32; k++) sum += sums[threadIdx.x + 32 * k];
+        db[o] = sum;
+    }
+}
+
+// ---- The latent variable: h = [mu | logvar] [B, 2Z]
+
+// z [B, Z] = mu + sigma eps;  kl [B, Z] = 1/2 ( sigma^2 + mu^2 - logvar - 1 )
+extern "C" __global__ void sample_forward(real* z, real* kl, const real* h, const real* eps, whole size, whole Z) {
+    EACH(i, size) {
+        whole b = quotient(i, Z);
+        const real* row = h + b * Z + i;  // that is h + b 2Z + j
+        real mu = row[0], logvar = row[Z], sigma = exp_of(real(0.5) * logvar);
+        z[i] = mu + sigma * eps[i];
+        kl[i] = real(0.5) * (sigma * sigma + mu * mu - logvar - real(1));
+    }
+}
+
+// dmu = dz + dkl mu;  dlogvar = 1/2 ( dz eps sigma + dkl (sigma^2 - 1) );  dkl_bj = weight_b dkl_mean_j
+extern "C" __global__ void sample_backward(real* dh, const real* dz, const real* h, const real* eps, const real* dkl_mean,
+                                           const real* weight, whole size, whole Z) {
+    EACH(i, size) {
+        whole b = quotient(i, Z), j = i - b * Z, place = b * Z + i;
+        real dkl = weight[b] * dkl_mean[j], sigma = exp_of(real(0.5) * h[place + Z]);
+        dh[place] = dz[i] + dkl * h[place];
+        dh[place + Z] = real(0.5) * (dz[i] * eps[i] * sigma + dkl * (sigma * sigma - real(1)));
+    }
+}
+
+// kl_mean [Z] = sum_b weight_b kl_bj;  dkl_mean = beta, but 0 below free_bits.  A block for each j; s = beta, free_bits.
+extern "C" __global__ void kl_loss(real* kl_mean, real* dkl_mean, const real* kl, const real* weight, whole B, whole Z,
+                                   const real* s) {
+    whole j = blockIdx.x;
+    real mine = 0;
+    for (whole b = threadIdx.x; b < B; b += THREADS) mine += weight[b] * kl[b * Z + j];
+    real mean = block_sum(mine);
+    if (threadIdx.x == 0) {
+        kl_mean[j] = mean;
+        dkl_mean[j] = s[1] > 0 && mean < s[1] ? real(0) : s[0];
+    }
+}
+
+// ---- Likelihoods: a block for each example
+
+// nll [B] = sum_d softplus(a) - x a;  dlogits = weight (sigmoid(a) - x).  With e = exp(-|a|) nothing overflows.
+extern "C" __global__ void bernoulli_loss(real* dlogits, real* nll, const real* logits, const real* x, const real* weight,
+                                          whole D) {
+    whole row = blockIdx.x * D;
+    real mine = 0, w = weight[blockIdx.x];
+    for (whole d = threadIdx.x; d < D; d += THREADS) {
+        real a = logits[row + d], target = x[row + d], e = exp_of(a < 0 ? a : -a);
+        mine += positive(a) + log1p_of(e) - target * a;
+        dlogits[row + d] = w * ((a < 0 ? e : real(1)) / (real(1) + e) - target);
+    }
+    real sum = block_sum(mine);
+    if (threadIdx.x == 0) nll[blockIdx.x] = sum;
+}
+
+#define HALF_LOG_2PI real(0.91893853320467274178)
+
+// r = (mean - x) / s;  nll = sum_d r^2 / 2 + log s + log(2 pi) / 2;  dmean = weight r / s;  part [B] = weight (D - sum r^2)
+extern "C" __global__ void gaussian_loss(real* dmean, real* part, real* nll, const real* mean, const real* x,
+                                         const real* log_sigma, const real* weight, whole D) {
+    whole row = blockIdx.x * D;
+    real mine = 0, w = weight[blockIdx.x], inverse_sigma = exp_of(-log_sigma[0]);
+    for (whole d = threadIdx.x; d < D; d += THREADS) {
+        real r = (mean[row + d] - x[row + d]) * inverse_sigma;
+        mine += r * r;
+        dmean[row + d] = w * inverse_sigma * r;
+    }
+    real squares = block_sum(mine);
+    if (threadIdx.x == 0) {
+        nll[blockIdx.x] = real(0.5) * squares + real(D) * (log_sigma[0] + HALF_LOG_2PI);
+        part[blockIdx.x] = w * (real(D) - squares);
+    }
+}
+
+// out = [mean | logvar] [B, 2D];  r2 = (mean - x)^2 exp(-logvar);  nll = 1/2 sum_d logvar + r2 + log(2 pi)
+extern "C" __global__ void gaussian_elementwise_loss(real* dout, real* nll, const real* out, const real* x,
+                                                     const real* weight, whole D) {
+    whole row = blockIdx.x * 2 * D;
+    real mine = 0, w = weight[blockIdx.x];
+    for (whole d = threadIdx.x; d < D; d += THREADS) {
+        real logvar = out[row + D + d], difference = out[row + d] - x[blockIdx.x * D + d];
+        real scaled = difference * exp_of(-logvar), r2 = difference * scaled;
+        mine += logvar + r2;
+        dout[row + d] = w * scaled;
+        dout[row + D + d] = w * real(0.5) * (real(1) - r2);
+    }
+    real sum = block_sum(mine);
+    if (threadIdx.x == 0) nll[blockIdx.x] = real(0.5) * sum + real(D) * HALF_LOG_2PI;
+}
+
+// result [1] = sum of values [size], by one block
+extern "C" __global__ void total(real* result, const real* values, whole size) {
+    real mine = 0;
+    for (whole i = threadIdx.x; i < size; i += THREADS) mine += values[i];
+    real sum = block_sum(mine);
+    if (threadIdx.x == 0) result[0] = sum;
+}
+
+// ---- Optimizers on flat vectors [N]
+
+// part [blocks]: each block's share of ||g||^2
+extern "C" __global__ void squares(real* part, const real* g, whole size) {
+    real mine = 0;
+    EACH(i, size) mine += g[i] * g[i];
+    real sum = block_sum(mine);
+    if (threadIdx.x == 0) part[blockIdx.x] = sum;
+}
+
+// norm [1] = sqrt(sum of part [size]), by one block; a norm that is no number stops the updates
+extern "C" __global__ void norm_of_squares(real* norm, whole* stop, const real* part, whole size) {
+    real mine = 0;
+    for (whole i = threadIdx.x; i < size; i += THREADS) mine += part[i];
+    real sum = block_sum(mine);
+    if (threadIdx.x == 0) {
+        norm[0] = root_of(sum);
+        if (stop && !stop[0] && !is_finite(norm[0])) stop[0] = 1;
+    }
+}
+
+// g is scaled to the norm s[0] where it is longer
+extern "C" __global__ void clip(real* g, const real* norm, whole size, const real* s) {
+    real factor = s[0] / norm[0];
+    if (!(norm[0] > s[0])) return;
+    EACH(i, size) g[i] *= factor;
+}
+
+// m = momentum m + g;  p -= learning_rate m, with Nesterov learning_rate (g + momentum m);  s = learning_rate, momentum
+extern "C" __global__ void sgd_step(real* p, real* m, const real* g, whole size, int nesterov, const real* s,
+                                    const whole* stop) {
+    if (stop && stop[0]) return;
+    real rate = s[0], momentum = s[1];
+    EACH(i, size) {
+        real velocity = momentum * m[i] + g[i];
+        m[i] = velocity;
+        p[i] -= rate * (nesterov ? g[i] + momentum * velocity : velocity);
+    }
+}
+
+// Adam and AdamW: s = learning_rate / (1 - beta1^step), 1 / sqrt(1 - beta2^step), 1 - beta1, 1 - beta2, epsilon,
+// 1 - learning_rate weight_decay
+extern "C" __global__ void adam_step(real* p, real* m, real* v, const real* g, whole size, const real* s,
+                                     const whole* stop) {
+    if (stop && stop[0]) return;
+    real step_size = s[0], root_correction = s[1], c1 = s[2], c2 = s[3], epsilon = s[4], keep = s[5];
+    EACH(i, size) {
+        real gradient = g[i], mean = m[i], square = v[i];
+        mean += c1 * (gradient - mean);
+        square += c2 * (gradient * gradient - square);
+        m[i] = mean;
+        v[i] = square;
+        p[i] = keep * p[i] - step_size * mean / (root_of(square) * root_correction + epsilon);
+    }
+}
+
+// ---- Randomness: Philox4x32-10 with the counter (block, example, step, purpose), n = step; then Box and Muller
+
+struct Words {
+    unsigned w[4];
+};
+
+__device__ inline Words philox(unsigned c0, unsigned c1, unsigned c2, unsigned c3, unsigned k0, unsigned k1) {
+    for (int round = 0; round < 10; round++) {
+        unsigned long long p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
+        c0 = (unsigned)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (unsigned)p1;
+        c2 = (unsigned)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (unsigned)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return Words{{c0, c1, c2, c3}};
+}
+
+__device__ inline real unit(unsigned word) { return (real(word >> 9) + real(0.5)) * real(1.0 / 8388608); }
+
+// u [B, C] uniform in (0, 1), row b belonging to examples[b]; a thread for each four of a row
+extern "C" __global__ void philox_uniform(real* u, const whole* examples, whole B, whole C, unsigned k0, unsigned k1,
+                                          unsigned purpose, const whole* n) {
+    whole blocks = (C + 3) / 4;
+    EACH(i, B * blocks) {
+        whole b = quotient(i, blocks), block = i - b * blocks, first = 4 * block;
+        Words words = philox((unsigned)block, (unsigned)examples[b], (unsigned)n[0], purpose, k0, k1);
+        for (int lane = 0; lane < 4; lane++)
+            if (first + lane < C) u[b * C + first + lane] = unit(words.w[lane]);
+    }
+}
+
+// eps [B, C] standard normal, alike
+extern "C" __global__ void philox_normal(real* eps, const whole* examples, whole B, whole C, unsigned k0, unsigned k1,
+                                         unsigned purpose, const whole* n) {
+    whole blocks = (C + 3) / 4;
+    EACH(i, B * blocks) {
+        whole b = quotient(i, blocks), block = i - b * blocks, first = 4 * block;
+        Words words = philox((unsigned)block, (unsigned)examples[b], (unsigned)n[0], purpose, k0, k1);
+        for (int lane = 0; lane < 4 && first + lane < C; lane += 2) {
+            real sine, cosine, radius = root_of(real(-2) * log_of(unit(words.w[lane])));
+            sincospi_of(real(2) * unit(words.w[lane + 1]), &sine, &cosine);
+            eps[b * C + first + lane] = radius * cosine;
+            if (first + lane + 1 < C) eps[b * C + first + lane + 1] = radius * sine;
+        }
+    }
+}
+
+// ---- Batches
+
+// x [B, D] = data[rows] / s[0], from data of any type
+#define GATHER(type, name)                                                                                         \
+    extern "C" __global__ void name(real* x, const type* data, const whole* rows, whole size, whole D, const real* s) { \
+        EACH(i, size) {                                                                                            \
+            whole b = quotient(i, D);                                                                              \
+            x[i] = real(data[rows[b] * D + i - b * D]) / s[0];                                                     \
+        }                                                                                                          \
+    }
+GATHER(unsigned char, gather_uint8)
+GATHER(short, gather_int16)
+GATHER(int, gather_int32)
+GATHER(whole, gather_int64)
+GATHER(float, gather_float32)
+GATHER(double, gather_float64)
+
+// x [B, D] becomes 1 where u < x, else 0
+extern "C" __global__ void binarize(real* x, const real* u, whole size) {
+    EACH(i, size) x[i] = u[i] < x[i] ? real(1) : real(0);
+}
+
+// trace[n[0]] = [mean nll, norm, kl_mean ..], by one block; a loss that is no number stops what follows
+extern "C" __global__ void record(double* trace, whole* stop, const real* nll, const real* kl_mean, const real* norm,
+                                  const real* weight, whole B, whole Z, const whole* n) {
+    if (stop && stop[0] == 2) return;
+    real mine = 0;
+    for (whole b = threadIdx.x; b < B; b += THREADS) mine += weight[b] * nll[b];
+    real mean = block_sum(mine);
+    double* row = trace + n[0] * (2 + Z);
+    for (whole j = threadIdx.x; j < Z; j += THREADS) row[2 + j] = kl_mean[j];
+    if (threadIdx.x == 0) {
+        row[0] = mean;
+        row[1] = norm[0];
+        if (stop && !(is_finite(mean) && is_finite(norm[0]))) stop[0] = 1;
+    }
+}
+
+// ---- A recorded step begins here: the next row of each table becomes the current one. state = [stop, steps begun]
+
+extern "C" __global__ void advance(real* s, whole* n, whole* rows, whole* state, const real* all_s, const whole* all_n,
+                                   const whole* all_rows, whole count_s, whole count_n, whole count_rows) {
+    whole step = state[1];
+    if (state[0]) return;  // the step that failed is repeated, with its own numbers
+    for (whole i = threadIdx.x; i < count_s; i += THREADS) s[i] = all_s[step * count_s + i];
+    for (whole i = threadIdx.x; i < count_n; i += THREADS) n[i] = all_n[step * count_n + i];
+    for (whole i = threadIdx.x; i < count_rows; i += THREADS) rows[i] = all_rows[step * count_rows + i];
+    __syncthreads();
+    if (threadIdx.x == 0) state[1] = step + 1;
+}
+
+// ---- Matrix products, where cuBLAS is not at hand
+
+// c [M, N] = a b, a_ik at a + i a_row + k a_column, b_kj at b + k b_row + j b_column.  A block makes a square of 64 by 64,
+// each thread 4 by 4 of it, from pieces 16 deep that all threads fetch together.
+#define SIDE 64
+#define DEPTH 16
+extern "C" __global__ void product(real* c, const real* a, const real* b, whole M, whole N, whole K, whole a_row,
+                                   whole a_column, whole b_row, whole b_column) {
+    __shared__ real as[DEPTH][SIDE + 4], bs[DEPTH][SIDE + 4];
+    whole i0 = blockIdx.y * (whole)SIDE, j0 = blockIdx.x * (whole)SIDE;
+    int across = threadIdx.x % 16 * 4, down = threadIdx.x / 16 * 4;
+    real sums[4][4] = {};
+    for (whole k0 = 0; k0 < K; k0 += DEPTH) {
+        for (int t = threadIdx.x; t < SIDE * DEPTH; t += THREADS) {
+            // neighbours in memory are fetched by neighbouring threads, whichever way an operand lies
+            int i = a_column == 1 ? t / DEPTH : t % SIDE, ka = a_column == 1 ? t % DEPTH : t / SIDE;
+            int j = b_column == 1 ? t % SIDE : t / DEPTH, kb = b_column == 1 ? t / SIDE : t % DEPTH;
+            as[ka][i] = i0 + i < M && k0 + ka < K ? a[(i0 + i) * a_row + (k0 + ka) * a_column] : real(0);
+            bs[kb][j] = j0 + j < N && k0 + kb < K ? b[(k0 + kb) * b_row + (j0 + j) * b_column] : real(0);
+        }
+        __syncthreads();
+        for (int k = 0; k < DEPTH; k++)
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < 4; j++) sums[i][j] += as[k][down + i] * bs[k][across + j];
+        __syncthreads();
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            if (i0 + down + i < M && j0 + across + j < N) c[(i0 + down + i) * N + j0 + across + j] = sums[i][j];
+}

@@ -1,0 +1,286 @@
+"""The CUDA code where there is no GPU: compiled for several cards, and run on the CPU against the reference.
+
+tests/test_backend_contract.py runs there too, kernel by kernel. What only a GPU can tell is in benchmarks/gpu_check.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cuda_on_cpu
+import numpy as np
+import pytest
+
+from minivae import NotFinite
+from minivae.architecture import Architecture, initial_parameters
+from minivae.data import Examples
+from minivae.kernels import AUTO, availability, launches, load, recorded_step
+from minivae.kernels.recorded_step import RecordedProgram
+from minivae.network import Network
+from minivae.optimizers import Optimizer
+from minivae.training import Objective, Trainer
+
+SOURCE = launches.SOURCE.read_text()
+
+
+@pytest.fixture
+def cupy():
+    """The CuPy backend, on the emulator."""
+    if not cuda_on_cpu.COMPILER:
+        pytest.skip("running CUDA kernels on the CPU needs g++ or clang++")
+    with cuda_on_cpu.emulated() as module:
+        yield module
+
+
+# ---- Run on the CPU
+
+DATA = (np.random.default_rng(0).random((60, 12)) ** 3 * 255).astype(np.uint8)
+CASES = {
+    "bernoulli relu adam": (Architecture(12, 3, (9, 7), "relu"), Optimizer(), Objective(), "none"),
+    "bernoulli gelu clipped": (
+        Architecture(12, 2, (8,), "gelu"),
+        Optimizer(max_grad_norm=0.5),
+        Objective(0.7, kl_warmup=3),
+        "none",
+    ),
+    "bernoulli tanh free bits": (Architecture(12, 4, (9,), "tanh"), Optimizer(), Objective(free_bits=0.3), "dynamic"),
+    "gaussian learned sgd": (
+        Architecture(12, 2, (6,), "softplus", "gaussian", "learned"),
+        Optimizer("sgd", 1e-3, nesterov=True, max_grad_norm=5.0),
+        Objective(),
+        "none",
+    ),
+    "gaussian fixed adamw": (
+        Architecture(12, 2, (6, 5, 4), "leaky_relu", "gaussian", 0.5),
+        Optimizer("adamw", weight_decay=0.01, schedule="cosine"),
+        Objective(),
+        "static",
+    ),
+    "gaussian elementwise": (
+        Architecture(12, 2, (), "sigmoid", "gaussian", "elementwise"),
+        Optimizer("sgd", 1e-4),
+        Objective(2.0),
+        "none",
+    ),
+}
+
+
+def train(kernels, case, dtype="float64", epochs=8):
+    """epochs of 5 batches, the last a short one"""
+    arch, optimizer, objective, binarize = CASES[case]
+    network = Network(arch, kernels, dtype)
+    network.set_parameters(initial_parameters(arch, 0))
+    trainer = Trainer(network, optimizer, objective, 13, seed=5, chunk=100)
+    trainer.fit(Examples(DATA, np.arange(len(DATA)), 255.0, binarize), epochs)
+    return trainer
+
+
+@pytest.mark.parametrize("products", ["cublas", "own"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_recorded_step_trains_as_numpys(cupy, case, products, monkeypatch, capfd):
+    monkeypatch.setattr(recorded_step, "STEPS_PER_GRAPH", 3)  # so that an epoch takes graphs of 3 steps and of 1
+    monkeypatch.setenv("MINIVAE_CUDA_PRODUCTS", products)
+    expected, trainer = train(load("numpy"), case), train(cupy, case)
+    assert capfd.readouterr().err == ""  # recorded, or it would say why not
+    for name in ("loss", "recon", "kl", "grad_norm"):
+        want, got = ([record[name] for record in t.history] for t in (expected, trainer))
+        np.testing.assert_allclose(got, want, rtol=1e-9)
+    found, wanted = trainer.network.get_parameters(), expected.network.get_parameters()
+    np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", ["bernoulli tanh free bits", "gaussian learned sgd"])
+def test_a_graph_has_the_bits_of_its_calls(cupy, case, monkeypatch):
+    replayed = train(cupy, case, "float32", 3)
+    monkeypatch.setenv("MINIVAE_CUDA_GRAPH", "0")
+    by_calls = train(cupy, case, "float32", 3)
+    np.testing.assert_array_equal(replayed.network.get_parameters(), by_calls.network.get_parameters())
+
+
+def workspace(cupy, optimizer, n=60):
+    arch = CASES["bernoulli relu adam"][0]
+    network = Network(arch, cupy, "float64")
+    network.set_parameters(initial_parameters(arch, 0))
+    trainer = Trainer(network, optimizer, Objective(), 10, seed=5)
+    trace = cupy.to_device(np.full((n, 2 + arch.latent_dim), 7.0))
+    return trainer, trainer._workspace(Examples(DATA, np.arange(60), 255.0), trace), trace
+
+
+def run_steps(work, count, rate):
+    rows = np.arange(10 * count).reshape(count, 10) % 60
+    numbers = 1 + np.arange(count)
+    return work.steps(
+        rows,
+        step=numbers,
+        update=numbers,
+        index=numbers - 1,
+        beta=np.ones(count),
+        learning_rate=np.asarray(rate, float),
+    )
+
+
+def test_a_run_longer_than_its_tables_is_taken_in_pieces(cupy, monkeypatch):
+    monkeypatch.setattr(recorded_step, "STEPS_PER_GRAPH", 2)
+    monkeypatch.setattr(recorded_step, "TABLE_BYTES", 8 * 10 * 5)
+    _, work, trace = workspace(cupy, Optimizer())
+    assert run_steps(work, 17, [1e-3] * 17) == 17
+    program = work.bound(10)[0]
+    assert (
+        isinstance(program, RecordedProgram) and program.capacity == 5 and set(program.graphs) == {(1, True), (2, True)}
+    )
+    host = cupy.to_host(trace)
+    assert (host[:17] != 7).all() and (host[17:] == 7).all()  # each step has its row, and the rehearsal has none
+
+
+def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_that_steps_arrays(cupy, monkeypatch):
+    monkeypatch.setattr(recorded_step, "STEPS_PER_GRAPH", 4)
+    trainer, work, trace = workspace(cupy, Optimizer("sgd"))
+    before = trainer.network.get_parameters()
+    assert run_steps(work, 11, [1e-3] * 4 + [1e200] + [1e-3] * 6) == 6  # the step after the huge one fails
+    host = cupy.to_host(trace)
+    assert np.isfinite(host[:5]).all() and not np.isfinite(host[5, :2]).all() and (host[6:] == 7).all()
+    after = trainer.network.get_parameters()
+    assert np.isfinite(after).all() and np.abs(after - before).max() > 1e100  # not one update after the failure
+    np.testing.assert_array_equal(work.get("rows"), np.arange(50, 60))  # the batch that failed, in place
+
+
+def test_training_says_where_the_first_nan_is(cupy):
+    arch = CASES["bernoulli relu adam"][0]
+    network = Network(arch, cupy, "float32")
+    network.set_parameters(initial_parameters(arch, 0))
+    trainer = Trainer(network, Optimizer("sgd", learning_rate=1e9), Objective(), 10, seed=5, chunk=100)
+    with pytest.raises(NotFinite, match=r"step \d+ .*first array holding a NaN or an infinity is '[\w.]+'"):
+        trainer.fit(Examples(DATA, np.arange(60), 255.0), 5)
+    assert np.isfinite(network.get_parameters()).all()
+
+
+def test_what_cannot_be_recorded_runs_call_by_call_and_says_so_once(cupy, monkeypatch, capfd):
+    def refuse(self):
+        raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
+
+    expected = train(cupy, "bernoulli relu adam", epochs=2).network.get_parameters()
+    monkeypatch.setattr(cuda_on_cpu.Stream, "begin_capture", refuse)
+    found = train(cupy, "bernoulli relu adam", epochs=2).network.get_parameters()
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2 and all("call by call" in line and "capturing" in line for line in said)  # two batch sizes
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-13)
+
+
+def test_cublas_rounds_to_tf32_on_request_only(cupy, monkeypatch):
+    assert cupy.launcher("float32").blas.library.math_mode == 0 and "TF32" not in availability("cupy")[1]
+    monkeypatch.setenv("MINIVAE_TF32", "1")
+    with cuda_on_cpu.emulated():
+        assert cupy.launcher("float32").blas.library.math_mode == 3 and "TF32" in availability("cupy")[1]
+
+
+def test_a_gpu_that_computes_something_else_is_not_used(cupy, monkeypatch):
+    monkeypatch.setattr(cuda_on_cpu.Gemm, "cublasSgemm_v2", lambda self, *arguments: 0)
+    cupy.examine.cache_clear()
+    works, reason = availability("cupy")
+    assert not works and "where it is [[7.5, 0.0]]" in reason
+    monkeypatch.setattr(cuda_on_cpu.Gemm, "cublasSgemm_v2", lambda self, *arguments: 14)
+    cupy.examine.cache_clear()
+    assert availability("cupy") == (False, "CuPy cannot use this GPU: cublasSgemm_v2 failed with status 14")
+
+
+def test_auto_takes_no_gpu_that_nobody_has_measured(cupy):
+    assert "cupy" not in AUTO and load("auto") is not cupy
+
+
+def test_without_cupy_the_reason_names_the_package():
+    code = (
+        "import sys; sys.modules['cupy'] = None\nfrom minivae.kernels import availability\nprint(*availability('cupy'))"
+    )
+    code = code.replace("sys.modules['cupy'] = None", "import importlib.util as u; u.find_spec = lambda name: None")
+    from minivae.kernels import fused_cupy
+
+    if importlib.util.find_spec("cupy") is None:
+        works, reason = fused_cupy.availability()
+        assert not works and "pip install 'minivae[cuda13]'" in reason
+
+
+# ---- Compiled for cards
+
+ARCHITECTURES = ("75", "80", "90", "100")  # Turing, Ampere, Hopper, Blackwell
+
+
+def nvrtc():
+    """NVRTC from one of NVIDIA's wheels, which compiles CUDA sources on a machine without a GPU."""
+    for name in ("nvidia.cu13", "nvidia.cuda_nvrtc"):
+        try:
+            spec = importlib.util.find_spec(name)
+        except ImportError:
+            continue
+        for folder in spec.submodule_search_locations if spec else []:
+            for path in sorted(Path(folder).glob("**/libnvrtc.so.*")) + sorted(Path(folder).glob("**/nvrtc64_*.dll")):
+                if "alt" not in path.name and "builtins" not in path.name:
+                    return ctypes.CDLL(str(path))
+    pytest.skip("compiling CUDA needs NVRTC; run pip install nvidia-cuda-nvrtc")
+
+
+def compile_cuda(library, *options):
+    """(log, result) of kernels.cu: machine code for sm_.., PTX for compute_.."""
+    program = ctypes.c_void_p()
+    assert library.nvrtcCreateProgram(ctypes.byref(program), SOURCE.encode(), b"kernels.cu", 0, None, None) == 0
+    given = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+    status = library.nvrtcCompileProgram(program, len(options), given)
+
+    def text(name):
+        size = ctypes.c_size_t()
+        assert getattr(library, f"nvrtcGet{name}Size")(program, ctypes.byref(size)) == 0
+        buffer = ctypes.create_string_buffer(size.value)
+        assert getattr(library, f"nvrtcGet{name}")(program, buffer) == 0
+        return buffer.raw[: size.value]
+
+    log = text("ProgramLog").decode().rstrip("\0")
+    assert status == 0, log
+    result = text("PTX" if any("compute_" in option for option in options) else "CUBIN")
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return log, result
+
+
+@pytest.mark.parametrize("real", ["float", "double"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kernel_compiles_without_a_spill(architecture, real):
+    options = (f"-arch=sm_{architecture}", "--std=c++17", f"-DREAL={real}", "--ptxas-options=-v")
+    log, machine_code = compile_cuda(nvrtc(), *options)
+    assert machine_code[:4] == b"\x7fELF"
+    names = cuda_on_cpu.kernel_names(SOURCE)
+    registers = dict(re.findall(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", log, re.S))
+    assert set(registers) == set(names)
+    assert max(map(int, registers.values())) <= 255 // (1 if real == "double" else 2)
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
+    assert len(spills) >= 2 * len(names) and not any(map(int, spills))
+    print(f"sm_{architecture} {real}:", ", ".join(f"{n} {registers[n]}" for n in names))
+
+
+def test_float_kernels_do_no_arithmetic_in_double_precision():
+    """On most cards that would be 32 or 64 times slower. Doubles are read from data and written to the trace only."""
+    ptx = compile_cuda(nvrtc(), "-arch=compute_75", "--std=c++17", "-DREAL=float")[1].decode()
+    bodies = re.split(r"\.visible \.entry (\w+)", ptx)[1:]
+    arithmetic = re.compile(r"\b(?:add|sub|mul|fma|div|sqrt|rcp|neg|abs|setp\.\w+|ex2|lg2)(?:\.\w+)*\.f64")
+    assert len(bodies) // 2 == len(cuda_on_cpu.kernel_names(SOURCE))
+    assert [name for name, body in zip(bodies[::2], bodies[1::2]) if arithmetic.search(body)] == []
+    double = compile_cuda(nvrtc(), "-arch=compute_75", "--std=c++17", "-DREAL=double")[1].decode()
+    assert arithmetic.search(double)  # the pattern finds what it looks for
+
+
+def test_the_source_includes_nothing_and_numbers_activations_as_the_reference_does():
+    assert "#include" not in SOURCE
+    from minivae.kernels.reference import ACTIVATIONS
+
+    assert list(ACTIVATIONS) == ["identity", "relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu"]
+
+
+def test_gpu_check_says_what_is_missing():
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu_check.py"
+    works, reason = availability("cupy")
+    if works:
+        pytest.skip("this machine has a GPU: run benchmarks/gpu_check.py itself")
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert result.returncode == 1 and result.stdout.startswith("cupy: ") and reason[:20] in result.stdout
