@@ -128,7 +128,7 @@ def main() -> int:
         @check(f"backend contract, products by {products}")
         def _(products: str = products) -> Any:
             ok, said = run(
-                "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_backend_contract.py", "-k", "cupy",
+                "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider", "tests/test_backend_contract.py", "-k", "cupy",
                 MINIVAE_CUDA_PRODUCTS=products,
             )  # fmt: skip
             counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped)", said)}

@@ -36,9 +36,11 @@ class RecordedProgram(CallByCall):
         self.program = list(program)
         self.why_not = "MINIVAE_CUDA_GRAPH=0" if os.environ.get("MINIVAE_CUDA_GRAPH") == "0" else ""
         self.graphs: dict[tuple[int, bool], Any] = {}
+        self.runs = 0
 
     def __call__(self, **variables: Any) -> None:
-        if not self.recorded(1, with_rows=False):
+        self.runs += 1
+        if self.runs == 1 or not self.recorded(1, with_rows=False):  # what runs only once is not worth recording
             return super().__call__(**variables)
         self._replay(None, {name: np.array([value]) for name, value in variables.items()}, 1)
 
