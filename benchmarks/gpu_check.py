@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import importlib.metadata
 import io
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -43,6 +45,24 @@ EXAMPLE = [
 ]  # the NumPy backend's test losses (README)
 
 checks: dict[str, dict[str, Any]] = {}
+report: dict[str, Any] = {"date": datetime.date.today().isoformat(), "checks": checks}
+where: list[Path] = []  # the file of the report
+
+
+def save() -> None:
+    where[0].write_text(json.dumps(report, indent=1, default=float) + "\n")
+
+
+@contextlib.contextmanager
+def setting(**variables: str):
+    """Environment variables, put back afterwards whatever happens."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def check(name: str):
@@ -55,7 +75,8 @@ def check(name: str):
         except Exception as error:
             passed, facts = False, {"error": f"{type(error).__name__}: {error}"}
         seconds = time.perf_counter() - begun
-        checks[name] = {"passed": bool(passed), "seconds": round(seconds, 1), **facts}
+        checks[name] = {**facts, "passed": bool(passed), "seconds": round(seconds, 1)}
+        save()  # what was measured is kept, whatever stops the rest
         shown = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items())
         print(f"{'ok    ' if passed else 'FAILED'} {name} ({seconds:.0f} s): {shown}", flush=True)
 
@@ -115,7 +136,13 @@ def main() -> int:
         "cupy": cupy.__version__,
         "backend": reason,
     }
-    report: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": machine, "checks": checks}
+    for package in ("torch", "jax"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            machine[package] = importlib.metadata.version(package)
+    report["machine"] = machine
+    slug = re.sub(r"[^a-z0-9]+", "-", machine["device"].lower()).strip("-")
+    where.append(Path(options.out) / f"{report['date']}-{slug}.json")
+    where[0].parent.mkdir(parents=True, exist_ok=True)
 
     def run(*command: str, **environment: str) -> tuple[bool, str]:
         done = subprocess.run(
@@ -128,12 +155,14 @@ def main() -> int:
         @check(f"backend contract, products by {products}")
         def _(products: str = products) -> Any:
             ok, said = run(
-                "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider", "tests/test_backend_contract.py", "-k", "cupy",
-                MINIVAE_CUDA_PRODUCTS=products,
+                "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider",
+                "tests/test_backend_contract.py", "-k", "cupy",
+                MINIVAE_CUDA_PRODUCTS=products, MINIVAE_NO_EMULATOR="1",
             )  # fmt: skip
-            counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped)", said)}
+            counts = {f"tests {word}": int(n) for n, word in re.findall(r"(\d+) (passed|failed|error|skipped)", said)}
             first = next((line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
-            return ok and counts.get("passed", 0) > 500, counts | ({"first": first} if first else {})
+            right = products == "own" or "cuBLAS" in reason
+            return ok and right and counts.get("tests passed", 0) > 500, counts | ({"first": first} if first else {})
 
     @check("gradcheck in float64")
     def _() -> Any:
@@ -153,11 +182,27 @@ def main() -> int:
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             replayed = trained("cupy", "float32", 200, max_grad_norm=1.0)
-        os.environ["MINIVAE_CUDA_GRAPH"] = "0"
-        by_calls = trained("cupy", "float32", 200, max_grad_norm=1.0)
-        del os.environ["MINIVAE_CUDA_GRAPH"]
+        with setting(MINIVAE_CUDA_GRAPH="0"):
+            by_calls = trained("cupy", "float32", 200, max_grad_norm=1.0)
         same = np.array_equal(replayed.network.get_parameters(), by_calls.network.get_parameters())
         return same and not said.getvalue(), {"same bits": same, "recorded": said.getvalue().strip() or "yes"}
+
+    for tool in ("memcheck", "racecheck"):
+        if shutil.which("compute-sanitizer"):
+
+            @check(f"compute-sanitizer, {tool}")
+            def _(tool: str = tool) -> Any:
+                training = "from gpu_check import trained; trained('cupy', 'float32', 25, max_grad_norm=0.5)"
+                command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "3", sys.executable, "-c", training]
+                path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+                environment = os.environ | {"PYTHONPATH": path, "MINIVAE_CUDA_PRODUCTS": "own"}
+                done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+                said = [
+                    line
+                    for line in (done.stdout + done.stderr).splitlines()
+                    if "ERROR SUMMARY" in line or "RACECHECK" in line
+                ]
+                return done.returncode == 0, {"said": said[-1] if said else f"status {done.returncode}"}
 
     @check("a loss that is no number stops at its step")
     def _() -> Any:
@@ -197,15 +242,17 @@ def main() -> int:
         from minivae.bench import configs, contenders
         from minivae.kernels import recorded_step
 
-        found, config = {}, configs.parse(CONFIGS[0])
-        for name, graph, steps in (("eager", "0", 16), ("graph of 1", "1", 1), ("graph of 16", "1", 16)):
-            os.environ["MINIVAE_CUDA_GRAPH"], recorded_step.STEPS_PER_GRAPH = graph, steps
-            for products in ("cublas", "own"):
-                os.environ["MINIVAE_CUDA_PRODUCTS"] = products
-                made = contenders.create("cupy", config)
-                made.run(50)
-                found[f"{name}, {products}, us"] = 1e6 * float(np.median([made.run(500) for _ in range(3)]))
-        del os.environ["MINIVAE_CUDA_GRAPH"], os.environ["MINIVAE_CUDA_PRODUCTS"]
+        found, config, usual = {}, configs.parse(CONFIGS[0]), recorded_step.STEPS_PER_GRAPH
+        try:
+            for name, graph, steps in (("eager", "0", 16), ("graph of 1", "1", 1), ("graph of 16", "1", 16)):
+                recorded_step.STEPS_PER_GRAPH = steps
+                for products in ("cublas", "own"):
+                    with setting(MINIVAE_CUDA_GRAPH=graph, MINIVAE_CUDA_PRODUCTS=products):
+                        made = contenders.create("cupy", config)
+                        made.run(50)
+                        found[f"{name}, {products}, us"] = 1e6 * float(np.median([made.run(500) for _ in range(3)]))
+        finally:
+            recorded_step.STEPS_PER_GRAPH = usual
         return found["graph of 16, cublas, us"] < found["eager, cublas, us"], found
 
     @check("ceilings of the card")
@@ -257,12 +304,9 @@ def main() -> int:
                 )
             return all((name, "cupy") in timed for name in CONFIGS), facts
 
-    slug = re.sub(r"[^a-z0-9]+", "-", machine["device"].lower()).strip("-")
-    path = Path(options.out) / f"{report['date']}-{slug}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1, default=float) + "\n")
+    save()
     failed = [name for name, result in checks.items() if not result["passed"]]
-    print(f"wrote {path}\n{len(checks) - len(failed)} passed, {len(failed)} failed")
+    print(f"wrote {where[0]}\n{len(checks) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
 

@@ -24,7 +24,8 @@ Reading order:
      9  training.py            the loop                                     (evaluation.py: ELBO, log-likelihood)
     10  estimator.py           VAE(...).fit(X);  settings.py, modelfile.py, plots.py, cli.py around it
 
-The compiled twins of the kernels: kernels/fused_numba.py, from compiled_rows.py up to compiled_step.py. bench/ times them.
+The compiled twins of the kernels: kernels/fused_numba.py, from products.py and compiled_rows.py up to compiled_step.py;
+kernels/fused_cupy.py, from kernels.cu and launches.py up to recorded_step.py. bench/ times them.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left, as in `minivae gradcheck | head`
         sys.stderr.close()
         return 1
-    except (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError, RuntimeError) as error:
         if options is None or options.debug:
             raise
         print(f"minivae: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)

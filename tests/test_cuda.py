@@ -16,7 +16,7 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 
-from minivae import NotFinite
+from minivae import VAE, NotFinite
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data import Examples
 from minivae.kernels import AUTO, availability, launches, load, recorded_step
@@ -102,6 +102,37 @@ def test_a_graph_has_the_bits_of_its_calls(cupy, case, monkeypatch):
     np.testing.assert_array_equal(replayed.network.get_parameters(), by_calls.network.get_parameters())
 
 
+@pytest.mark.parametrize("case", ["bernoulli tanh free bits", "gaussian learned sgd"])
+def test_no_kernel_relies_on_the_order_of_threads_or_blocks(cupy, case, monkeypatch):
+    monkeypatch.setenv("MINIVAE_CUDA_PRODUCTS", "own")
+    ascending = train(cupy, case, "float32", 2)
+    monkeypatch.setenv("MINIVAE_EMULATOR_ORDER", "descending")
+    descending = train(cupy, case, "float32", 2)
+    np.testing.assert_array_equal(ascending.network.get_parameters(), descending.network.get_parameters())
+
+
+def test_the_estimator_trains_saves_and_goes_on(cupy, tmp_path):
+    data = DATA / np.float32(255)
+    fits = [
+        VAE(hidden_dims=(8,), epochs=2, batch_size=16, random_state=0, backend=b).fit(data) for b in ("cupy", "numpy")
+    ]
+    for method in ("transform", "reconstruct", "score_samples"):
+        found, expected = (getattr(vae, method)(data) for vae in fits)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(fits[0].sample(3), fits[1].sample(3), rtol=1e-4, atol=1e-5)
+    fits[0].save(tmp_path / "model.npz")
+    again = VAE.load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(again.network_.get_parameters(), fits[0].network_.get_parameters())
+    steps = fits[0].history_[-1]["step"]
+    assert fits[0].partial_fit(data).history_[-1]["step"] > steps
+
+
+def test_an_array_that_would_be_written_in_a_copy_is_refused(cupy):
+    wide = cupy.to_device(np.zeros((3, 4), np.float32))
+    with pytest.raises(ValueError, match="array 'u' must be a run of rows"):
+        cupy.binarize(wide, cupy.to_device(np.zeros((3, 8), np.float32))[:, ::2])
+
+
 def workspace(cupy, optimizer, n=60):
     arch = CASES["bernoulli relu adam"][0]
     network = Network(arch, cupy, "float64")
@@ -185,7 +216,11 @@ def test_a_gpu_that_computes_something_else_is_not_used(cupy, monkeypatch):
     assert not works and "where it is [[7.5, 0.0]]" in reason
     monkeypatch.setattr(cuda_on_cpu.Gemm, "cublasSgemm_v2", lambda self, *arguments: 14)
     cupy.examine.cache_clear()
-    assert availability("cupy") == (False, "CuPy cannot use this GPU: cublasSgemm_v2 failed with status 14")
+    assert availability("cupy") == (
+        False,
+        "CuPy cannot use this GPU: cublasSgemm_v2 failed with status 14; "
+        "set MINIVAE_CUDA_PRODUCTS=own to do without cuBLAS",
+    )
 
 
 def test_auto_takes_no_gpu_that_nobody_has_measured(cupy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -104,13 +105,22 @@ def test_tiles_fit_into_the_registers_of_the_processor():
     assert f"{tallest} x {products.VECTORS * products.VECTOR_BYTES // 4}" in products.description()
 
 
+PLAIN = "+64bit,+cmov,+cx8,+fxsr,+mmx,+sse,+sse2,+x87"
+
+
 @pytest.mark.skipif("MINIVAE_OTHER_TILES" in os.environ, reason="this is the run with other tiles")
-def test_the_tiles_of_a_plain_processor_pass_the_same_tests():
-    """Numba told to compile for any x86-64 or ARM: vectors of 16 bytes, tiles with and without a mask, no fused add."""
-    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "MINIVAE_OTHER_TILES": "1"}
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names features of x86-64")
+@pytest.mark.parametrize(
+    ("features", "width"), [(PLAIN, "16"), (PLAIN + ",+sse3,+ssse3,+sse4.1,+sse4.2,+avx,+avx2,+fma", "32")]
+)
+def test_the_tiles_of_other_processors_pass_the_same_tests(features, width):
+    """Numba told to compile for any x86-64 (vectors of 16 bytes, whole and masked tiles, no fused add), and for AVX2."""
+    if "32" in width and products.VECTOR_BYTES < 32:
+        pytest.skip("this processor has no AVX")
+    environment = os.environ | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": features, "MINIVAE_OTHER_TILES": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
     code = "from minivae.kernels import products; print(products.VECTOR_BYTES)"
     chosen = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert chosen.stdout.strip() == "16"
+    assert chosen.stdout.strip() == width

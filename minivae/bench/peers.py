@@ -67,7 +67,7 @@ class Torch(Contender):
         self.initial = {
             name: torch.from_numpy(np.ascontiguousarray(value.T)).to(device) for name, value in named.items()
         }  # a bias is its own transpose
-        parameters = {name: value.clone().requires_grad_() for name, value in self.initial.items()}
+        parameters = {name: torch.nn.Parameter(value.clone()) for name, value in self.initial.items()}
         activation = {"identity": lambda a: a, "relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
         f, batch = activation[config.arch.activation], config.batch
 
@@ -170,6 +170,10 @@ class Jax(Contender):
         import jax
         import jax.numpy as jnp
 
+        jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU it would round to TF32
+        device = jax.devices()[0]
+        if device.platform != "cpu":
+            self.note = str(device.device_kind)
         self.initial, x, eps, encoder, decoder = starting_point(config)
         activation = {"identity": lambda a: a, "relu": jax.nn.relu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
         f, batch, tree = activation[config.arch.activation], config.batch, jax.tree_util.tree_map

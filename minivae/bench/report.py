@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--contenders",
         nargs="+",
         metavar="NAME",
-        help="of the training step: numpy, numba, cupy, torch, torch-compile, jax-scan, jax-step (default: all)",
+        help="of the training step: numpy, numba, cupy, torch, torch-compile, jax-scan, jax-step (default: all), and "
+        "on a GPU torch-cuda, torch-cuda-compile, torch-cuda-graph",
     )
     parser.add_argument("--epochs", type=int, default=3, metavar="N", help="end to end: epochs (default: 3)")
     parser.add_argument("--out", default="bench.json", metavar="FILE", help="results as JSON (default: bench.json)")

@@ -12,7 +12,6 @@ for each set of arrays. NumPy runs it call by call; a backend with its own `comp
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ INTERFACE = (
 # fmt: on
 
 MODULES = {"numpy": "reference", "numba": "fused_numba", "cupy": "fused_cupy"}
-AUTO = ("numba", "numpy")  # what backend="auto" tries, the fastest first; the reference always works
+AUTO = ("numba", "numpy")  # what backend="auto" tries, the fastest first; cupy joins once it was measured on a GPU
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def bind(kernels: ModuleType, program: Sequence[Call], arrays: Mapping[str, Any]
 
 
 def load(name: str = "auto") -> ModuleType:
-    """The backend's module. "auto" is MINIVAE_BACKEND where that is set, else the fastest that works here.
+    """The backend's module. "auto" is MINIVAE_BACKEND where that is set, else the first of AUTO that works here.
 
     Raises ImportError with the reason and the fix where the backend cannot work.
     """
@@ -113,8 +112,8 @@ def availability(name: str) -> tuple[bool, str]:
     if name == "numpy":
         import numpy
 
-        return True, f"NumPy {numpy.__version__}, the reference"
-    if importlib.util.find_spec(f"minivae.kernels.{MODULES[name]}") is None:
-        return False, "this version of minivae does not have it yet"
+        config: Any = numpy.show_config(mode="dicts")
+        blas = config.get("Build Dependencies", {}).get("blas", {})
+        return True, f"NumPy {numpy.__version__}, the reference; BLAS: {blas.get('name')} {blas.get('version')}"
     module = importlib.import_module(f"minivae.kernels.{MODULES[name]}")
     return module.availability()  # type: ignore[no-any-return]

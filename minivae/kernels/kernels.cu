@@ -6,8 +6,8 @@
 // string and a C++ compiler with a few definitions runs it on a CPU. Arrays written come first, then arrays read, then
 // sizes, then what changes from step to step, in device memory so that a recorded graph can be replayed:
 //     s   real numbers (learning rate, beta, ...)      n   whole numbers (step, row of the trace)
-//     stop   1 once a loss was no number: from then on nothing is updated, and the step repeats itself unchanged;
-//            2 in a rehearsal, which updates and records nothing
+//     stop   1 once a gradient was no number, 3 once that or a loss is on record: from then on nothing is updated or
+//            recorded, and the step repeats itself; 2 in a rehearsal, which updates and records nothing
 // Matrix products are cuBLAS's, or `product` at the end. Blocks have THREADS threads; sums are taken in one fixed order.
 
 #define THREADS 256
@@ -351,7 +351,7 @@ extern "C" __global__ void binarize(real* x, const real* u, whole size) {
 // trace[n[0]] = [mean nll, norm, kl_mean ..], by one block; a loss that is no number stops what follows
 extern "C" __global__ void record(double* trace, whole* stop, const real* nll, const real* kl_mean, const real* norm,
                                   const real* weight, whole B, whole Z, const whole* n) {
-    if (stop && stop[0] == 2) return;
+    if (stop && stop[0] >= 2) return;
     real mine = 0;
     for (whole b = threadIdx.x; b < B; b += THREADS) mine += weight[b] * nll[b];
     real mean = block_sum(mine);
@@ -360,7 +360,7 @@ extern "C" __global__ void record(double* trace, whole* stop, const real* nll, c
     if (threadIdx.x == 0) {
         row[0] = mean;
         row[1] = norm[0];
-        if (stop && !(is_finite(mean) && is_finite(norm[0]))) stop[0] = 1;
+        if (stop && (stop[0] || !(is_finite(mean) && is_finite(norm[0])))) stop[0] = 3;
     }
 }
 

@@ -227,4 +227,6 @@ def readable(cupy: Any, name: str, array: Any) -> Any:
         dtype = np.dtype(np.float64)
     if array.dtype == dtype and array.flags.c_contiguous:
         return array
+    if name not in ("rows", "examples", "data", "x"):  # those are only read; of others a copy would be written
+        raise ValueError(f"array {name!r} must be a run of rows in memory; pass cupy.ascontiguousarray of it")
     return cupy.ascontiguousarray(array, dtype=dtype)

@@ -9,7 +9,7 @@ A tile is a few rows by a few vectors of c. It is kept in registers while k runs
 One row of b is read in vectors, and a number by number with any two strides, so that a b and a^T b are the same loop and
 neither operand is copied first: a panel of b as wide as a tile stays in the cache while all rows of a pass by. Only
 a b^T needs b the other way round; its panels are transposed on the way. A BLAS copies both operands into packed form,
-which pays for itself in large products; those of a training step are thin, and here these tiles are faster (README).
+which pays for itself in large products; those of a training step are thin, and the tiles are faster (docs/backends.md).
 
 Each number of c is summed in the order of k, whatever the tile: a product has the same bits for any number of threads.
 """
@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import platform
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import njit, types
-from numba.core import config
+from numba.core import codegen, config
 from numba.extending import intrinsic, overload
 
 K_BLOCK = 512  # of k at a time: the panel of b and the rows of a that meet stay in the first caches
@@ -30,10 +30,8 @@ def vector_registers() -> tuple[int, int]:
     """(bytes of a vector register, number of registers) of the processor that Numba compiles for."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return 16, 32
-    if config.CPU_FEATURES is None and config.CPU_NAME in (None, "host"):
-        features = {name for name, there in binding.get_host_cpu_features().items() if there}
-    else:
-        features = {part[1:] for part in (config.CPU_FEATURES or "").split(",") if part.startswith("+")}
+    text = codegen.get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    features = {part[1:] for part in text.split(",") if part.startswith("+")}
     if "avx512f" in features:
         return 64, 32
     return (32, 16) if "avx2" in features or "avx" in features else (16, 16)

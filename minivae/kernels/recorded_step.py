@@ -3,8 +3,8 @@
 What changes from step to step lies in device memory. Before a run the host computes it for all steps at once and copies
 three tables: real numbers, whole numbers, and the rows of each batch. Each step begins with `advance`, which makes the
 next row of each table the current one, so that the host neither waits for a step nor tells it anything. Losses collect in
-the trace on the device. Once a loss is no number, the steps that are still to come repeat that step without an update:
-its arrays are there to be looked at.
+the trace on the device. Once a loss is no number, the steps that are still to come repeat that step without an update,
+and its arrays are there to be looked at. A program must not read what it has itself consumed: it runs once in rehearsal.
 
 MINIVAE_CUDA_GRAPH=0 runs the program call by call, which is the definition.
 """
@@ -24,7 +24,7 @@ from minivae.kernels import launches as launch
 
 STEPS_PER_GRAPH = 16  # recorded into one graph, beside a graph of one step: gaps between launches are paid once for all
 TABLE_BYTES = 2**22  # of rows that are copied at a time
-RUN, FAILED, REHEARSAL = 0, 1, 2  # of state[STOP], as kernels.cu has them
+RUN, REHEARSAL = 0, 2  # of state[STOP]; kernels.cu has the others
 STOP, BEGUN = 0, 1
 
 
@@ -45,7 +45,8 @@ class RecordedProgram(CallByCall):
         self._replay(None, {name: np.array([value]) for name, value in variables.items()}, 1)
 
     def steps(self, rows: Any, **variables: Any) -> int:
-        if not self.recorded(1, with_rows=True) or not self.recorded(STEPS_PER_GRAPH, with_rows=True):
+        sizes = (1, STEPS_PER_GRAPH) if len(rows) >= STEPS_PER_GRAPH else (1,)
+        if not all(self.recorded(size, with_rows=True) for size in sizes):
             return super().steps(rows, **variables)
         ran = 0
         while ran < len(rows):
@@ -104,13 +105,15 @@ class RecordedProgram(CallByCall):
         with self.stream:
             self.state[...] = cupy.asarray(np.array([REHEARSAL, 0]))
             kept = self.arrays["rows"].copy() if self.batch else None
-            if self.batch:
-                self.arrays["rows"][...] = 0  # they may hold anything yet
-            self._advance(True)
-            self._launch()
-            if self.batch:
-                self.arrays["rows"][...] = kept  # or what somebody has put there already
-            self.stream.synchronize()
+            try:
+                if self.batch:
+                    self.arrays["rows"][...] = 0  # they may hold anything yet
+                self._advance(True)
+                self._launch()
+            finally:
+                if self.batch:
+                    self.arrays["rows"][...] = kept  # or what somebody has put there already
+                self.stream.synchronize()
 
     def _record(self, count: int, with_rows: bool) -> Any:
         with self.stream:
@@ -159,15 +162,18 @@ class RecordedProgram(CallByCall):
             self.state[...] = 0
             self.all_s[:count].set(s)
             self.all_n[:count].set(n)
-            if rows is not None:
-                self.all_rows[:count].set(np.ascontiguousarray(rows, np.int64))
-            whole = count // STEPS_PER_GRAPH if rows is not None else 0
-            for _ in range(whole):
-                self.graphs[STEPS_PER_GRAPH, True].launch(self.stream)
-            for _ in range(count - whole * STEPS_PER_GRAPH):
-                self.graphs[1, rows is not None].launch(self.stream)
-            state = self.state.get(stream=self.stream)
-            self.stream.synchronize()
+            batches = None if rows is None else np.ascontiguousarray(rows, np.int64)
+            if batches is not None:
+                self.all_rows[:count].set(batches)
+            whole = count // STEPS_PER_GRAPH if batches is not None else 0
+            try:
+                for _ in range(whole):
+                    self.graphs[STEPS_PER_GRAPH, True].launch(self.stream)
+                for _ in range(count - whole * STEPS_PER_GRAPH):
+                    self.graphs[1, batches is not None].launch(self.stream)
+                state = self.state.get(stream=self.stream)
+            finally:  # whoever interrupts us finds a stream at rest
+                self.stream.synchronize()
         return int(state[BEGUN]), state[STOP] != RUN
 
     def _before(self) -> None:

@@ -212,7 +212,7 @@ class Gemm:
         return 0
 
     def cublasSetStream_v2(self, handle, stream):
-        self.workspace = None
+        self.workspace, self.stream = None, stream.value
         return 0
 
     def cublasSetWorkspace_v2(self, handle, pointer, size):
@@ -220,7 +220,7 @@ class Gemm:
         return 0
 
     def _gemm(self, real, handle, opa, opb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc):
-        assert self.workspace and handle.value == 1
+        assert self.workspace and handle.value == 1 and self.stream == Stream.current.ptr
         m, n, k = m.value, n.value, k.value
 
         def columns(pointer, rows, cols, ld):

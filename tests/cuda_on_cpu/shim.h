@@ -76,21 +76,28 @@ static void resume(int thread) {
     }
 }
 
+static bool backwards() {
+    const char* order = getenv("MINIVAE_EMULATOR_ORDER");
+    return order && order[0] == 'd';  // descending: whoever relies on the order of threads or blocks is found out
+}
+
 static void run_block(int threads) {
+    const bool last_first = backwards();
+    auto turn = [&](int t) { return last_first ? threads - 1 - t : t; };
     if (!stacks) stacks = (char*)malloc((size_t)MOST_THREADS * STACK);
     for (int t = 0; t < threads; t++) fibers[t].started = fibers[t].ended = false;
     in_fiber = true;
     waited = false;
-    resume(0);
+    resume(turn(0));
     if (!waited) {
         in_fiber = false;
         for (int t = 1; t < threads; t++) {
-            threadIdx.x = t;
+            threadIdx.x = turn(t);
             body(given);
         }
         return;
     }
-    for (int t = 1; t < threads; t++) resume(t);
+    for (int t = 1; t < threads; t++) resume(turn(t));
     for (;;) {  // all stand at one barrier, or all have ended
         int ended = 0;
         for (int t = 0; t < threads; t++) ended += fibers[t].ended;
@@ -99,7 +106,7 @@ static void run_block(int threads) {
             fprintf(stderr, "some threads of a block have ended while others wait for them\n");
             abort();
         }
-        for (int t = 0; t < threads; t++) resume(t);
+        for (int t = 0; t < threads; t++) resume(turn(t));
     }
 }
 
@@ -121,7 +128,7 @@ static void launch(void (*kernel)(A...), unsigned grid_x, unsigned grid_y, unsig
     gridDim = {grid_x, grid_y, 1};
     for (unsigned y = 0; y < grid_y; y++)
         for (unsigned x = 0; x < grid_x; x++) {
-            blockIdx = {x, y, 0};
+            blockIdx = backwards() ? dim3{grid_x - 1 - x, grid_y - 1 - y, 0} : dim3{x, y, 0};
             run_block((int)threads);
         }
 }
