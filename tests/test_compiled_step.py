@@ -25,38 +25,11 @@ WORKS, REASON = availability("numba")
 if not WORKS:
     pytest.skip(f"backend numba: {REASON}", allow_module_level=True)
 
+from training_cases import CASES
+
 from minivae.kernels import compiled_step
 
 DATA = np.random.default_rng(0).random((96, 12)) ** 3
-
-CASES = {
-    "bernoulli relu adam": (Architecture(12, 3, (9, 7), "relu"), Optimizer(), Objective(), "none"),
-    "bernoulli gelu clipped": (
-        Architecture(12, 2, (8,), "gelu"),
-        Optimizer(max_grad_norm=0.5),
-        Objective(0.7, kl_warmup=3),
-        "none",
-    ),
-    "bernoulli tanh free bits": (Architecture(12, 4, (9,), "tanh"), Optimizer(), Objective(free_bits=0.3), "dynamic"),
-    "gaussian learned sgd": (
-        Architecture(12, 2, (6,), "softplus", "gaussian", "learned"),
-        Optimizer("sgd", 1e-3, nesterov=True, max_grad_norm=5.0),
-        Objective(),
-        "none",
-    ),
-    "gaussian fixed leaky": (
-        Architecture(12, 2, (6, 5, 4), "leaky_relu", "gaussian", 0.5),
-        Optimizer("adamw", weight_decay=0.01),
-        Objective(),
-        "static",
-    ),
-    "gaussian elementwise sigmoid": (
-        Architecture(12, 2, (), "sigmoid", "gaussian", "elementwise"),
-        Optimizer("sgd", 1e-4),
-        Objective(2.0),
-        "none",
-    ),
-}
 
 
 def train(backend, case, dtype, epochs, threads=1, batch=13):

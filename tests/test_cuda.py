@@ -15,9 +15,10 @@ from pathlib import Path
 import cuda_on_cpu
 import numpy as np
 import pytest
+from training_cases import CASES
 
 from minivae import VAE, NotFinite
-from minivae.architecture import Architecture, initial_parameters
+from minivae.architecture import initial_parameters
 from minivae.data import Examples
 from minivae.kernels import AUTO, availability, launches, load, recorded_step
 from minivae.kernels.recorded_step import RecordedProgram
@@ -40,34 +41,6 @@ def cupy():
 # ---- Run on the CPU
 
 DATA = (np.random.default_rng(0).random((60, 12)) ** 3 * 255).astype(np.uint8)
-CASES = {
-    "bernoulli relu adam": (Architecture(12, 3, (9, 7), "relu"), Optimizer(), Objective(), "none"),
-    "bernoulli gelu clipped": (
-        Architecture(12, 2, (8,), "gelu"),
-        Optimizer(max_grad_norm=0.5),
-        Objective(0.7, kl_warmup=3),
-        "none",
-    ),
-    "bernoulli tanh free bits": (Architecture(12, 4, (9,), "tanh"), Optimizer(), Objective(free_bits=0.3), "dynamic"),
-    "gaussian learned sgd": (
-        Architecture(12, 2, (6,), "softplus", "gaussian", "learned"),
-        Optimizer("sgd", 1e-3, nesterov=True, max_grad_norm=5.0),
-        Objective(),
-        "none",
-    ),
-    "gaussian fixed adamw": (
-        Architecture(12, 2, (6, 5, 4), "leaky_relu", "gaussian", 0.5),
-        Optimizer("adamw", weight_decay=0.01, schedule="cosine"),
-        Objective(),
-        "static",
-    ),
-    "gaussian elementwise": (
-        Architecture(12, 2, (), "sigmoid", "gaussian", "elementwise"),
-        Optimizer("sgd", 1e-4),
-        Objective(2.0),
-        "none",
-    ),
-}
 
 
 def train(kernels, case, dtype="float64", epochs=8):
