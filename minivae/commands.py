@@ -102,6 +102,8 @@ def _announce(
         held_out = f"{held:,} rows are held out to keep the best epoch" if held else "nothing is held out"
         held_out += "; the test part is not touched" if dataset.test is not None else ""
     print(held_out, file=sys.stderr)
+    backend = next(n for n, m in MODULES.items() if load(settings["backend"]).__name__ == f"minivae.kernels.{m}")
+    print(f"backend {backend}: {availability(backend)[1]}", file=sys.stderr)
     if recipe:
         print(f"recipe for {dataset.name}: {recipe_options(recipe)}", file=sys.stderr)
     print(f"writing to {folder}", file=sys.stderr)
