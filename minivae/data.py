@@ -7,7 +7,8 @@ is made, so scaling never costs a second copy of the data.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class Examples:
     rows: Array
     divide_by: float = 1.0
     binarize: str = "none"
+    _there: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.binarize not in BINARIZE:
@@ -71,7 +73,13 @@ class Examples:
 
     def fixed(self) -> Examples:
         """The same rows for an evaluation, which compares models on one draw: dynamic becomes static."""
-        return Examples(self.data, self.rows, self.divide_by, "static" if self.binarize == "dynamic" else self.binarize)
+        return replace(self, binarize="static" if self.binarize == "dynamic" else self.binarize)
+
+    def on(self, kernels: ModuleType) -> Any:
+        """data where this backend's arrays live; brought there once, however often these rows are evaluated."""
+        if kernels.__name__ not in self._there:
+            self._there[kernels.__name__] = kernels.to_device(self.data)
+        return self._there[kernels.__name__]
 
     def chunks(self, size: int) -> Iterator[tuple[slice, Array]]:
         """The rows in order, `size` at a time, each with its place."""

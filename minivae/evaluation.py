@@ -118,4 +118,4 @@ def active_units(mu: np.ndarray, threshold: float = 0.01) -> np.ndarray:
 
 
 def _workspace(network: Network, program: list[Call], examples: Examples) -> Workspace:
-    return network.workspace(program, min(CHUNK, len(examples.rows)), data=network.kernels.to_device(examples.data))
+    return network.workspace(program, min(CHUNK, len(examples.rows)), data=examples.on(network.kernels))

@@ -163,7 +163,7 @@ class Trainer:
     def _workspace(self, examples: Examples, trace: Any) -> Workspace:
         program = step_program(self.network, examples, self.objective, self.optimizer, self.seed)
         flat = {"p": self.network.parameters, "g": self.network.gradient, **self.moments}
-        data = self.network.kernels.to_device(examples.data)
+        data = examples.on(self.network.kernels)
         capacity = min(self.batch_size, len(examples.rows))
         return self.network.workspace(program, capacity, data=data, trace=trace, **flat)
 

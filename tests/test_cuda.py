@@ -53,6 +53,17 @@ def train(kernels, case, dtype="float64", epochs=8):
     return trainer
 
 
+def test_data_are_brought_to_the_card_once_for_all_epochs(cupy, monkeypatch):
+    brought, to_device = [], cupy.to_device
+    monkeypatch.setattr(cupy, "to_device", lambda array: brought.append(np.asarray(array).shape) or to_device(array))
+    network = Network(CASES["bernoulli relu adam"][0], cupy, "float32")
+    network.set_parameters(initial_parameters(network.arch, 0))
+    trainer = Trainer(network, Optimizer(), Objective(), 13, seed=5)
+    val = Examples(DATA, np.arange(40, 60), 255.0, "dynamic")
+    trainer.fit(Examples(DATA, np.arange(40), 255.0), 4, val=val)
+    assert brought.count(DATA.shape) == 2  # once to train on, once to measure on
+
+
 @pytest.mark.parametrize("products", ["cublas", "own"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_recorded_step_trains_as_numpys(cupy, case, products, monkeypatch, capfd):
