@@ -20,7 +20,7 @@ from training_cases import CASES
 from minivae import VAE, NotFinite
 from minivae.architecture import initial_parameters
 from minivae.data import Examples
-from minivae.kernels import AUTO, availability, launches, load, recorded_step
+from minivae.kernels import AUTO, availability, bind, launches, load, recorded_step
 from minivae.kernels.recorded_step import RecordedProgram
 from minivae.network import Network
 from minivae.optimizers import Optimizer
@@ -115,6 +115,23 @@ def test_an_array_that_would_be_written_in_a_copy_is_refused(cupy):
     wide = cupy.to_device(np.zeros((3, 4), np.float32))
     with pytest.raises(ValueError, match="array 'u' must be a run of rows"):
         cupy.binarize(wide, cupy.to_device(np.zeros((3, 8), np.float32))[:, ::2])
+
+
+@pytest.mark.parametrize("kind", launches.GATHERS)
+def test_batches_are_binarized_as_they_are_gathered(cupy, kind):
+    data, rows = (DATA > 100).astype(kind) * 3, np.array([5, 0, 59, 5])
+    program = Examples(data, rows, 4.0, "dynamic").batch_program(seed=2**40 + 7)
+    found = {}
+    for kernels in (cupy, load("numpy")):
+        arrays = {n: kernels.to_device(np.full((4, 12), np.nan)) for n in ("x", "u")}
+        arrays |= {"data": kernels.to_device(data), "rows": kernels.to_device(rows)}
+        run = bind(kernels, program, arrays)
+        found[kernels] = []
+        for step in (3, 4, 5):  # the first run is call by call, the others are replayed
+            run(step=step)
+            found[kernels].append(np.array(kernels.to_host(arrays["x"])))
+    np.testing.assert_array_equal(*found.values())
+    assert len(launches.fused(program)) == 1 and 0 < np.mean(found[cupy]) < 1
 
 
 def workspace(cupy, optimizer, n=60):

@@ -328,13 +328,27 @@ extern "C" __global__ void philox_normal(real* eps, const whole* examples, whole
 
 // ---- Batches
 
-// x [B, D] = data[rows] / s[0], from data of any type
-#define GATHER(type, name)                                                                                         \
+// x [B, D] = data[rows] / s[0], from data of any type;  and with it 1 where u < x, else 0, for u as philox_uniform draws it
+#define GATHER(type, name)                                                                                              \
     extern "C" __global__ void name(real* x, const type* data, const whole* rows, whole size, whole D, const real* s) { \
-        EACH(i, size) {                                                                                            \
-            whole b = quotient(i, D);                                                                              \
-            x[i] = real(data[rows[b] * D + i - b * D]) / s[0];                                                     \
-        }                                                                                                          \
+        EACH(i, size) {                                                                                                 \
+            whole b = quotient(i, D);                                                                                   \
+            x[i] = real(data[rows[b] * D + i - b * D]) / s[0];                                                          \
+        }                                                                                                               \
+    }                                                                                                                   \
+    extern "C" __global__ void name##_binarized(real* x, const type* data, const whole* rows, whole B, whole D,         \
+                                                unsigned k0, unsigned k1, unsigned purpose, const real* s,              \
+                                                const whole* n) {                                                       \
+        whole blocks = (D + 3) / 4;                                                                                     \
+        EACH(i, B * blocks) {                                                                                           \
+            whole b = quotient(i, blocks), block = i - b * blocks, first = 4 * block;                                   \
+            Words words = philox((unsigned)block, (unsigned)rows[b], (unsigned)n[0], purpose, k0, k1);                  \
+            for (int lane = 0; lane < 4; lane++)                                                                        \
+                if (first + lane < D) {                                                                                 \
+                    real grey = real(data[rows[b] * D + first + lane]) / s[0];                                          \
+                    x[b * D + first + lane] = unit(words.w[lane]) < grey ? real(1) : real(0);                           \
+                }                                                                                                       \
+        }                                                                                                               \
     }
 GATHER(unsigned char, gather_uint8)
 GATHER(short, gather_int16)

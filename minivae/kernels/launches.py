@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minivae.kernels import Call
 from minivae.kernels.cublas import cublas
 from minivae.kernels.reference import ACTIVATIONS
 
@@ -186,9 +188,19 @@ def philox_normal(L, eps, examples, seed, purpose, step):
     _philox(L, "philox_normal", eps, examples, seed, purpose)
 
 
+def _gather(data):
+    return f"gather_{'uint8' if data.dtype == np.bool_ else data.dtype.name}"
+
+
 def gather(L, x, data, rows, divide_by):
-    kind = "uint8" if data.dtype == np.bool_ else data.dtype.name
-    L(f"gather_{kind}", spread(x.size), x, data, rows, x.size, x.shape[1], address(L.s))
+    L(_gather(data), spread(x.size), x, data, rows, x.size, x.shape[1], address(L.s))
+
+
+def gather_binarized(L, x, data, rows, divide_by, seed, purpose, step):
+    """gather, philox_uniform and binarize in one, see `fused`."""
+    B, D = x.shape
+    words = (np.uint32(word) for word in (seed & 0xFFFFFFFF, seed >> 32, purpose))
+    L(f"{_gather(data)}_binarized", spread(B * -(-D // 4)), x, data, rows, B, D, *words, address(L.s), address(L.n))
 
 
 def binarize(L, x, u):
@@ -213,9 +225,23 @@ def scalars(kernel: str, *values: Any) -> tuple[list[Any], list[Any]]:
         return list(values), []
     if kernel == "sgd_step":
         return list(values[:2]), []
+    if kernel == "gather_binarized":
+        return [values[0]], [values[3]]
     if kernel in ("philox_uniform", "philox_normal"):
         return [], [values[2]]
     return [], list(values) if kernel == "record" else []
+
+
+def fused(program: Sequence[Call]) -> list[Call]:
+    """The program with gather, uniform noise and binarize as one call: the noise never reaches memory."""
+    calls = list(program)
+    for i in range(len(calls) - 2):
+        gather, noise, binarize = calls[i : i + 3]
+        names = [call.kernel for call in calls[i : i + 3]]
+        if names == ["gather", "philox_uniform", "binarize"] and binarize.arrays == (gather.arrays[0], noise.arrays[0]):
+            calls[i : i + 3] = [Call("gather_binarized", gather.arrays, gather.scalars + noise.scalars)]
+            break
+    return calls
 
 
 def readable(cupy: Any, name: str, array: Any) -> Any:

@@ -33,7 +33,7 @@ class RecordedProgram(CallByCall):
 
     def __init__(self, kernels: ModuleType, program: Sequence[Call], arrays: Mapping[str, Any]) -> None:
         super().__init__(kernels, program, arrays)
-        self.program = list(program)
+        self.program = launch.fused(program)
         self.why_not = "MINIVAE_CUDA_GRAPH=0" if os.environ.get("MINIVAE_CUDA_GRAPH") == "0" else ""
         self.graphs: dict[tuple[int, bool], Any] = {}
         self.runs = 0
@@ -87,6 +87,8 @@ class RecordedProgram(CallByCall):
         self.read = {n: launch.readable(cupy, n, a) for n, a in self.arrays.items() if hasattr(a, "dtype")}
         if any(self.read[n] is not self.arrays[n] for n in self.read if n != "data"):
             raise ValueError("an array of the program is not a run of rows in memory")
+        if "u" in self.arrays and not any("u" in call.arrays for call in self.program):
+            self.arrays["u"][...] = 0  # nobody writes it any more: what lay there must not be taken for a NaN of ours
         self.batch = self.arrays["rows"].size if "rows" in self.arrays else 0
         self.capacity = max(STEPS_PER_GRAPH, min(1024, TABLE_BYTES // max(1, 8 * self.batch)))
         wide = [launch.scalars(call.kernel, *self._values(call, None)) for call in self.program]

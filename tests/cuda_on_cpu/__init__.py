@@ -22,13 +22,14 @@ import numpy as np
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-KERNEL = re.compile(r"__global__ void (\w+)\(([^)]*)\)")
+KERNEL = re.compile(r"__global__ void ([\w#]+)\(([^)]*)\)")
 
 
 def kernel_names(source):
     """Every __global__ function, those that the GATHER macro makes too."""
-    names = [name for name, _ in KERNEL.findall(source) if name != "name"]
-    return names + re.findall(r"^GATHER\(.*, (\w+)\)", source, re.M)
+    names = [name for name, _ in KERNEL.findall(source) if not name.startswith("name")]
+    made = re.findall(r"^GATHER\(.*, (\w+)\)", source, re.M)
+    return [*names, *made, *(f"{name}_binarized" for name in made)]
 
 
 @functools.cache
@@ -184,7 +185,8 @@ class RawModule:
 
 def signature(signatures, code, name):
     """(type, name) of each parameter, from the source: a wrong width would shift all that follow."""
-    text = signatures.get(name) or signatures["name"]  # of the GATHER macro
+    macro = "name##_binarized" if name.endswith("_binarized") else "name"  # of GATHER
+    text = (signatures.get(name) or signatures[macro]).replace("\\", " ")
     types = {"whole": np.int64, "int": np.int32, "unsigned": np.uint32}
     found = []
     for parameter in re.split(r",\s*", text):
