@@ -86,7 +86,7 @@ def check(name: str):
 def trained(backend: str, dtype: str, steps: int, arch: Any = None, batch: int = 32, **options: Any) -> Any:
     """A trainer after so many steps on fixed data, from fixed weights."""
     from minivae.architecture import Architecture, initial_parameters
-    from minivae.data import Examples
+    from minivae.data.batches import Examples
     from minivae.kernels import load
     from minivae.network import Network
     from minivae.optimizers import Optimizer
@@ -156,7 +156,7 @@ def main() -> int:
         def _(products: str = products) -> Any:
             ok, said = run(
                 "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider",
-                "tests/test_backend_contract.py", "-k", "cupy",
+                "tests/kernels/test_contract.py", "-k", "cupy",
                 MINIVAE_CUDA_PRODUCTS=products, MINIVAE_NO_EMULATOR="1",
             )  # fmt: skip
             counts = {f"tests {word}": int(n) for n, word in re.findall(r"(\d+) (passed|failed|error|skipped)", said)}
@@ -166,7 +166,7 @@ def main() -> int:
 
     @check("gradcheck in float64")
     def _() -> Any:
-        ok, said = run("-m", "minivae.cli", "gradcheck", "--backend", "cupy")
+        ok, said = run("-m", "minivae.app.cli", "gradcheck", "--backend", "cupy")
         return ok, {"said": said.strip().splitlines()[-1]}
 
     for dtype, tolerance in (("float64", 1e-9), ("float32", 1e-4)):
@@ -240,7 +240,7 @@ def main() -> int:
     @check("gaps between launches")
     def _() -> Any:
         from minivae.bench import configs, contenders
-        from minivae.kernels import recorded_step
+        from minivae.kernels.cuda import graph as recorded_step
 
         found, config, usual = {}, configs.parse(CONFIGS[0]), recorded_step.STEPS_PER_GRAPH
         try:

@@ -20,12 +20,12 @@ Reading order:
      5  architecture.py        layers, shapes, initial parameters;  network.py  the VAE as an order of kernel calls
      6  optimizers.py          SGD, Adam, AdamW; schedules; clipping
      7  gradcheck.py           one gradient against finite differences      (proof.py: all of them)
-     8  data.py                checks, the held-out part, batches          (data_files.py, datasets.py: where from)
+     8  data/batches.py        the held-out part, batches   (checks.py: is this data?   files.py, datasets.py: where from)
      9  training.py            the loop                                     (evaluation.py: ELBO, log-likelihood)
-    10  estimator.py           VAE(...).fit(X);  settings.py, modelfile.py, plots.py, cli.py around it
+    10  estimator.py           VAE(...).fit(X);  settings.py and modelfile.py beside it
 
-The compiled twins of the kernels: kernels/fused_numba.py, from products.py and compiled_rows.py up to compiled_step.py;
-kernels/fused_cupy.py, from kernels.cu and launches.py up to recorded_step.py. bench/ times them.
+Rooms behind doors of their own: kernels/numba and kernels/cuda, the faster twins of the book (begin with their README.md);
+figures/, app/ (the command line) and bench/ (minivae bench).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from minivae.data_files import DataError as DataError
-    from minivae.datasets import load_dataset as load_dataset
+    from minivae.data.datasets import load_dataset as load_dataset
+    from minivae.data.files import DataError as DataError
     from minivae.estimator import VAE as VAE
     from minivae.gradcheck import check_gradient as check_gradient
     from minivae.training import NotFinite as NotFinite
 
 _PUBLIC = {
     "VAE": "estimator",
-    "load_dataset": "datasets",
+    "load_dataset": "data.datasets",
     "check_gradient": "gradcheck",
-    "DataError": "data_files",
+    "DataError": "data.files",
     "NotFinite": "training",
 }
 __all__ = [*_PUBLIC, "__version__"]

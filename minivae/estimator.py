@@ -11,9 +11,9 @@ import numpy as np
 
 from minivae import evaluation, modelfile, randomness
 from minivae.architecture import initial_parameters, parameter_layout
-from minivae.data import Examples, holdout
-from minivae.data_checks import Scale, Summary, as_matrix, require_count
-from minivae.data_files import DataError
+from minivae.data.batches import Examples, holdout
+from minivae.data.checks import Scale, Summary, as_matrix, require_count
+from minivae.data.files import DataError
 from minivae.kernels import load as load_backend
 from minivae.network import Network
 from minivae.parameters import views

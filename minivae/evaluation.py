@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
-from minivae.data import Examples
-from minivae.data_checks import require_count
+from minivae.data.batches import Examples
+from minivae.data.checks import require_count
 from minivae.kernels import Call, Var
 from minivae.network import Network, Workspace, decode_program, encode_program, forward_program, loss_program
 

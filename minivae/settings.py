@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from minivae.architecture import Architecture
-from minivae.data import Examples
-from minivae.data_checks import Scale, Summary, as_matrix, check_range, require_count, summarize
-from minivae.data_files import DataError
+from minivae.data.batches import Examples
+from minivae.data.checks import Scale, Summary, as_matrix, check_range, require_count, summarize
+from minivae.data.files import DataError
 from minivae.optimizers import Optimizer
 from minivae.training import Objective
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
-from minivae.data import Examples
+from minivae.data.batches import Examples
 from minivae.evaluation import elbo_terms, noise_call
 from minivae.kernels import Call, Var
 from minivae.network import Network, Workspace, backward_program, forward_program, total_loss

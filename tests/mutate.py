@@ -22,10 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-REFERENCE, PHILOX, CUDA = "kernels/reference.py", "kernels/philox.py", "kernels/kernels.cu"
+REFERENCE, PHILOX, CUDA = "kernels/reference.py", "kernels/philox.py", "kernels/cuda/kernels.cu"
 TESTS = (
-    *("test_gradcheck", "test_randomness", "test_backend_contract", "test_statistics", "test_optimizers", "test_cuda"),
-    *("test_products", "test_twin", "test_training", "test_estimator", "test_cli"),
+    *(
+        "test_gradcheck",
+        "test_randomness",
+        "kernels/test_contract",
+        "test_statistics",
+        "test_optimizers",
+        "kernels/test_cuda",
+    ),
+    *("kernels/test_gemm", "test_twin", "test_training", "test_estimator", "app/test_cli"),
 )
 
 
@@ -128,16 +135,16 @@ MUTATIONS = [
     mutation("cuda: the failed step moves on", CUDA, ("    if (state[0]) return;  //", "    //")),
     mutation("cuda: the product's last rows are left out", CUDA, ("k0 + ka < K ? a[", "k0 + ka < K - K % DEPTH ? a[")),
     mutation("cuda: dlogvar without its 1/2", CUDA, ("real(0.5) * (dz[i] * eps[i]", "(dz[i] * eps[i]")),
-    mutation("cublas: factors in the order of C", "kernels/cublas.py", ("for x in (b, a) for", "for x in (a, b) for")),
-    mutation("graph: variables one step late", "kernels/recorded_step.py", ("np.asarray(values)[ran : ran + count]", "np.asarray(values)[:count]")),
-    mutation("graph: adam's scalars at kl's place", "kernels/recorded_step.py", ("self.places.append(tuple(counts))", "self.places.append((0, 0))")),
-    mutation("products: later blocks of k replace the sum", "kernels/products.py", ("c_row, block > 0, scratch)", "c_row, False, scratch)")),
-    mutation("products: the mask of the last vector is one too long", "kernels/products.py", ('at.icmp_signed("<", numbers', 'at.icmp_signed("<=", numbers')),
+    mutation("cublas: factors in the order of C", "kernels/cuda/cublas.py", ("for x in (b, a) for", "for x in (a, b) for")),
+    mutation("graph: variables one step late", "kernels/cuda/graph.py", ("np.asarray(values)[ran : ran + count]", "np.asarray(values)[:count]")),
+    mutation("graph: adam's scalars at kl's place", "kernels/cuda/graph.py", ("self.places.append(tuple(counts))", "self.places.append((0, 0))")),
+    mutation("products: later blocks of k replace the sum", "kernels/numba/gemm.py", ("c_row, block > 0, scratch)", "c_row, False, scratch)")),
+    mutation("products: the mask of the last vector is one too long", "kernels/numba/gemm.py", ('at.icmp_signed("<", numbers', 'at.icmp_signed("<=", numbers')),
     # the loop and what surrounds it
     mutation("stale rows: only the first batch is gathered", "kernels/__init__.py", ("self.to_device(rows[i])", "self.to_device(rows[0])")),
     mutation("data are not divided", REFERENCE, ("np.divide(data[rows], divide_by,", "np.divide(data[rows], 1.0,")),
     mutation("the last epoch is kept, not the best", "training.py", ("                self.network.set_parameters(good)\n", "")),
-    mutation("held-out rows are trained on", "data.py", ("np.sort(order[held:])", "np.sort(order)")),
+    mutation("held-out rows are trained on", "data/batches.py", ("np.sort(order[held:])", "np.sort(order)")),
     mutation("warm-up counted in steps of the whole run", "training.py", ("position = self.epoch + index", "position = self.step + index")),
     mutation("log-likelihood without - log K", "evaluation.py", ("total - math.log(n_samples)", "total")),
     mutation("log-likelihood without the entropy of q", "evaluation.py", ("(logvar + eps**2 - z**2)", "(eps**2 - z**2)")),
@@ -167,7 +174,9 @@ def caught_by(mutated: Mutation) -> str | None:
         environment["MINIVAE_BACKEND"] = "numpy"  # the compiled kernels are held to the reference, which is mutated
         options = ["-x", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
         for name in TESTS:
-            others = "not numba and not cupy" if name == "test_twin" else "not numba"  # a thousand steps on an emulator are slow
+            others = (
+                "not numba and not cupy" if name == "test_twin" else "not numba"
+            )  # a thousand steps on an emulator are slow
             command = [sys.executable, "-m", "pytest", *options, "-k", others, str(ROOT / "tests" / f"{name}.py")]
             # run in the copy's folder: Python looks there first, and finds the mutated package
             result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -20,7 +20,7 @@ LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)[^)]*\)|<(?:img|a)\b[^
 FOLDERS = ("benchmarks", "docs", "examples", "kernels", "minivae", "tests")
 NAMED_FILE = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w\.\w+")
 BARE_FILE = re.compile(r"`(\w+\.(?:py|cu|md))`")
-NAMED_TEST = re.compile(r"(tests/\w+\.py)::(\w+)|`(test_\w+)`")
+NAMED_TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)|`(test_\w+)`")
 IN_CODE = re.compile(r"^In code: (.*?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -86,7 +86,7 @@ def test_files_named_on_a_page_exist(page):
 
 @every_page
 def test_tests_named_on_a_page_exist(page):
-    everywhere = set().union(*(defined_names(path) for path in (ROOT / "tests").glob("test_*.py")))
+    everywhere = set().union(*(defined_names(path) for path in (ROOT / "tests").rglob("test_*.py")))
     for file, name, bare in NAMED_TEST.findall(page.read_text(encoding="utf-8")):
         names = defined_names(ROOT / file) if file else everywhere
         assert (name or bare) in names, f"{page.name} names the test {name or bare}"

@@ -15,7 +15,7 @@ PACKAGE = Path(mutate.ROOT) / "minivae"
 @pytest.mark.parametrize("mutated", mutate.MUTATIONS, ids=lambda m: m.name)
 def test_mutation_applies_and_parses(mutated, tmp_path):
     target = tmp_path / mutated.file
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(PACKAGE / mutated.file, target)
     mutate.apply(mutated, tmp_path)
     before, after = (PACKAGE / mutated.file).read_text(), target.read_text()

@@ -9,7 +9,7 @@ import pytest
 
 from minivae import VAE
 from minivae.architecture import Architecture, initial_parameters
-from minivae.data import Examples
+from minivae.data.batches import Examples
 from minivae.kernels import bind, load, reference
 from minivae.network import Network, backward_program, forward_program, total_loss
 from minivae.optimizers import OPTIMIZERS, Optimizer, ramp

@@ -15,7 +15,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from minivae.architecture import Architecture, initial_parameters
-from minivae.data import Examples
+from minivae.data.batches import Examples
 from minivae.evaluation import decode, elbo_terms, log_likelihood
 from minivae.kernels import load, reference
 from minivae.network import Network, forward_program

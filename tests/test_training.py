@@ -11,7 +11,7 @@ import pytest
 
 from minivae import VAE, NotFinite, randomness
 from minivae.architecture import Architecture, initial_parameters
-from minivae.data import Examples
+from minivae.data.batches import Examples
 from minivae.evaluation import elbo_terms
 from minivae.kernels import load
 from minivae.network import Network, Workspace

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from minivae.architecture import Architecture, parameter_layout
-from minivae.data import Examples
+from minivae.data.batches import Examples
 from minivae.network import Network
 from minivae.optimizers import Optimizer
 from minivae.parameters import views

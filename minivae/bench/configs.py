@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,7 @@ QUICK = ("784-400-20-relu-128", "64-64-2-relu-64")
 SETS = {"design": DESIGN, "batches": BATCHES, "quick": QUICK}
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """A bernoulli VAE and a batch size. The name says all: data dimension, hidden widths, latents, activation, batch."""
 
     name: str
@@ -43,17 +42,15 @@ class Config:
 
 def parse(name: str) -> Config:
     """The configuration with this name, "784-400-20-relu-128". Raises ValueError with the form of a name."""
-    parts = name.split("-")
     try:
-        *widths, activation, batch = parts
+        *widths, activation, batch = name.split("-")
         data_dim, *hidden, latent = map(int, widths)
         if int(batch) < 1:
             raise ValueError("the batch must be at least 1")
         return Config(name, Architecture(data_dim, latent, tuple(hidden), activation), int(batch))
     except ValueError as error:
-        raise ValueError(
-            f"{name!r} is not a configuration ({error}); write widths, activation and batch, as in {DESIGN[0]}"
-        ) from error
+        form = f"write widths, activation and batch, as in {DESIGN[0]}"
+        raise ValueError(f"{name!r} is not a configuration ({error}); {form}") from error
 
 
 def select(names: list[str]) -> list[Config]:
@@ -61,14 +58,13 @@ def select(names: list[str]) -> list[Config]:
     return [parse(name) for name in dict.fromkeys(n for name in names for n in SETS.get(name, (name,)))]
 
 
-@dataclass(frozen=True)
-class Product:
-    """C [m, n] = A [m, k] B [k, n], where a transposed operand is stored the other way round."""
+class Product(NamedTuple):
+    """C [m, n] = A [m, k] B [k, n]; of these "A", "B" or none ("") is stored transposed."""
 
     m: int
     k: int
     n: int
-    transposed: str  # "", "A" or "B"
+    transposed: str
 
     @property
     def flops(self) -> int:
@@ -78,16 +74,13 @@ class Product:
 def matrix_products(arch: Architecture, batch: int) -> list[Product]:
     """Every matrix product of one training step: forward, dW, and dx except for the first layer, whose input is data."""
     layers = encoder_layers(arch) + decoder_layers(arch)
-    products = [Product(batch, layer.inputs, layer.outputs, "") for layer in layers]
-    for layer in reversed(layers):
-        products.append(Product(layer.inputs, batch, layer.outputs, "A"))
-        if layer.x != "x":
-            products.append(Product(batch, layer.outputs, layer.inputs, "B"))
-    return products
+    forward = [Product(batch, layer.inputs, layer.outputs, "") for layer in layers]
+    dW = [Product(layer.inputs, batch, layer.outputs, "A") for layer in layers]
+    dx = [Product(batch, layer.outputs, layer.inputs, "B") for layer in layers[1:]]
+    return forward + dW + dx
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """What all contenders start from, float32. Step i (from 0) trains on x[i], which is data[rows[i]], with eps[i]."""
 
     parameters: np.ndarray  # [N]
@@ -100,8 +93,7 @@ class Inputs:
 def inputs(config: Config) -> Inputs:
     """A function of the configuration alone. x^4 of uniform x is dark on the whole, as digits are."""
     arch, steps = config.arch, config.ready_steps
-    generator = np.random.default_rng(SEED)
-    data = generator.random((steps * config.batch, arch.data_dim), np.float32) ** 4
+    data = np.random.default_rng(SEED).random((steps * config.batch, arch.data_dim), np.float32) ** 4
     rows = randomness.permutation(len(data), SEED, randomness.SHUFFLE).astype(np.int64).reshape(steps, config.batch)
     eps = np.empty((steps, config.batch, arch.latent_dim), np.float32)
     for i in range(steps):
@@ -111,7 +103,6 @@ def inputs(config: Config) -> Inputs:
 
 def deviation(losses: list[float], expected: list[float]) -> float:
     """The largest relative difference; infinite where there is nothing to compare or a loss is not finite."""
-    if not losses or len(losses) != len(expected):
+    if not losses or len(losses) != len(expected) or not all(map(math.isfinite, losses)):
         return math.inf
-    worst = max(abs(a - b) / abs(b) for a, b in zip(losses, expected))
-    return worst if all(map(math.isfinite, losses)) else math.inf
+    return max(abs(a - b) / abs(b) for a, b in zip(losses, expected))

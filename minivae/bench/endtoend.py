@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minivae.bench.runner import environment, say
-from minivae.datasets import load_dataset
+from minivae.data.datasets import load_dataset
 from minivae.kernels import MODULES, availability
 
 Row = dict[str, Any]
@@ -97,7 +97,7 @@ def train_command(backend: str, epochs: int, out: str) -> list[str]:
     settings = (
         f"--hidden-dims 400 --latent-dim 20 --activation relu --batch-size 128 --learning-rate 1e-3 --epochs {epochs}"
     )
-    return ["-m", "minivae.cli", "train", "mnist", *settings.split(), "--backend", backend, "--out", out,
+    return ["-m", "minivae.app.cli", "train", "mnist", *settings.split(), "--backend", backend, "--out", out,
             "--no-figures", "--quiet", "--json"]  # fmt: skip
 
 

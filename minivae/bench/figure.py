@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from minivae.figures.layout import COLOURS, FAINT, INK, LABEL, LINE, TICK, WIDTH, add_title, new_figure, style
+from minivae.figures.plots import save
 from minivae.kernels import MODULES
-from minivae.plot_layout import COLOURS, FAINT, INK, LABEL, LINE, TICK, WIDTH, add_title, new_figure, style
-from minivae.plots import save
 
 TOP, BAR, GAP = 70, 20, 60  # pixels: above the first panel, of a bar, from panel to panel
 

@@ -243,7 +243,7 @@ def example(epochs: int) -> None:
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
-    from minivae.datasets import load_dataset
+    from minivae.data.datasets import load_dataset
 
     class Example(nn.Module):
         def __init__(self) -> None:

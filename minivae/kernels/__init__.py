@@ -29,7 +29,7 @@ INTERFACE = (
 )
 # fmt: on
 
-MODULES = {"numpy": "reference", "numba": "fused_numba", "cupy": "fused_cupy"}
+MODULES = {"numpy": "reference", "numba": "numba.backend", "cupy": "cuda.backend"}
 AUTO = ("numba", "numpy")  # what backend="auto" tries, the fastest first; cupy joins once it was measured on a GPU
 
 

@@ -290,11 +290,11 @@ def fake_cupy():
 
 @contextmanager
 def emulated():
-    """minivae.kernels.fused_cupy on the emulator, for as long as anybody is inside."""
-    from minivae.kernels import cublas, fused_cupy, launches
+    """minivae.kernels.cuda.backend on the emulator, for as long as anybody is inside."""
+    from minivae.kernels.cuda import backend, cublas, launches
 
     def forget():
-        fused_cupy.examine.cache_clear()
+        backend.examine.cache_clear()
         launches._modules.clear()
         cublas._local.__dict__.clear()
 
@@ -302,7 +302,7 @@ def emulated():
     sys.modules["cupy"], cublas.library = fake_cupy(), lambda cupy: Gemm()
     forget()
     try:
-        yield fused_cupy
+        yield backend
     finally:
         del sys.modules["cupy"]
         if before is not None:

@@ -6,11 +6,11 @@ Every function works in the type of its argument, float32 or float64, passes NaN
 
 How: bring x to a short interval by arithmetic that loses next to nothing, sum a Taylor series there, and put the rest back
 by way of the bits of the number. Each docstring bounds the first term left out of the series; the whole error, measured in
-tests/test_vector_math.py, is at most 1.1 ulp (distance between neighbours) for exp and log, 2.1 for tanh, 2 for the others.
+tests/kernels/test_vector_math.py, is at most 1.1 ulp (distance between neighbours) for exp and log, 2.1 for tanh, else 2.
 Sources: reduction by ln 2 in two parts: Cody and Waite, Software Manual for the Elementary Functions (1980); the two parts
 in float32: Cephes (Moshier); in float64, and log by way of s = f / (2 + f): FDLIBM (Sun Microsystems, 1993).
 
-Use:  from minivae.kernels.vector_math import exp  and  exp(x[i])  in any function under numba.njit, whatever its flags:
+Use:  from minivae.kernels.numba.vector_math import exp  and  exp(x[i])  in any function under numba.njit, of any flags:
 these functions keep their own. Numba's cache of such a function does not notice a later change of this file.
 """
 

@@ -20,16 +20,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivae import data_checks, datasets
-from minivae.data import holdout
-from minivae.data_checks import as_matrix, check_range, resolve_divisor, summarize
-from minivae.data_files import DataError, read_idx
-from minivae.datasets import load_dataset
+from minivae.data import checks as data_checks
+from minivae.data import datasets
+from minivae.data.batches import holdout
+from minivae.data.checks import as_matrix, check_range, resolve_divisor, summarize
+from minivae.data.datasets import load_dataset
+from minivae.data.files import DataError, read_idx
 
 # Where MNIST may lie, looked up before `empty_home` hides it.
 MNIST_FOLDERS = [
     Path(root) / below
-    for root in (os.environ.get("MINIVAE_DATA"), Path(__file__).resolve().parents[2] / "shared" / "data")
+    for root in (os.environ.get("MINIVAE_DATA"), Path(__file__).resolve().parents[3] / "shared" / "data")
     if root
     for below in ("mnist", "")
 ]

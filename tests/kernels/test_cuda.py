@@ -1,6 +1,6 @@
 """The CUDA code where there is no GPU: compiled for several cards, and run on the CPU against the reference.
 
-tests/test_backend_contract.py runs there too, kernel by kernel. What only a GPU can tell is in benchmarks/gpu_check.py.
+tests/kernels/test_contract.py runs there too, kernel by kernel. What only a GPU can tell is in benchmarks/gpu_check.py.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from training_cases import CASES
 
 from minivae import VAE, NotFinite
 from minivae.architecture import initial_parameters
-from minivae.data import Examples
-from minivae.kernels import AUTO, availability, bind, launches, load, recorded_step
-from minivae.kernels.recorded_step import RecordedProgram
+from minivae.data.batches import Examples
+from minivae.kernels import AUTO, availability, bind, load
+from minivae.kernels.cuda import backend, launches
+from minivae.kernels.cuda import graph as recorded_step
+from minivae.kernels.cuda.graph import RecordedProgram
 from minivae.network import Network
 from minivae.optimizers import Optimizer
 from minivae.training import Objective, Trainer
@@ -233,10 +235,8 @@ def test_without_cupy_the_reason_names_the_package():
         "import sys; sys.modules['cupy'] = None\nfrom minivae.kernels import availability\nprint(*availability('cupy'))"
     )
     code = code.replace("sys.modules['cupy'] = None", "import importlib.util as u; u.find_spec = lambda name: None")
-    from minivae.kernels import fused_cupy
-
     if importlib.util.find_spec("cupy") is None:
-        works, reason = fused_cupy.availability()
+        works, reason = backend.availability()
         assert not works and "pip install 'minivae[cuda13]'" in reason
 
 
@@ -314,7 +314,7 @@ def test_the_source_includes_nothing_and_numbers_activations_as_the_reference_do
 
 
 def test_gpu_check_says_what_is_missing():
-    script = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu_check.py"
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_check.py"
     works, reason = availability("cupy")
     if works:
         pytest.skip("this machine has a GPU: run benchmarks/gpu_check.py itself")

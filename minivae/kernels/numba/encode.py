@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from minivae.kernels import Call, CallByCall, Var
-from minivae.kernels.compiled_rows import ACTIVATION
-from minivae.kernels.interpreter import ALL, BLOCKS, COLUMNS, OPERATION, ROWS, UPDATE, VARIABLES, work
-from minivae.kernels.products import HEIGHTS, SCRATCH
-from minivae.kernels.threads import DONE, STATE_SIZE, thread_limit, yield_address
+from minivae.kernels.numba.gemm import HEIGHTS, SCRATCH
+from minivae.kernels.numba.interpreter import ALL, BLOCKS, COLUMNS, OPERATION, ROWS, UPDATE, VARIABLES, work
+from minivae.kernels.numba.rows import ACTIVATION
+from minivae.kernels.numba.threads import DONE, STATE_SIZE, thread_limit, yield_address
 
 GRAIN = 2e6  # floating point operations of a program's products that make one more thread worth its barriers
 UPDATE_ROWS = 20  # updating a parameter takes the time of so many rows' products with it

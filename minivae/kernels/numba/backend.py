@@ -1,4 +1,4 @@
-"""The same names as reference.py, as compiled loops. A whole program is compiled by compiled_step.py.
+"""The same names as reference.py, as compiled loops. A whole program is compiled by encode.py.
 
 This module imports without Numba, so that it can say what is missing; everything else loads when a kernel is first used.
 """
@@ -19,8 +19,8 @@ def availability() -> tuple[bool, str]:
     if importlib.util.find_spec("numba") is None:
         return False, "numba is not installed; run pip install 'minivae[numba]'"
     try:
-        from minivae.kernels.products import description
-        from minivae.kernels.threads import thread_limit
+        from minivae.kernels.numba.gemm import description
+        from minivae.kernels.numba.threads import thread_limit
     except ImportError as error:  # a Numba that does not fit this NumPy
         return False, str(error)
     version = importlib.metadata.version("numba")
@@ -28,7 +28,7 @@ def availability() -> tuple[bool, str]:
 
 
 def compile_program(kernels: Any, program: Any, arrays: Any) -> Any:
-    from minivae.kernels.compiled_step import CompiledProgram
+    from minivae.kernels.numba.encode import CompiledProgram
 
     return CompiledProgram(kernels, program, arrays)
 
@@ -41,13 +41,13 @@ def empty(shape: Any, dtype: Any) -> np.ndarray:
 
 
 def _rows() -> Any:
-    from minivae.kernels import compiled_rows
+    from minivae.kernels.numba import rows
 
-    return compiled_rows
+    return rows
 
 
 def _scratch(dtype: Any) -> np.ndarray:
-    from minivae.kernels.products import SCRATCH
+    from minivae.kernels.numba.gemm import SCRATCH
 
     return np.empty(SCRATCH, dtype)
 

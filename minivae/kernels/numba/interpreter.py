@@ -1,4 +1,4 @@
-"""The compiled half of compiled_step.py: what each thread does with the tables."""
+"""The compiled half of encode.py: what each thread does with the tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numba import carray, njit
 
-from minivae.kernels import compiled_rows as k
-from minivae.kernels.threads import (
+from minivae.kernels.numba import rows as k
+from minivae.kernels.numba.threads import (
     CAN_CACHE,
     DONE,
     SOURCES,
@@ -262,7 +262,7 @@ def fingerprint() -> int:
 
     Numba's cache looks at the file of the cached function alone, but at the values it closes over as well: this is one.
     """
-    names = ("interpreter", "compiled_rows", "vector_math", "threads", "products")
+    names = ("interpreter", "rows", "vector_math", "threads", "gemm")
     text = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 

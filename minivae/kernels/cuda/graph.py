@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from minivae.kernels import Call, CallByCall, Var
-from minivae.kernels import launches as launch
+from minivae.kernels.cuda import launches as launch
 
 STEPS_PER_GRAPH = 16  # recorded into one graph, beside a graph of one step: gaps between launches are paid once for all
 TABLE_BYTES = 2**22  # of rows that are copied at a time

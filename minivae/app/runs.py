@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minivae import modelfile
-from minivae.data_files import Array, DataError
-from minivae.datasets import Dataset, load_dataset
+from minivae.data.datasets import Dataset, load_dataset
+from minivae.data.files import Array, DataError
 from minivae.estimator import VAE
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from minivae.data_checks import as_matrix
-from minivae.data_files import KINDS, Array, DataError, read_file, read_idx
+from minivae.data.checks import as_matrix
+from minivae.data.files import KINDS, Array, DataError, read_file, read_idx
 
 _MAX_DOWNLOAD = 2**26  # bytes; the largest published file has 26 MB
 _IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from minivae import __version__, evaluation, modelfile
+from minivae.app.runs import Run, choose_folder, open_run, pick, write_history, write_json
 from minivae.architecture import Architecture, parameter_layout
-from minivae.data_checks import require_count
-from minivae.data_files import DataError
-from minivae.datasets import NAMES, Dataset, dataset_status, load_dataset
+from minivae.data.checks import require_count
+from minivae.data.datasets import NAMES, Dataset, dataset_status, load_dataset
+from minivae.data.files import DataError
 from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
 from minivae.parameters import size
-from minivae.runs import Run, choose_folder, open_run, pick, write_history, write_json
 from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective
 
 # What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.
@@ -290,7 +290,7 @@ def _figures(run: Run, dataset: Dataset, folder: Path, required: bool = False) -
             raise ImportError("figures need matplotlib; run pip install 'minivae[plot]'") from error
         print("no figures: they need matplotlib; run pip install 'minivae[plot]', then minivae plot", file=sys.stderr)
         return []
-    from minivae import plots
+    from minivae.figures import plots
 
     vae, shape = run.vae, run.image_shape
     part = pick(run, dataset, None, own=True).first(5000)
@@ -328,7 +328,7 @@ def _write(out: str, array: np.ndarray, figure: Any) -> None:
     if path.suffix == ".npy":
         modelfile.write_atomically(path, lambda file: np.save(file, array))
     else:
-        from minivae import plots
+        from minivae.figures import plots
 
         drawn = figure(plots)
         plots.save(drawn, path)

@@ -2,7 +2,7 @@
 
 Shapes, names and formulas are the reference's. Where it makes several passes over memory, one pass does here: bias and
 activation, noise and KL, loss and gradient. What needs all rows (a mean, a bias gradient) is a function of its own.
-fused_numba.py runs them call by call, compiled_step.py as one function for the whole training step.
+backend.py runs them call by call, encode.py as one function for the whole training step.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from numba import njit, uint32, uint64
 
 from minivae.kernels import reference
-from minivae.kernels.products import product
-from minivae.kernels.vector_math import exp, expm1, log, sigmoid, sincos_2pi, softplus, tanh
+from minivae.kernels.numba.gemm import product
+from minivae.kernels.numba.vector_math import exp, expm1, log, sigmoid, sincos_2pi, softplus, tanh
 
 # Contraction is the only liberty: NaN, infinity and the order of sums stay as written. reassociate is added where a sum
 # over a row may be taken in any order, so that it can be vectorised.

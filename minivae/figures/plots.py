@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minivae.modelfile import write_atomically
-from minivae.plot_layout import (
+from minivae.figures.layout import (
     ACTIVE_NATS,
     CLASSES,
     COLOURS,
@@ -41,6 +40,7 @@ from minivae.plot_layout import (
     short_number,
     style,
 )
+from minivae.modelfile import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae.data_files import Array, DataError
+from minivae.data.files import Array, DataError
 
 _CHUNK_VALUES = 2**22  # values per chunk of a pass over the data: 32 MiB of float64
 

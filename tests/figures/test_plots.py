@@ -14,7 +14,8 @@ import pytest
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'minivae[plot]'")
 
-from minivae import plot_layout, plots  # noqa: E402
+from minivae.figures import layout as plot_layout  # noqa: E402
+from minivae.figures import plots  # noqa: E402
 
 MINUS = "\N{MINUS SIGN}"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -457,7 +458,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
 
 def test_import_is_lazy_and_pyplot_never_comes_in():
     code = (
-        "import sys; from minivae import plots; assert 'matplotlib' not in sys.modules;"
+        "import sys; from minivae.figures import plots; assert 'matplotlib' not in sys.modules;"
         "plots.samples([[0, 1]], (1, 2)); plots.latent_scatter([[0, 1]], [3]);"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

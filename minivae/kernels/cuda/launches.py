@@ -2,7 +2,7 @@
 
 The functions below have the names and the arguments of reference.py, with a Launcher before them. A scalar that may change
 from step to step is not passed on but lies in device memory, where L.s and L.n point; `scalars` says what belongs there.
-So the same functions run at once (fused_cupy.py) and are recorded into a graph (recorded_step.py).
+So the same functions run at once (backend.py) and are recorded into a graph (graph.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from minivae.kernels import Call
-from minivae.kernels.cublas import cublas
+from minivae.kernels.cuda.cublas import cublas
 from minivae.kernels.reference import ACTIVATIONS
 
 THREADS = 256  # of a block, as in kernels.cu

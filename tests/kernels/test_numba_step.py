@@ -15,7 +15,7 @@ pytest.importorskip("numba", reason="the numba backend needs Numba")
 
 from minivae import VAE, NotFinite
 from minivae.architecture import Architecture, initial_parameters
-from minivae.data import Examples
+from minivae.data.batches import Examples
 from minivae.kernels import CallByCall, availability, load
 from minivae.network import Network
 from minivae.optimizers import Optimizer
@@ -27,7 +27,7 @@ if not WORKS:
 
 from training_cases import CASES
 
-from minivae.kernels import compiled_step
+from minivae.kernels.numba import encode as compiled_step
 
 DATA = np.random.default_rng(0).random((96, 12)) ** 3
 
@@ -185,7 +185,7 @@ sys.modules["scipy"] = None
 from numba.core import caching
 for locator in caching.CacheImpl._locator_classes if hasattr(caching.CacheImpl, "_locator_classes") else []:
     locator.from_function = classmethod(lambda cls, *a: None)
-from minivae.kernels import threads
+from minivae.kernels.numba import threads
 assert threads.CAN_CACHE is False
 from minivae import VAE, load_dataset
 vae = VAE(hidden_dims=(8,), epochs=1, random_state=0, backend="numba").fit(load_dataset("digits").train)

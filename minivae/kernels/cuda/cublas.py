@@ -77,4 +77,6 @@ class Cublas:
     def _check(self, name: str, *arguments: Any) -> None:
         status = getattr(self.library, name)(*arguments)
         if status:
-            raise RuntimeError(f"{name} failed with status {status}; set MINIVAE_CUDA_PRODUCTS=own to do without cuBLAS")
+            raise RuntimeError(
+                f"{name} failed with status {status}; set MINIVAE_CUDA_PRODUCTS=own to do without cuBLAS"
+            )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 numba = pytest.importorskip("numba", reason="needs numba")
-vector_math = importlib.import_module("minivae.kernels.vector_math")
+vector_math = importlib.import_module("minivae.kernels.numba.vector_math")
 
 INF, NAN = np.inf, np.nan
 FLOATS = [np.float32, np.float64]
@@ -209,7 +209,7 @@ def test_a_caller_can_be_cached(tmp_path, monkeypatch):
     """What a first process compiles and stores, a second one loads: nothing in it may belong to the first process."""
     (tmp_path / "cached_caller.py").write_text(
         "import numba\n"
-        "from minivae.kernels.vector_math import tanh\n"
+        "from minivae.kernels.numba.vector_math import tanh\n"
         "@numba.njit(cache=True)\n"
         "def loop(y, x):\n"
         "    for i in range(x.size):\n"

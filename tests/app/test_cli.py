@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from minivae import VAE, load_dataset
-from minivae.cli import build_parser, main
+from minivae.app.cli import build_parser, main
 from minivae.kernels import availability
 
 RAW = load_dataset("digits")
@@ -269,7 +269,7 @@ def test_every_command_has_a_help_with_an_example(command, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a child process")
 def test_ctrl_c_keeps_the_model_and_exits_130(tmp_path, ctrl_c):
-    command = [sys.executable, "-m", "minivae.cli", "train", "digits", "--hidden-dims", "64", "--epochs", "100000"]
+    command = [sys.executable, "-m", "minivae.app.cli", "train", "digits", "--hidden-dims", "64", "--epochs", "100000"]
     with subprocess.Popen(
         [*command, "--out", "run", "--no-figures"], stderr=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
@@ -285,7 +285,7 @@ def test_ctrl_c_keeps_the_model_and_exits_130(tmp_path, ctrl_c):
 
 @pytest.mark.skipif(os.name != "posix", reason="uses a pipe that closes early")
 def test_a_closed_pipe_is_no_traceback():
-    script = f"{sys.executable} -m minivae.cli gradcheck | head -n 1"
+    script = f"{sys.executable} -m minivae.app.cli gradcheck | head -n 1"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert "dense_forward identity" in result.stdout and "Traceback" not in result.stderr
 
@@ -334,7 +334,7 @@ def test_a_file_on_disk_is_not_copied_for_a_few_of_its_rows(capsys, digits, monk
 
 def test_training_loads_its_data_once(capsys, monkeypatch):
     pytest.importorskip("matplotlib", reason="the second time was for figures")
-    from minivae import commands, runs
+    from minivae.app import commands, runs
 
     loaded = []
     for module in (commands, runs):
@@ -399,7 +399,7 @@ def test_a_figure_that_shows_less_than_was_asked_for_says_so(run_folder, capsys)
 
 
 def test_gradcheck_of_all_backends_names_those_it_skips(capsys, monkeypatch):
-    from minivae import commands
+    from minivae.app import commands
 
     monkeypatch.setattr(commands, "availability", lambda name: (name == "numpy", "it is not here"))
     assert main(["gradcheck", "--backend", "all", "--json"]) == 0
@@ -419,7 +419,7 @@ def test_a_config_that_train_did_not_write_is_one_line(run_folder, text, capsys,
 def test_ctrl_c_while_starting_up_is_no_traceback():
     code = """
 import builtins, sys
-from minivae.cli import main
+from minivae.app.cli import main
 assert "numpy" not in sys.modules
 def interrupted(name, *rest, inner=builtins.__import__):
     if name == "numpy":

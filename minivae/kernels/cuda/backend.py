@@ -1,4 +1,4 @@
-"""The same names as reference.py on an NVIDIA GPU, through CuPy. A whole program is recorded by recorded_step.py.
+"""The same names as reference.py on an NVIDIA GPU, through CuPy. A whole program is recorded by graph.py.
 
 The CUDA functions are in kernels.cu, what is launched for each name in launches.py. This module imports without CuPy and
 without a driver, so that it can say what is missing.
@@ -43,7 +43,7 @@ def examine() -> tuple[bool, str]:
 
 
 def description(cupy: Any) -> str:
-    from minivae.kernels.cublas import tf32
+    from minivae.kernels.cuda.cublas import tf32
 
     device = cupy.cuda.Device().id
     name = cupy.cuda.runtime.getDeviceProperties(device)["name"].decode()
@@ -54,7 +54,7 @@ def description(cupy: Any) -> str:
 
 
 def compile_program(kernels: Any, program: Any, arrays: Any) -> Any:
-    from minivae.kernels.recorded_step import RecordedProgram
+    from minivae.kernels.cuda.graph import RecordedProgram
 
     return RecordedProgram(kernels, program, arrays)
 
@@ -92,7 +92,7 @@ def synchronize() -> None:
 def launcher(dtype: Any) -> Any:
     import cupy
 
-    from minivae.kernels.launches import Launcher
+    from minivae.kernels.cuda.launches import Launcher
 
     return Launcher(cupy, dtype)
 
@@ -101,7 +101,7 @@ def at_once(name: str, names: str, arrays: Any, values: Any = (), real: int = 0)
     """Launch a kernel of the interface on these arrays; arrays[real] has the type of the computation."""
     import cupy
 
-    from minivae.kernels import launches
+    from minivae.kernels.cuda import launches
 
     L = launcher(arrays[real].dtype)
     s, n = launches.scalars(name, *values)

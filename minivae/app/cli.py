@@ -38,7 +38,7 @@ def _choice(*names: str) -> dict[str, Any]:
 def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
     """The parameters of VAE as options of `train`: type, and one line of help. Defaults are taken from VAE itself."""
     from minivae.architecture import INITS, LIKELIHOODS, OUTPUT_BIASES
-    from minivae.data import BINARIZE
+    from minivae.data.batches import BINARIZE
     from minivae.kernels import MODULES
     from minivae.kernels.reference import ACTIVATIONS
     from minivae.optimizers import OPTIMIZERS, SCHEDULES
@@ -102,7 +102,8 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
 def build_parser() -> argparse.ArgumentParser:
     import inspect
 
-    from minivae import __version__, commands
+    from minivae import __version__
+    from minivae.app import commands
     from minivae.bench.report import add_arguments as add_bench_arguments
     from minivae.estimator import VAE
     from minivae.kernels import MODULES

@@ -14,7 +14,7 @@ pytest.importorskip("numba", reason="the numba backend needs Numba")
 
 from numba import njit
 
-from minivae.kernels import products
+from minivae.kernels.numba import gemm as products
 
 KINDS = ("a b", "a^T b", "a b^T")
 
@@ -121,6 +121,6 @@ def test_the_tiles_of_other_processors_pass_the_same_tests(features, width):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
-    code = "from minivae.kernels import products; print(products.VECTOR_BYTES)"
+    code = "from minivae.kernels.numba import gemm as products; print(products.VECTOR_BYTES)"
     chosen = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert chosen.stdout.strip() == width

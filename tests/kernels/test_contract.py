@@ -16,7 +16,7 @@ from scipy import special, stats
 
 from minivae import kernels as interface
 from minivae.architecture import Architecture, initial_parameters
-from minivae.data import Examples
+from minivae.data.batches import Examples
 from minivae.kernels import Call, Var, bind, reference
 from minivae.network import Network, backward_program, forward_program
 from minivae.optimizers import Optimizer

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
-from minivae.data_files import Array, DataError
+from minivae.data.files import Array, DataError
 from minivae.kernels import Call, Var
 
 BINARIZE = ("none", "static", "dynamic")
