@@ -16,7 +16,7 @@ PACKAGE = Path(minivae.__file__).parent
 # Bottom to top: a file imports only from files above it in this list.
 ORDER = [
     "__init__",
-    *("kernels.philox", "kernels.reference", "kernels"),
+    *("kernels.philox", "kernels.reference", "kernels.table", "kernels"),
     *(
         "kernels.numba",
         "kernels.numba.vector_math",
@@ -24,7 +24,8 @@ ORDER = [
         "kernels.numba.threads",
         "kernels.numba.rows",
     ),
-    *("kernels.numba.interpreter", "kernels.numba.encode", "kernels.numba.backend"),
+    *("kernels.numba.rows", "kernels.numba.interpreter", "kernels.numba.encode", "kernels.numba.tables"),
+    "kernels.numba.backend",
     *("kernels.cuda", "kernels.cuda.cublas", "kernels.cuda.launches", "kernels.cuda.graph", "kernels.cuda.backend"),
     *("randomness", "parameters", "architecture", "network", "optimizers", "gradcheck"),
     *("data", "data.files", "data.checks", "data.batches", "data.datasets"),
@@ -37,7 +38,16 @@ ORDER = [
 ]
 # What a reader reads from the book to the training loop; file formats and where the user meets the program come after.
 READING_PATH = [
-    *("kernels.reference", "kernels.philox", "kernels", "randomness", "parameters", "architecture", "network"),
+    *(
+        "kernels.reference",
+        "kernels.philox",
+        "kernels.table",
+        "kernels",
+        "randomness",
+        "parameters",
+        "architecture",
+        "network",
+    ),
     *("optimizers", "gradcheck", "data.batches", "training"),
 ]
 

@@ -59,6 +59,11 @@ class Examples:
     def __post_init__(self) -> None:
         if self.binarize not in BINARIZE:
             raise ValueError(f"binarize {self.binarize!r} is not one of {', '.join(BINARIZE)}")
+        if self.rows.dtype.kind not in "iu":
+            raise TypeError(f"rows must be whole numbers, not {self.rows.dtype}; of a mask pass np.flatnonzero(mask)")
+        worst = self.rows[(self.rows < 0) | (self.rows >= len(self.data))][:1]
+        if worst.size:
+            raise ValueError(f"row {worst[0]} is not among the {len(self.data)} rows of the data, counted from 0")
 
     def batch_program(self, seed: int) -> list[Call]:
         """data, rows -> x. Variable: step, which only dynamic binarization looks at."""

@@ -19,16 +19,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-# fmt: off
-INTERFACE = (
-    "dense_forward", "dense_backward", "sample_forward", "sample_backward", "kl_loss",
-    "bernoulli_loss", "gaussian_loss", "gaussian_elementwise_loss",
-    "clip_global_norm", "sgd_step", "adam_step",
-    "philox_uniform", "philox_normal", "gather", "binarize", "record",
-    "empty", "to_device", "to_host", "synchronize",
-)
-# fmt: on
+from minivae.kernels.table import MEMORY, TABLE
 
+INTERFACE = (*TABLE, *MEMORY)
 MODULES = {"numpy": "reference", "numba": "numba.backend", "cupy": "cuda.backend"}
 AUTO = ("numba", "numpy")  # what backend="auto" tries, the fastest first; cupy joins once it was measured on a GPU
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -25,9 +26,12 @@ WORKS, REASON = availability("numba")
 if not WORKS:
     pytest.skip(f"backend numba: {REASON}", allow_module_level=True)
 
+import interrupts
 from training_cases import CASES
 
-from minivae.kernels.numba import encode as compiled_step
+from minivae.kernels.numba import encode, tables
+from minivae.kernels.numba.backend import CompiledProgram
+from minivae.kernels.numba.threads import thread_limit
 
 DATA = np.random.default_rng(0).random((96, 12)) ** 3
 
@@ -46,7 +50,7 @@ def threads(monkeypatch):
     """Set the number of threads, for models of any size."""
 
     def choose(n):
-        monkeypatch.setattr(compiled_step, "GRAIN", 1)
+        monkeypatch.setattr(encode, "GRAIN", 1)
         monkeypatch.setenv("MINIVAE_NUM_THREADS", str(n))
 
     return choose
@@ -81,7 +85,7 @@ def test_training_really_is_compiled_and_shared_out(threads):
     trainer = Trainer(network, Optimizer(), Objective(), 13, seed=0)
     work = trainer._workspace(Examples(DATA, np.arange(96)), np.zeros((8, 5)))
     program = work.bound(13)[0]
-    assert isinstance(program, compiled_step.CompiledProgram) and program.compiled and program.tables.threads == 4
+    assert isinstance(program, CompiledProgram) and program.compiled and program.tables.threads == 4
 
 
 def test_small_models_stay_in_one_thread_and_large_ones_do_not(monkeypatch):
@@ -101,9 +105,9 @@ def test_a_wrong_number_of_threads_is_one_clear_sentence(monkeypatch):
         with pytest.raises(
             ValueError, match=f"MINIVAE_NUM_THREADS must be a whole number of at least 1, not '{wrong}'"
         ):
-            compiled_step.thread_limit()
+            thread_limit()
     monkeypatch.delenv("MINIVAE_NUM_THREADS")
-    assert 1 <= compiled_step.thread_limit() <= os.cpu_count()
+    assert 1 <= thread_limit() <= os.cpu_count()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -125,12 +129,98 @@ def test_a_nan_stops_at_its_step_and_names_the_array(digits):
     assert np.isfinite(vae.network_.get_parameters()).all()
 
 
-def test_strided_data_fall_back_to_calls_and_give_the_same(digits):
-    wide = np.repeat(digits[0][:200], 2, axis=1)[:, ::2]
-    assert wide.strides[1] != wide.itemsize
-    fits = [VAE(hidden_dims=(8,), epochs=2, random_state=0, backend="numba").fit(X) for X in (wide, wide.copy())]
-    first, second = (fit.network_.get_parameters() for fit in fits)
-    np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-6)
+def packed(X):
+    """X as a field of a packed record: its rows lie 4 D + 1 bytes apart, aligned to nothing."""
+    table = np.zeros(len(X), [("x", X.dtype, X.shape[1:]), ("label", "u1")])
+    table["x"] = X
+    return table["x"]
+
+
+LAYOUTS = {
+    "packed records": packed,
+    "every second column": lambda X: np.repeat(X, 2, axis=1)[:, ::2],
+    "every second row, backwards": lambda X: np.repeat(X[::-1], 2, axis=0)[::-2],
+    "column by column": np.asfortranarray,
+    "a column of a wider table": lambda X: np.asfortranarray(np.concatenate([X, X]))[: len(X)],
+    "one row for all": lambda X: np.broadcast_to(X[0], X.shape),
+}
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "uint8", "bool"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_data_of_any_layout_are_read_where_they_lie_and_exactly(digits, layout, kind):
+    X = LAYOUTS[layout]((digits[0][:200] * (255 if kind == "uint8" else 1)).astype(kind))
+    fits = [VAE(hidden_dims=(8,), epochs=2, random_state=0, backend="numba").fit(data) for data in (X, X.copy("C"))]
+    np.testing.assert_array_equal(*(fit.network_.get_parameters() for fit in fits))
+    np.testing.assert_array_equal(fits[0].transform(X), fits[0].transform(X.copy("C")))
+    work = fits[0].trainer_._workspace(fits[0].examples(X), np.zeros((8, 4)))
+    assert work.bound(13)[0].compiled and not np.shares_memory(work.bound(13)[1]["x"], X)
+
+
+def test_an_array_that_compiled_code_cannot_address_is_copied_and_copied_back():
+    kernels, rng = load("numba"), np.random.default_rng(1)
+    wide, x = rng.normal(size=(5, 8)), rng.normal(size=(5, 6))[:, ::2]
+    W, b = rng.normal(size=(4, 3)).T, packed(rng.normal(size=(4, 1)))[:, 0]
+    y, a = wide[:, ::2], np.full((4, 5), np.nan).T
+    kernels.dense_forward(y, a, x, W, b, "tanh")
+    np.testing.assert_allclose(a, x @ W + b, rtol=1e-13)
+    np.testing.assert_allclose(y, np.tanh(x @ W + b), rtol=1e-13)
+
+
+@pytest.mark.parametrize("bad", [[0, 1, 5], [-1, 0, 1], [2**40, 0, 0]])
+def test_rows_that_are_not_there_are_an_error_before_anything_is_read(bad):
+    from minivae.kernels import Call
+
+    kernels, data, x = load("numba"), np.arange(20.0).reshape(5, 4), np.full((3, 4), 7.0)
+    with pytest.raises(IndexError, match="rows holds"):
+        kernels.gather(x, data, np.array(bad), 1.0)
+    program = kernels.compile_program(
+        kernels,
+        [Call("gather", ("x", "data", "rows"), (1.0,))],
+        {"x": x, "data": data, "rows": np.zeros(3, np.int64)},
+    )
+    with pytest.raises(IndexError, match="rows holds"):
+        program.steps(np.array([[0, 1, 2], bad]))
+    assert (x == 7).all()
+
+
+def test_a_boolean_mask_is_no_list_of_rows():
+    mask = np.array([True, False, True])
+    with pytest.raises(TypeError, match=r"np\.flatnonzero"):
+        load("numba").gather(np.zeros((3, 2)), np.zeros((3, 2)), mask, 1.0)
+    with pytest.raises(TypeError, match=r"np\.flatnonzero"):
+        Examples(np.zeros((3, 2)), mask)
+    with pytest.raises(ValueError, match="row 3 is not among the 3 rows"):
+        Examples(np.zeros((3, 2)), np.array([0, 3]))
+
+
+@pytest.mark.parametrize("room_for", [0, 1])
+def test_threads_that_cannot_be_started_are_fewer_threads(room_for, threads, monkeypatch):
+    """The second of three threads, or every one, finds no room, as under a limit on processes."""
+    import ctypes
+
+    threads(3)
+    expected = train("numba", "gaussian learned sgd", "float64", 3).network.get_parameters()
+    start, join, give_way = tables.system_functions()
+    real = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(start)
+    asked = []
+
+    def limited(handle, attributes, function, argument):
+        asked.append(handle)
+        return real(handle, attributes, function, argument) if len(asked) % 2 == 1 and room_for else 11  # EAGAIN
+
+    instead = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(limited)
+    address = ctypes.cast(instead, ctypes.c_void_p).value
+    monkeypatch.setattr(tables, "system_functions", lambda: (address, join, give_way))
+    found = train("numba", "gaussian learned sgd", "float64", 3).network.get_parameters()
+    assert asked
+    np.testing.assert_allclose(found, expected, rtol=1e-9)  # the norm that clips is summed by threads
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer signals")
+def test_interrupts_at_any_moment_leave_nothing_behind(threads):
+    threads(3)
+    assert interrupts.many(60, seed=1) >= 30  # so many of the sixty arrived in time to interrupt something
 
 
 def test_settings_of_the_users_blas_and_environment_are_left_alone(digits, threads):
@@ -196,12 +286,32 @@ print(vae.score(load_dataset("digits").test))
     assert -60 < float(result.stdout) < -20
 
 
-def test_programs_that_are_no_training_step_run_call_by_call():
+def test_programs_that_are_no_training_step_are_compiled_as_well():
     from minivae.kernels import Call, Var
 
     kernels = load("numba")
-    arrays = {"p": np.ones(3), "m": np.zeros(3), "g": np.full(3, 2.0)}
-    program = kernels.compile_program(kernels, [Call("sgd_step", ("p", "m", "g"), (Var("rate"), 0.0, False))], arrays)
-    assert isinstance(program, CallByCall) and not program.compiled
+    arrays = {"p": np.ones(3), "m": np.zeros(3), "g": np.full(3, 2.0), "norm": np.zeros(1)}
+    calls = [
+        Call("clip_global_norm", ("norm", "g"), (1.0,)),
+        Call("sgd_step", ("p", "m", "g"), (Var("rate"), 0.5, False)),
+    ]
+    program = kernels.compile_program(kernels, [*calls, *calls], arrays)
+    assert program.compiled
     program(rate=0.25)
-    np.testing.assert_array_equal(arrays["p"], np.full(3, 0.5))
+    again = {"p": np.ones(3), "m": np.zeros(3), "g": np.full(3, 2.0), "norm": np.zeros(1)}
+    CallByCall(load("numpy"), calls, again)(rate=0.25)
+    again["g"][...] = arrays["g"]  # NumPy's sgd_step consumes it
+    CallByCall(load("numpy"), calls, again)(rate=0.25)
+    for name in ("p", "m", "norm"):
+        np.testing.assert_allclose(arrays[name], again[name], rtol=1e-14)
+
+
+def test_what_no_table_can_hold_runs_call_by_call():
+    from minivae.kernels import Call
+
+    kernels, u = load("numba"), np.full((2, 8), 0.5)[:, ::2]
+    arrays = {"x": np.full((2, 4), 0.75), "u": u}
+    program = kernels.compile_program(kernels, [Call("binarize", ("x", "u"))], arrays)
+    assert isinstance(program, CallByCall) and not program.compiled
+    program()
+    np.testing.assert_array_equal(arrays["x"], 1)

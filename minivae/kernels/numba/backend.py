@@ -1,17 +1,23 @@
-"""The same names as reference.py, as compiled loops. A whole program is compiled by encode.py.
+"""The same names as reference.py, as compiled code: one kernel at once, or a whole program by one compiled interpreter.
 
 This module imports without Numba, so that it can say what is missing; everything else loads when a kernel is first used.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from minivae.kernels.reference import synchronize, to_device, to_host  # noqa: F401  (arrays live where NumPy's do)
+from minivae.kernels import Call, CallByCall
+from minivae.kernels.reference import empty, synchronize, to_device, to_host  # noqa: F401  (where NumPy's arrays live)
+from minivae.kernels.table import TABLE
 
 
 def availability() -> tuple[bool, str]:
@@ -27,110 +33,84 @@ def availability() -> tuple[bool, str]:
     return True, f"Numba {version}, {thread_limit()} threads at most, {description()}"
 
 
-def compile_program(kernels: Any, program: Any, arrays: Any) -> Any:
-    from minivae.kernels.numba.encode import CompiledProgram
-
+def compile_program(kernels: ModuleType, program: Sequence[Call], arrays: Mapping[str, Any]) -> CallByCall:
     return CompiledProgram(kernels, program, arrays)
 
 
-def empty(shape: Any, dtype: Any) -> np.ndarray:
-    return np.empty(shape, dtype)
+class CompiledProgram(CallByCall):
+    """A program tied to arrays, as tables for the compiled interpreter. Falls back to call by call where it must."""
+
+    def __init__(self, kernels: ModuleType, program: Sequence[Call], arrays: Mapping[str, Any]) -> None:
+        from minivae.kernels.numba import encode, tables
+
+        super().__init__(kernels, program, arrays)
+        self.compiled = encode.can_encode(program, arrays)
+        if self.compiled:
+            self.tables = tables.Tables(program, arrays, encode.thread_count(program, arrays))
+            named = [(row, name) for call in program for row, name in zip(TABLE[call.kernel].arrays, call.arrays)]
+            sizes = [len(arrays[name]) for row, name in named if row.dtype == "any"]
+            self.examples = min(sizes, default=None)
+            self.places = min((len(arrays[name]) for row, name in named if row.name == "trace"), default=None)
+
+    def __call__(self, **variables: Any) -> None:
+        if not self.compiled:
+            return super().__call__(**variables)
+        rows = self.arrays["rows"][None] if "rows" in self.arrays else None
+        self._run(1, rows, {name: [value] for name, value in variables.items()}, stop_at_nan=False)
+
+    def steps(self, rows: Any, **variables: Any) -> int:
+        if not self.compiled:
+            return super().steps(rows, **variables)
+        return self._run(len(rows), np.ascontiguousarray(rows, np.int64), variables, stop_at_nan=True)
+
+    def _run(self, count: int, rows: Any, variables: Mapping[str, Any], stop_at_nan: bool) -> int:
+        """How many steps ran. What would be read or written outside its array is an error before the first."""
+        if rows is not None and self.examples is not None:
+            require_within("rows", rows, self.examples)
+        if self.places is not None and "index" in variables:
+            require_within("index", np.asarray(variables["index"]), self.places)
+        return self.tables.steps(count, rows, variables, stop_at_nan)
 
 
-# ---- The interface, all rows at once
+def require_within(name: str, values: np.ndarray, size: int) -> None:
+    if values.size and not (values.min() >= 0 and values.max() < size):
+        worst = values.max() if values.max() >= size else values.min()
+        raise IndexError(f"{name} holds {worst}, and there are {size} to choose from, counted from 0")
 
 
-def _rows() -> Any:
-    from minivae.kernels.numba import rows
-
-    return rows
+# ---- The interface, each kernel at once
 
 
-def _scratch(dtype: Any) -> np.ndarray:
-    from minivae.kernels.numba.gemm import SCRATCH
+def at_once(name: str, *given: Any) -> None:
+    """Run one kernel, in this thread. What compiled code cannot address is copied, and copied back if it is written."""
+    from minivae.kernels.numba import encode
 
-    return np.empty(SCRATCH, dtype)
-
-
-def _flat(array: np.ndarray) -> np.ndarray:
-    """Compiled code reads rows as runs of numbers: a strided view is copied."""
-    return np.ascontiguousarray(array)
-
-
-def dense_forward(y, a, x, W, b, activation):
-    rows, code = _rows(), _rows().ACTIVATION[activation]
-    rows.dense_forward_block(y, a, _flat(x), W, b, code, 0, len(x), 0, len(b), _scratch(W.dtype))
-
-
-def dense_backward(dx, dW, db, dy, x, a, y, W, activation):
-    rows, scratch, x = _rows(), _scratch(W.dtype), _flat(x)
-    rows.dense_backward_rows(dy, a, y, rows.ACTIVATION[activation], 0, len(x))
-    rows.weight_gradient_block(dW, x, dy, 0, len(dW), scratch)
-    rows.bias_gradient(db, dy)
-    if dx is not None:
-        rows.input_gradient_block(dx, dy, W, 0, len(x), 0, len(W), scratch)
-
-
-def sample_forward(z, kl, h, eps):
-    _rows().sample_forward_rows(z, kl, h, eps, 0, len(z))
+    row = TABLE[name]
+    arrays, copies = {}, dict[int, np.ndarray]()
+    for array, value in zip(row.arrays, given):
+        if array.dtype == "int64":
+            value = whole_numbers(array.name, value)
+        elif array.dtype == "any" and value.dtype.name not in encode.DATA_TYPES:
+            value = value.astype(np.float64)
+        if value is not None and not encode.addressable(value, array.dtype):
+            copies.setdefault(id(value), np.ascontiguousarray(value))
+        arrays[array.name] = copies.get(id(value), value)
+    row.sizes(list(arrays.values()))
+    call = Call(name, tuple(n if a is not None else None for n, a in arrays.items()), given[len(row.arrays) :])
+    program = CompiledProgram(sys.modules[__name__], [call], arrays)
+    if not program.compiled:
+        raise TypeError(f"{name} computes in float32 or float64; pass arrays of one of them")
+    program()
+    for array, value in zip(row.arrays, given):
+        if id(value) in copies and (array.written or array.changed):
+            value[...] = copies[id(value)]
 
 
-def sample_backward(dh, dz, h, eps, dkl_mean, weight):
-    _rows().sample_backward_rows(dh, dz, h, eps, dkl_mean, weight, 0, len(dz))
+def whole_numbers(name: str, rows: Any) -> np.ndarray:
+    rows = np.asarray(rows)
+    if rows.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be whole numbers, not {rows.dtype}; of a boolean mask pass np.flatnonzero(mask)")
+    return np.ascontiguousarray(rows, np.int64)
 
 
-def kl_loss(kl_mean, dkl_mean, kl, weight, beta, free_bits):
-    _rows().kl_loss_all(kl_mean, dkl_mean, kl, weight, float(beta), float(free_bits))
-
-
-def bernoulli_loss(dlogits, nll, logits, x, weight):
-    _rows().bernoulli_loss_rows(dlogits, nll, logits, x, weight, 0, len(x))
-
-
-def gaussian_loss(dmean, dlog_sigma, nll, mean, x, log_sigma, weight):
-    rows = _rows()
-    rows.sigma_gradient(dlog_sigma, mean, x, log_sigma, weight)
-    rows.gaussian_loss_rows(dmean, nll, mean, x, log_sigma, weight, 0, len(x))
-
-
-def gaussian_elementwise_loss(dout, nll, out, x, weight):
-    _rows().gaussian_elementwise_loss_rows(dout, nll, out, x, weight, 0, len(x))
-
-
-def clip_global_norm(norm, g, max_norm):
-    norm[0] = np.sqrt(_rows().squared_norm(g))
-    if norm[0] > max_norm:
-        _rows().scale(g, g.dtype.type(max_norm / norm[0]))
-
-
-def sgd_step(p, m, g, learning_rate, momentum, nesterov):
-    _rows().sgd_update(p, m, g, float(learning_rate), float(momentum), bool(nesterov))
-
-
-def adam_step(p, m, v, g, learning_rate, beta1, beta2, epsilon, step, weight_decay):
-    numbers = [float(s) for s in (learning_rate, beta1, beta2, epsilon)]
-    _rows().adam_update(p, m, v, g, *numbers, int(step), float(weight_decay))
-
-
-def philox_uniform(u, examples, seed, purpose, step):
-    _rows().uniform_rows(u, np.asarray(examples, np.int64), _words(seed), purpose, step, 0, len(u))
-
-
-def philox_normal(eps, examples, seed, purpose, step):
-    _rows().normal_rows(eps, np.asarray(examples, np.int64), _words(seed), purpose, step, 0, len(eps))
-
-
-def _words(seed: int) -> np.ndarray:
-    return np.array([seed & 0xFFFFFFFF, seed >> 32], np.int64)
-
-
-def gather(x, data, rows, divide_by):
-    _rows().gather_rows(x, np.asarray(data[rows]), np.arange(len(rows)), float(divide_by), 0, len(x))
-
-
-def binarize(x, u):
-    _rows().binarize_rows(x, u, 0, len(x))
-
-
-def record(trace, nll, kl_mean, norm, weight, index):
-    _rows().record_all(trace, nll, kl_mean, norm, weight, int(index))
+globals().update({name: functools.partial(at_once, name) for name in TABLE})

@@ -1,334 +1,255 @@
-"""The whole training step as one compiled function: an interpreter for programs, compiled once for each dtype.
+"""A program as instructions for the compiled interpreter: which, in which order, and how threads share them.
 
-A program is data (a list of calls over named arrays), so nothing has to be compiled anew for a new depth, width,
-activation, likelihood or optimizer: `encode` turns it into tables of addresses and numbers, and `work` runs the tables.
-Every thread runs `work`; a step has phases, with a barrier after each:
+Each call of the program becomes a few instructions. One that works row by row is shared out by rows: a thread takes its own
+rows through as many of these as follow one another, from the batch to the gradient of the first layer, without a barrier.
+Where that would leave a thread few rows (a product then reads all of W for little), products are shared out by columns.
+Gradients of W are dealt out in blocks, and each block's parameters are updated at once, while they are in the cache. What
+little needs all rows is done by thread 0.
 
-    ROWS     each thread takes its own rows through the whole chain: batch, forward, loss, backward to the first layer
-    COLUMNS  where that would leave a thread few rows (each product then reads all of W for little), the products of a
-             dense layer are shared out by columns, with a barrier after each, and only the rest goes by rows
-    ALL      thread 0 does what needs every row but is small: mean KL, the gradient norm, the record
-    BLOCKS   each thread computes its own blocks of every dW and db, and updates those parameters at once
-    UPDATE   where the gradient is clipped, the update must wait for the norm of all of it
-
-With free bits, a mean over the batch stands between forward and backward, and the ROWS phase is cut in two there.
+The order follows from the arrays: an instruction waits for a barrier only where it reads or writes what others of the
+same phase have written or read in pieces that are not its own.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import ModuleType
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from minivae.kernels import Call, CallByCall, Var
-from minivae.kernels.numba.gemm import HEIGHTS, SCRATCH
-from minivae.kernels.numba.interpreter import ALL, BLOCKS, COLUMNS, OPERATION, ROWS, UPDATE, VARIABLES, work
-from minivae.kernels.numba.rows import ACTIVATION
-from minivae.kernels.numba.threads import DONE, STATE_SIZE, thread_limit, yield_address
+from minivae.kernels import Call, Var
+from minivae.kernels.numba.gemm import HEIGHTS
+from minivae.kernels.numba.interpreter import COLUMNS, DEALT, ROWS
+from minivae.kernels.numba.rows import FUNCTIONS, LINE
+from minivae.kernels.numba.threads import thread_limit
+from minivae.kernels.reference import ACTIVATIONS
+from minivae.kernels.table import TABLE, Kernel
 
 GRAIN = 2e6  # floating point operations of a program's products that make one more thread worth its barriers
 UPDATE_ROWS = 20  # updating a parameter takes the time of so many rows' products with it
 FEW_ROWS = 48  # rows per thread below which the products of dense layers are shared out by columns instead
 BLOCK_BYTES = 2**18  # of a block of dW: with its parameters and moments it stays in the cache of one core
-ROW_KERNELS = {
-    *("gather", "philox_uniform", "philox_normal", "binarize", "dense_forward", "dense_backward"),
-    *("sample_forward", "sample_backward", "bernoulli_loss", "gaussian_loss", "gaussian_elementwise_loss"),
-}
-DATA_TYPES = {"uint8": 0, "bool": 0, "float32": 1, "float64": 2}
+DATA_TYPES = {"uint8": "uint8", "bool": "uint8", "float32": "float32", "float64": "float64"}  # and how they are read
+FORWARD, GRADIENT, UPDATE = range(3)  # what a call's time is spent on, where it is measured
+CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 
 
-class CompiledProgram(CallByCall):
-    """A program tied to arrays, as tables for the compiled interpreter. Falls back to call by call where it must."""
+@dataclass(eq=False)
+class Instruction:
+    """A function of rows.py on these arrays. key: instructions of one phase that touch the same array must share it.
 
-    def __init__(self, kernels: ModuleType, program: Sequence[Call], arrays: Mapping[str, Any]) -> None:
-        super().__init__(kernels, program, arrays)
-        self.compiled = can_encode(program, arrays)
-        if self.compiled:
-            self.tables = encode(program, arrays, thread_count(program, arrays))
-
-    def __call__(self, **variables: Any) -> None:
-        if not self.compiled:
-            return super().__call__(**variables)
-        rows = self.arrays["rows"][None] if "rows" in self.arrays else np.zeros((1, 1), np.int64)
-        self._run(rows, {name: [value] for name, value in variables.items()}, stop_at_nan=False)
-
-    def steps(self, rows: Any, **variables: Any) -> int:
-        if not self.compiled:
-            return super().steps(rows, **variables)
-        return self._run(np.ascontiguousarray(rows, np.int64), variables, stop_at_nan=True)
-
-    def _run(self, rows: np.ndarray, variables: Mapping[str, Any], stop_at_nan: bool) -> int:
-        """Start the threads, of which the caller is one; how many steps ran."""
-        table = np.zeros((len(rows), len(VARIABLES)))
-        for name, values in variables.items():
-            if name in VARIABLES:
-                table[:, VARIABLES.index(name)] = values
-        t, state = self.tables, np.zeros(STATE_SIZE, np.int64)
-        plan = (t.facts, t.phases, t.order, t.blocks)
-        common = (rows, (*t.program, table), *plan, t.partial, state, yield_address(), stop_at_nan)
-        arguments = [(i, t.threads, *common, t.spent[i], t.scratch[i]) for i in range(t.threads)]
-        with compiling(t.dtype):
-            others = [threading.Thread(target=work, args=given) for given in arguments[1:]]
-            for thread in others:
-                thread.start()
-            work(*arguments[0])
-            for thread in others:
-                thread.join()
-        return int(state[DONE])
-
-
-_ready: set[str] = set()  # dtypes whose interpreter has run in this process
-
-
-@contextmanager
-def compiling(dtype: Any) -> Iterator[None]:
-    """Say what the wait is for, where the first run has to compile; from the cache it takes a fraction of a second."""
-    if np.dtype(dtype).name in _ready:
-        yield
-        return
-    note = "minivae: compiling the numba backend for this machine, once; it takes some 10 seconds"
-    timer = threading.Timer(1.5, lambda: print(note, file=sys.stderr, flush=True))
-    timer.start()
-    try:
-        # an empty run, in one thread: what several threads will need is compiled before they meet at a barrier
-        work(0, 1, *_nothing(dtype))
-        _ready.add(np.dtype(dtype).name)
-    finally:
-        timer.cancel()
-    yield
-
-
-def _nothing(dtype: Any) -> tuple[Any, ...]:
-    """Arguments of `work` for no steps, of the very types that a program's have."""
-    table, whole = np.zeros((1, len(VARIABLES))), np.zeros((0, 10), np.int64)
-    program = (whole, whole, np.zeros((0, 8)), np.zeros((0, 8), np.int64))
-    plan = ((0, -1, -1, 0, 0), np.zeros((0, 3), np.int64), np.zeros(0, np.int64), np.zeros((0, 8), np.int64))
-    state = np.zeros(STATE_SIZE, np.int64)
-    return (
-        np.zeros((0, 1), np.int64), (*program, table), *plan, np.zeros(8), state, yield_address(), True,
-        np.zeros(0, np.int64), np.zeros(SCRATCH, dtype),
-    )  # fmt: skip
-
-
-class Tables:
-    """A program as numbers. Arrays are addresses: they must outlive the tables, which CompiledProgram sees to.
-
-    facts: rows of the batch, the call of a KL that nothing waits for, that of the record (-1 for none), whether updates
-    wait for the gradient's norm, and whether products are shared out by columns.
+    extent: the rows, or columns, to be shared out. pieces: (first, last, cost) of each block that is dealt out.
     """
 
-    def __init__(
-        self, program: Any, facts: Any, phases: Any, order: Any, blocks: Any, threads: int, dtype: Any
+    function: str
+    arrays: list[Any]
+    scalars: list[Any]
+    call: int
+    kind: int = DEALT
+    extent: int = 0
+    key: Any = "thread 0"
+    pieces: list[tuple[int, int, float]] = field(default_factory=list)
+    purpose: int = FORWARD
+    phase: int = 0
+
+    @property
+    def row(self) -> Kernel:
+        return FUNCTIONS[self.function][0]
+
+    @property
+    def data_type(self) -> str:
+        """How the elements of an array of any type are read."""
+        names = (DATA_TYPES[array.dtype.name] for row, array in zip(self.row.arrays, self.arrays) if row.dtype == "any")
+        return next(names, "")
+
+
+# ---- From calls to instructions
+
+
+class Lowering:
+    """The instructions of a program, for so many threads."""
+
+    def __init__(self, program: Sequence[Call], arrays: Mapping[str, Any], threads: int) -> None:
+        self.threads, self.found = threads, list[Instruction]()
+        self.blocks: dict[tuple[int, int], Any] = {}  # of each gradient, by its place in memory: (call, pieces)
+        self.squares = np.zeros(LINE * threads)
+        for self.call, call in enumerate(program):
+            bound = [None if name is None else arrays[name] for name in call.arrays]
+            self.rows = TABLE[call.kernel].sizes(bound).get("B", 1)
+            self.by_columns = threads > 1 and self.rows < FEW_ROWS * threads
+            getattr(self, call.kernel, self.in_general)(call, *bound, *call.scalars)
+
+    def add(self, function: str, arrays: Sequence[Any], scalars: Sequence[Any] = (), **how: Any) -> None:
+        self.found.append(Instruction(function, list(arrays), list(scalars), self.call, **how))
+
+    def by_rows(self, function: str, arrays: Sequence[Any], scalars: Sequence[Any] = ()) -> None:
+        self.add(function, arrays, scalars, kind=ROWS, extent=self.rows, key=("rows", self.rows))
+
+    def in_general(self, call: Call, *given: Any) -> None:
+        """By rows what can be done so, then what is left."""
+        arrays, scalars = given[: len(call.arrays)], call.scalars
+        if f"{call.kernel}_rows" in FUNCTIONS:
+            self.by_rows(f"{call.kernel}_rows", arrays, scalars)
+        if f"{call.kernel}_all" in FUNCTIONS:
+            self.add(f"{call.kernel}_all", arrays, scalars)
+
+    def share_product(self, c: Any, a: Any, b: Any, transpose_b: bool) -> Any:
+        """c = a b or a b^T by rows, or by columns where there are few rows; how it was shared out."""
+        how: dict[str, Any] = {"kind": ROWS, "extent": self.rows, "key": ("rows", self.rows)}
+        if self.by_columns:
+            how = {"kind": COLUMNS, "extent": c.shape[1], "key": ("columns", self.call)}
+        self.add("gemm", (c, a, b), (False, transpose_b, self.by_columns), **how)
+        return how
+
+    def dense_forward(self, call: Call, y: Any, a: Any, x: Any, W: Any, b: Any, activation: str) -> None:
+        how = self.share_product(a, x, W, False)
+        self.add("bias_activation", (y, a, b), (CODES[activation], self.by_columns), **how)
+
+    def dense_backward(
+        self, call: Call, dx: Any, dW: Any, db: Any, dy: Any, x: Any, a: Any, y: Any, W: Any, activation: str
     ) -> None:
-        self.program, self.facts, self.phases, self.order, self.blocks = program, facts, phases, order, blocks
-        self.threads, self.dtype, self.partial = threads, dtype, np.zeros(8 * threads)
-        self.scratch = [np.zeros(SCRATCH, dtype) for _ in range(threads)]
-        self.spent = [np.zeros(0, np.int64)] * threads
+        self.by_rows("activation_backward", (dy, a, y), (CODES[activation],))
+        if dx is not None:
+            self.share_product(dx, dy, W, True)
+        (inputs, outputs), batch = dW.shape, len(dy)
+        count = max(1, math.ceil(dW.nbytes / BLOCK_BYTES), self.threads if dW.size * batch > 1e5 else 1)
+        tall = HEIGHTS[0]  # blocks end where tiles do, but for the last
+        edges = np.unique(np.append(np.linspace(0, inputs // tall, min(count, inputs) + 1).astype(int) * tall, inputs))
+        cost = outputs * (batch + UPDATE_ROWS)
+        pieces = [(int(i0), int(i1), float((i1 - i0) * cost)) for i0, i1 in itertools.pairwise(edges)]
+        self.gradient("gemm", (dW, x, dy), (True, False, False), pieces, outputs)
+        self.gradient("bias_gradient", (db, dy), (), [(0, 1, float(cost))], outputs)
 
-    def measure(self) -> None:
-        """From now on, count where the time of each thread goes."""
-        self.spent = [np.zeros(3 * len(self.program[0]) + 2, np.int64) for _ in range(self.threads)]
+    def gradient(self, function: str, arrays: Any, scalars: Any, pieces: Any, width: int) -> None:
+        """A gradient in blocks: the same blocks, counted in numbers and not in rows, will be updated."""
+        place = interval(arrays[0])
+        self.add(function, arrays, scalars, key=place, pieces=pieces, purpose=GRADIENT)
+        self.blocks[place] = self.call, [(first * width, last * width, cost) for first, last, cost in pieces]
 
-    def shares(self) -> np.ndarray:
-        """[threads, 3 calls + 1], each row of sum 1: a call's own work, its gradient, its update; at the end, waiting."""
-        ticks = np.array(self.spent)[:, :-1]
-        return np.asarray(ticks / np.maximum(1, ticks.sum(axis=1, keepdims=True)))
+    def kl_loss(self, call: Call, kl_mean: Any, dkl_mean: Any, kl: Any, weight: Any, beta: Any, free_bits: Any) -> None:
+        if isinstance(free_bits, Var) or free_bits > 0:
+            self.add("kl_loss_all", (kl_mean, dkl_mean, kl, weight), (beta, free_bits))
+        else:  # dkl_mean is beta whatever the mean will be, and the backward pass need not wait for it
+            self.by_rows("kl_weight", (dkl_mean,), (beta,))
+            self.add("kl_loss_all", (kl_mean, np.empty_like(dkl_mean), kl, weight), (beta, free_bits))
+
+    # ---- Flat vectors [N], in the blocks of their gradients
+
+    def in_blocks(self, function: str, vectors: Sequence[Any], others: Sequence[Any], scalars: Sequence[Any]) -> None:
+        """others, then vectors, the last of them the gradient: block by block; at the end, what no layer has written."""
+        g, free = vectors[-1], np.ones(vectors[-1].size, bool)
+        parts = []
+        for (start, stop), (call, blocks) in self.blocks.items():
+            first, last = (start - g.ctypes.data) // g.itemsize, (stop - g.ctypes.data) // g.itemsize
+            if first >= 0 and last <= g.size:
+                parts.append((call, first, last, blocks))
+                free[first:last] = False
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], free, [False])).astype(np.int8)))
+        parts += [(self.call, first, last, [(0, last - first, 1.0)]) for first, last in edges.reshape(-1, 2).tolist()]
+        for call, first, last, blocks in parts:
+            cut = [vector[first:last] for vector in vectors]
+            arrays = [*others, *cut] if function == "squared_norm" else [*cut, *others]
+            how: dict[str, Any] = {"key": interval(cut[-1]), "pieces": blocks, "purpose": UPDATE}
+            self.found.append(Instruction(function, arrays, list(scalars), call, **how))
+
+    def clip_global_norm(self, call: Call, norm: Any, g: Any, max_norm: Any) -> None:
+        self.in_blocks("squared_norm", (g,), (self.squares,), ())
+        self.add("norm_of_squares", (norm, self.squares))
+        if isinstance(max_norm, Var) or math.isfinite(max_norm):
+            self.in_blocks("scale_to_norm", (g,), (norm,), (max_norm,))
+
+    def sgd_step(self, call: Call, p: Any, m: Any, g: Any, *scalars: Any) -> None:
+        self.in_blocks("sgd_update", (p, m, g), (), scalars)
+
+    def adam_step(self, call: Call, p: Any, m: Any, v: Any, g: Any, *scalars: Any) -> None:
+        self.in_blocks("adam_update", (p, m, v, g), (), scalars)
+
+
+# ---- From instructions to phases
+
+
+def interval(array: Any) -> tuple[int, int]:
+    """Where an array begins and ends in memory."""
+    low, high = np.lib.array_utils.byte_bounds(array)
+    return int(low), int(high)
+
+
+def set_phases(instructions: Sequence[Instruction]) -> None:
+    """Give each instruction the first phase in which all that it depends on is done.
+
+    Gradients are dealt out together, after all that goes by rows, so that the threads' shares are even.
+    """
+    READ, WRITE, ADD = range(3)
+    earliest = 0
+    for _ in range(2):
+        seen = np.zeros((0, 4), np.int64)  # begin, end, what is done there, by which instruction
+        for j, this in enumerate(instructions):
+            this.phase = earliest if isinstance(this.key[0], int) else 0
+            mine = []
+            for row, array in zip(this.row.arrays, this.arrays):
+                mode = ADD if row.added else WRITE if row.written or row.changed else READ
+                mine.append((*interval(array), mode, j))
+            for begin, end, mode, _ in mine:
+                meets = (seen[:, 0] < end) & (begin < seen[:, 1]) & ((seen[:, 2] != mode) | (mode == WRITE))
+                others = [instructions[i] for i in np.unique(seen[meets, 3])]
+                this.phase = max([this.phase, *(other.phase + (other.key != this.key) for other in others)])
+            seen = np.concatenate((seen, mine))
+        earliest = 1 + max((i.phase for i in instructions if i.kind != DEALT), default=-1)
+
+
+def deal(instructions: Sequence[Instruction], threads: int) -> list[tuple[Instruction, int, int, int]]:
+    """(instruction, owner, first, last) of the dealt instructions of one phase: those of thread 0, then block by block.
+
+    The most costly block first, each to the thread that has the least to do so far; all that happens to a block together.
+    """
+    items = [(i, 0, 0, 0) for i in instructions if not i.pieces]
+    blocks: dict[Any, list[tuple[Instruction, int, int, float]]] = {}
+    for i in instructions:
+        for n, (first, last, cost) in enumerate(i.pieces):
+            blocks.setdefault((i.key, n), []).append((i, first, last, cost))
+    load = [0.0] * threads
+    for block in sorted(blocks.values(), key=lambda block: -block[0][3]):
+        owner = int(np.argmin(load))
+        load[owner] += block[0][3]
+        items += [(i, owner, first, last) for i, first, last, _ in block]
+    return items
+
+
+# ---- What a program needs, and whether it can be encoded
 
 
 def thread_count(program: Sequence[Call], arrays: Mapping[str, Any]) -> int:
     """As many threads as there are processors and grains of work: products, and what an update moves to and fro."""
     operations = 0.0
     for call in program:
+        given = dict(zip((array.name for array in TABLE[call.kernel].arrays), (arrays.get(n) for n in call.arrays)))
         if call.kernel == "dense_forward":
-            operations += 2 * len(arrays[call.arrays[0]]) * arrays[call.arrays[3]].size
+            operations += 2 * len(given["y"]) * given["W"].size
         elif call.kernel == "dense_backward":
-            operations += (
-                2 * len(arrays[call.arrays[3]]) * arrays[call.arrays[7]].size * (1 if call.arrays[0] is None else 2)
-            )
+            operations += 2 * len(given["dy"]) * given["W"].size * (1 if given["dx"] is None else 2)
         elif call.kernel in ("sgd_step", "adam_step"):
-            operations += 2 * UPDATE_ROWS * arrays[call.arrays[0]].size
+            operations += 2 * UPDATE_ROWS * given["p"].size
     return max(1, min(thread_limit(), int(operations / GRAIN)))
 
 
 def can_encode(program: Sequence[Call], arrays: Mapping[str, Any]) -> bool:
-    """Whether every kernel is known, they stand in the order of a step, and every array is a run of rows in memory."""
-    kernels = {call.kernel for call in program}
-    if kernels & {"sgd_step", "adam_step", "clip_global_norm"} and not kernels >= {
-        "dense_backward",
-        "clip_global_norm",
-    }:
-        return False
+    """Whether compiled code can address every array exactly. Of data it needs no more than a type that it knows."""
     for call in program:
-        if call.kernel not in OPERATION:
+        if call.kernel not in TABLE:
             return False
-        for name in call.arrays:
-            if name is None:
-                continue
-            array = arrays[name]
-            if name == "data":
-                if array.dtype.name not in DATA_TYPES or array.ndim != 2 or array.strides[1] != array.itemsize:
-                    return False
-            elif not array.flags.c_contiguous:
+        for row, name in zip(TABLE[call.kernel].arrays, call.arrays):
+            if name is not None and not addressable(arrays[name], row.dtype):
                 return False
     return True
 
 
-def encode(program: Sequence[Call], arrays: Mapping[str, Any], threads: int) -> Tables:
-    """The tables of a program: addresses, sizes, scalars (and which of them are variables), phases, blocks."""
-    addresses = np.zeros((len(program), 10), np.int64)
-    sizes = np.zeros((len(program), 10), np.int64)
-    scalars = np.zeros((len(program), 8))
-    variable = np.full((len(program), 8), -1, np.int64)
-    for c, call in enumerate(program):
-        bound = [None if name is None else arrays[name] for name in call.arrays]
-        addresses[c, : len(bound)] = [0 if array is None else array.ctypes.data for array in bound]
-        sizes[c, 0] = OPERATION[call.kernel]
-        sizes[c, 1:9] = _sizes(call, bound)
-        for k, value in enumerate(_numbers(call)):
-            if isinstance(value, Var):
-                variable[c, k] = VARIABLES.index(value.name)
-            else:
-                scalars[c, k] = value
-    layers = [int(sizes[c, 4]) for c, call in enumerate(program) if call.kernel == "dense_forward"]
-    batch = layers[0] if layers else len(arrays["rows"]) if "rows" in arrays else 1
-    phases, order = _phases(program, by_columns=threads > 1 and batch < FEW_ROWS * threads)
-    blocks = _blocks(program, arrays, threads)
-    dtype = next(arrays[c.arrays[0]].dtype for c in program if c.arrays[0] is not None)
-    late_kl = next((c for c, call in enumerate(program) if call.kernel == "kl_loss" and not has_free_bits(call)), -1)
-    record = next((c for c, call in enumerate(program) if call.kernel == "record"), -1)
-    facts = (batch, late_kl, record, int(UPDATE in phases[:, 0]), int(COLUMNS in phases[:, 0]))
-    return Tables((addresses, sizes, scalars, variable), facts, phases, order, blocks, threads, dtype)
-
-
-def has_free_bits(call: Call) -> bool:
-    return bool(call.scalars[1] > 0)
-
-
-def _sizes(call: Call, bound: Sequence[Any]) -> list[int]:
-    """Up to eight whole numbers that the operation needs beside its arrays."""
-    s: list[int] = []
-    if call.kernel == "dense_forward":
-        s = [*bound[3].shape, ACTIVATION[call.scalars[0]], len(bound[0])]
-    elif call.kernel == "dense_backward":
-        s = [*bound[7].shape, ACTIVATION[call.scalars[0]], len(bound[3])]
-    elif call.kernel in ("philox_uniform", "philox_normal"):
-        seed, purpose, _ = call.scalars
-        s = [bound[0].shape[1], seed & 0xFFFFFFFF, seed >> 32, purpose, len(bound[0])]
-    elif call.kernel == "gather":
-        data = bound[1]
-        s = [bound[0].shape[1], DATA_TYPES[data.dtype.name], data.strides[0] // data.itemsize, len(data), len(bound[0])]
-    elif call.kernel in ("clip_global_norm", "sgd_step", "adam_step"):
-        s = [bound[-1].size]
-    elif call.kernel == "record":
-        s = [len(bound[0]), len(bound[2]), len(bound[1])]
-    elif call.kernel == "sample_backward":
-        s = [bound[1].shape[1], len(bound[1])]
-    elif call.kernel == "kl_loss":
-        s = [bound[2].shape[1], len(bound[2])]
-    elif call.kernel == "gaussian_elementwise_loss":
-        s = [bound[3].shape[1], len(bound[3])]
-    else:  # the kernels whose first array has the shape that matters
-        s = [bound[0].shape[1], len(bound[0])]
-    return s + [0] * (8 - len(s))
-
-
-def _numbers(call: Call) -> list[Any]:
-    if call.kernel in ("dense_forward", "dense_backward"):
-        return []
-    if call.kernel in ("philox_uniform", "philox_normal"):
-        return [call.scalars[2]]
-    return list(call.scalars)
-
-
-def _phases(program: Sequence[Call], by_columns: bool) -> tuple[np.ndarray, np.ndarray]:
-    """[kind, first, last] for each phase, and the calls in the order in which the phases take them."""
-    kinds: list[tuple[int, list[int]]] = []
-    rows: list[int] = []
-    late: list[int] = []  # small things that need all rows, and whose results no row waits for
-    clipped = updated = False
-    for c, call in enumerate(program):
-        if by_columns and call.kernel == "dense_forward":
-            kinds += [(ROWS, rows), (COLUMNS, [c])]
-            rows = []
-        elif by_columns and call.kernel == "dense_backward" and call.arrays[0] is not None:
-            kinds += [(ROWS, [*rows, c]), (COLUMNS, [c])]  # dy becomes da by rows, dx is made by columns
-            rows = []
-        elif call.kernel in ROW_KERNELS:
-            rows.append(c)
-            if call.kernel == "gaussian_loss":
-                late.append(c)
-        elif call.kernel == "kl_loss" and has_free_bits(call):
-            kinds += [(ROWS, rows), (ALL, [c])]
-            rows = []
-        else:
-            late.append(c)
-            clipped |= call.kernel == "clip_global_norm" and math.isfinite(call.scalars[0])
-            updated |= call.kernel in ("sgd_step", "adam_step")
-    kinds.append((ROWS, rows))
-    before = [c for c in late if program[c].kernel == "gaussian_loss"]
-    after = [c for c in late if program[c].kernel not in ("gaussian_loss", "sgd_step", "adam_step")]
-    if before:
-        kinds.append((ALL, before))  # log_sigma's gradient, which its update needs
-    if any(program[c].kernel == "dense_backward" for c in range(len(program))):
-        kinds.append((BLOCKS, []))
-    if clipped and updated:
-        norm = [c for c in after if program[c].kernel == "clip_global_norm"]
-        kinds += [(ALL, norm), (UPDATE, [])]
-        after = [c for c in after if c not in norm]
-    kinds.append((ALL, after))
-    kinds = [(kind, calls) for kind, calls in kinds if calls or kind in (BLOCKS, UPDATE)]
-    phases, order = [], []
-    for kind, calls in kinds:
-        phases.append([kind, len(order), len(order) + len(calls)])
-        order += calls
-    return np.array(phases, np.int64).reshape(-1, 3), np.array(order, np.int64)
-
-
-def _blocks(program: Sequence[Call], arrays: Mapping[str, Any], threads: int) -> np.ndarray:
-    """Rows [thread, call or -1, i0, i1, first, last, optimizer, clip]: a block of a dW (i0 < i1), or a db (i0 = -1).
-
-    first .. last is the block's place in the flat vectors. What no dense_backward writes (log_sigma) is a block with
-    call -1. Blocks are dealt out so that the threads' work is even.
-    """
-    optimizer = next((c for c, call in enumerate(program) if call.kernel in ("sgd_step", "adam_step")), -1)
-    clip = next((c for c, call in enumerate(program) if call.kernel == "clip_global_norm"), -1)
-    flat = arrays[program[clip].arrays[1]] if clip >= 0 else None
-    start = flat.ctypes.data if flat is not None else 0
-    found: list[tuple[float, list[int]]] = []
-    covered = np.zeros(0 if flat is None else flat.size, bool)
-
-    def place(array: np.ndarray) -> int:
-        return -1 if flat is None else (array.ctypes.data - start) // array.itemsize
-
-    for c, call in enumerate(program):
-        if call.kernel != "dense_backward":
-            continue
-        dW, db, batch = arrays[call.arrays[1]], arrays[call.arrays[2]], len(arrays[call.arrays[3]])
-        inputs, outputs = dW.shape
-        count = max(1, math.ceil(dW.nbytes / BLOCK_BYTES), threads if dW.size * batch > 1e5 else 1)
-        tall = HEIGHTS[0]  # blocks end where tiles do, but for the last
-        edges = np.unique(np.append(np.linspace(0, inputs // tall, min(count, inputs) + 1).astype(int) * tall, inputs))
-        first = place(dW)
-        for i0, i1 in itertools.pairwise(edges):
-            found.append(
-                ((i1 - i0) * outputs * (batch + UPDATE_ROWS), [c, i0, i1, first + i0 * outputs, first + i1 * outputs])
-            )
-        found.append((outputs * (batch + UPDATE_ROWS), [c, -1, -1, place(db), place(db) + outputs]))
-        if flat is not None:
-            covered[first : first + dW.size] = covered[place(db) : place(db) + outputs] = True
-    gaps = np.flatnonzero(~covered)
-    if len(gaps):
-        found.append((1.0, [-1, 0, 0, int(gaps[0]), int(gaps[-1]) + 1]))
-    load, rows = [0.0] * threads, []
-    for cost, block in sorted(found, key=lambda item: -item[0]):
-        thread = int(np.argmin(load))
-        load[thread] += cost
-        rows.append([thread, *block, optimizer, clip])
-    return np.array(rows, np.int64).reshape(-1, 8)
+def addressable(array: Any, dtype: str) -> bool:
+    if not isinstance(array, np.ndarray) or not array.dtype.isnative:
+        return False
+    if dtype == "any":
+        return array.dtype.name in DATA_TYPES and array.ndim == 2
+    wanted = (dtype,) if dtype else ("float32", "float64")
+    return array.dtype.name in wanted and array.flags.c_contiguous and array.flags.aligned

@@ -1,338 +1,260 @@
-"""The compiled half of encode.py: what each thread does with the tables."""
+"""The compiled half of a program: what one thread does with its tables, and how the threads begin and end.
+
+A program is data, so nothing is compiled anew for a new depth, width or batch. encode.py writes it as instructions: the
+address of a compiled function, and where its arrays and scalars are. The interpreter calls them and knows none of them.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import math
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numba import carray, njit
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic
 
-from minivae.kernels.numba import rows as k
+from minivae.kernels import table
+from minivae.kernels.numba.gemm import SCRATCH
+from minivae.kernels.numba.rows import ANSWERING, FUNCTIONS
 from minivae.kernels.numba.threads import (
     CAN_CACHE,
-    DONE,
-    SOURCES,
     STOP,
+    THREADS,
     atomic_add,
     atomic_load,
     barrier,
+    call_void,
+    join_thread,
     lap,
     pointer,
+    start_thread,
 )
 
-ROWS, COLUMNS, ALL, BLOCKS, UPDATE = range(5)
-FORWARDS, GRADIENT, UPDATED = range(3)  # what a call's time is spent on, where it is measured
-ZERO = np.int64(0)  # a plain 0 would have Numba compile a function once more for that very number
+ROWS, COLUMNS, DEALT = range(3)  # how a segment is shared out
 LANES = 16  # a share of the columns begins at a multiple of this, so that vectors stay whole
-ROW_CHUNK = 512  # rows taken through the chain at a time: fewer would have each product read all of W more often
-VARIABLES = ("step", "update", "index", "beta", "learning_rate")
-STEP, INDEX = 0, 2
-OPERATION = {
-    name: code
-    for code, name in enumerate(
-        (
-            *("gather", "philox_uniform", "philox_normal", "binarize", "dense_forward", "dense_backward"),
-            *("sample_forward", "sample_backward", "bernoulli_loss", "gaussian_loss", "gaussian_elementwise_loss"),
-            *("kl_loss", "clip_global_norm", "sgd_step", "adam_step", "record"),
+ROW_CHUNK = 512  # rows taken through a segment at a time: fewer would have each product read all of W more often
+
+# An array: where it lies, its sizes, the bytes from row to row and from column to column, and from one step to the next.
+OPERAND = np.dtype([(name, "i8") for name in ("address", "rows", "columns", "row_bytes", "column_bytes", "step_bytes")])
+# A call of a compiled function. first .. last: the piece that its owner does, of columns all there are; by rows not used.
+ITEM = np.dtype([(name, "i8") for name in ("function", "operands", "numbers", "owner", "first", "last", "place")])
+# Items start .. stop, shared out in one way; extent: rows of the batch; wait: whether a barrier follows.
+SEGMENT = np.dtype([(name, "i8") for name in ("kind", "start", "stop", "extent", "wait")])
+# Everything that a thread has to know. numbers: the scalars of all items, [steps, numbers_size]. spent, scratch, handles
+# and arguments have a row for each thread. The rest are counts, flags, and the system's functions.
+PLAN = np.dtype(
+    [
+        (name, "i8")
+        for name in (
+            *("steps", "stop_at_nan", "segments", "segment_count", "items", "item_count", "numbers", "numbers_size"),
+            *("state", "spent", "spent_size", "scratch", "scratch_bytes", "threads", "arguments", "handles", "enter"),
+            *("start", "join", "give_way", "done"),
         )
-    )
-}
-GATHER, UNIFORM, NORMAL, BINARIZE, FORWARD, BACKWARD, SAMPLE, SAMPLE_BACK, BERNOULLI, GAUSSIAN, ELEMENTWISE = range(11)
-KL, CLIP, SGD, ADAM, RECORD = range(11, 16)
+    ]
+)
+ARGUMENT = np.dtype([("plan", "i8"), ("thread", "i8")])
 
-inner = njit(nogil=True, error_model="numpy", fastmath={"contract"}, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def fingerprint() -> str:
+    """A word that changes with the source of anything that is compiled here."""
+    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(table.__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+SOURCES = fingerprint()
+
+
+def by_address(function: Any, arguments: int) -> Any:
+    """A Python function of so many whole numbers, compiled into one that is called by its address and kept in the cache.
+
+    Numba's cache looks at the name of a function and at its own file alone, so the name tells what it is compiled from.
+    """
+    function.__qualname__ = f"{function.__name__}_{SOURCES}"
+    signature, begun = types.int64(*[types.int64] * arguments), time.perf_counter()
+    compiled = cfunc(signature, cache=CAN_CACHE, error_model="numpy", fastmath={"contract"})(function)
+    before, _waited[0] = _waited[0], _waited[0] + time.perf_counter() - begun
+    if before < LONG <= _waited[0]:
+        print("minivae: compiling the numba backend for this machine, once; it takes some 10 seconds", file=sys.stderr)
+    return compiled
+
+
+LONG = 1.0  # seconds of compiling that call for a word; from the cache all of it takes less
+_waited = [0.0]
+
+
+# ---- An instruction: a function of rows.py behind a signature that is the same for all
+
+
+@intrinsic
+def call(context, function, operands, numbers, step, first, last, thread, scratch):
+    """function(operands, numbers, step, first, last, thread, scratch), given its address."""
+
+    def codegen(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64)] * 7)
+        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+
+    return types.int64(*[types.int64] * 8), codegen
 
 
 @inner
-def matrix(address, rows, columns, real):
-    return carray(pointer(address), (rows, columns), real.dtype)
+def operand(operands, i):
+    return carray(pointer(operands), (i + 1,), OPERAND)[i]
 
 
 @inner
-def vector(address, size, real):
-    return carray(pointer(address), (size,), real.dtype)
+def matrix(operands, i, step, real):
+    o = operand(operands, i)
+    return carray(pointer(o.address + step * o.step_bytes), (o.rows, o.columns), real)
 
 
 @inner
-def scalar(c, place, i, scalars, variable, table):
-    """A scalar of call c: fixed, or a variable's value at step i."""
-    if variable[c, place] >= 0:
-        return table[i, variable[c, place]]
-    return scalars[c, place]
+def vector(operands, i, step, real):
+    o = operand(operands, i)
+    return carray(pointer(o.address + step * o.step_bytes), (o.rows,), real)
 
 
 @inner
-def run_rows(c, i, r0, r1, rows, tables, late_kl, by_columns, real):
-    """Call c on rows r0 .. r1 of the batch. by_columns: products of dense layers are left to run_columns."""
-    addresses, sizes, scalars, variable, table = tables
-    A, s = addresses[c], sizes[c]
-    operation = s[0]
-    if operation == GATHER:
-        x, divisor = matrix(A[0], s[5], s[1], real), scalars[c, 0]
-        if s[2] == 0:
-            data8 = carray(pointer(A[1]), (s[4], s[3]), np.uint8)
-            k.gather_rows(x, data8, rows[i], divisor, r0, r1)
-        elif s[2] == 1:
-            data32 = carray(pointer(A[1]), (s[4], s[3]), np.float32)
-            k.gather_rows(x, data32, rows[i], divisor, r0, r1)
-        else:
-            data64 = carray(pointer(A[1]), (s[4], s[3]), np.float64)
-            k.gather_rows(x, data64, rows[i], divisor, r0, r1)
-    elif operation in (UNIFORM, NORMAL):
-        out, step = matrix(A[0], s[5], s[1], real), scalar(c, 0, i, scalars, variable, table)
-        if operation == UNIFORM:
-            k.uniform_rows(out, rows[i], s[2:4], s[4], np.int64(step), r0, r1)
-        else:
-            k.normal_rows(out, rows[i], s[2:4], s[4], np.int64(step), r0, r1)
-    elif operation == BINARIZE:
-        k.binarize_rows(matrix(A[0], s[2], s[1], real), matrix(A[1], s[2], s[1], real), r0, r1)
-    elif operation == FORWARD:
-        inputs, outputs, f, B = s[1], s[2], s[3], s[4]
-        y, a, x = matrix(A[0], B, outputs, real), matrix(A[1], B, outputs, real), matrix(A[2], B, inputs, real)
-        W, b = matrix(A[3], inputs, outputs, real), vector(A[4], outputs, real)
-        k.dense_forward_block(y, a, x, W, b, f, r0, r1, ZERO, outputs, real)
-    elif operation == BACKWARD:
-        inputs, outputs, f, B = s[1], s[2], s[3], s[4]
-        dy, a, y = matrix(A[3], B, outputs, real), matrix(A[5], B, outputs, real), matrix(A[6], B, outputs, real)
-        k.dense_backward_rows(dy, a, y, f, r0, r1)
-        if A[0] != 0 and by_columns == 0:
-            W = matrix(A[7], inputs, outputs, real)
-            k.input_gradient_block(matrix(A[0], B, inputs, real), dy, W, r0, r1, ZERO, inputs, real)
-    elif operation == SAMPLE:
-        Z, B = s[1], s[2]
-        z, kl, h, eps = (
-            matrix(A[0], B, Z, real),
-            matrix(A[1], B, Z, real),
-            matrix(A[2], B, 2 * Z, real),
-            matrix(A[3], B, Z, real),
-        )
-        k.sample_forward_rows(z, kl, h, eps, r0, r1)
-    elif operation == SAMPLE_BACK:
-        Z, B = s[1], s[2]
-        dh, dz, h, eps = (
-            matrix(A[0], B, 2 * Z, real),
-            matrix(A[1], B, Z, real),
-            matrix(A[2], B, 2 * Z, real),
-            matrix(A[3], B, Z, real),
-        )
-        dkl_mean, weight = vector(A[4], Z, real), vector(A[5], B, real)
-        if late_kl >= 0:  # no free bits: dkl_mean is beta, whatever the mean will be, and need not wait for it
-            beta = scalar(late_kl, 0, i, scalars, variable, table)
-            dkl_mean = np.full(Z, real.dtype.type(beta))
-        k.sample_backward_rows(dh, dz, h, eps, dkl_mean, weight, r0, r1)
-    elif operation == BERNOULLI:
-        D, B = s[1], s[2]
-        dout, nll, out = matrix(A[0], B, D, real), vector(A[1], B, real), matrix(A[2], B, D, real)
-        k.bernoulli_loss_rows(dout, nll, out, matrix(A[3], B, D, real), vector(A[4], B, real), r0, r1)
-    elif operation == GAUSSIAN:
-        D, B = s[1], s[2]
-        dmean, nll, mean = matrix(A[0], B, D, real), vector(A[2], B, real), matrix(A[3], B, D, real)
-        log_sigma, weight = vector(A[5], 1, real), vector(A[6], B, real)
-        k.gaussian_loss_rows(dmean, nll, mean, matrix(A[4], B, D, real), log_sigma, weight, r0, r1)
-    elif operation == ELEMENTWISE:
-        D, B = s[1], s[2]
-        dout, nll, out = matrix(A[0], B, 2 * D, real), vector(A[1], B, real), matrix(A[2], B, 2 * D, real)
-        k.gaussian_elementwise_loss_rows(dout, nll, out, matrix(A[3], B, D, real), vector(A[4], B, real), r0, r1)
+def strided(operands, i, size, kind):
+    o = operand(operands, i)
+    return o.address, o.row_bytes, o.column_bytes, size, kind
+
+
+@inner
+def real_number(numbers, i):
+    return carray(pointer(numbers), (i + 1,), np.float64)[i]
+
+
+@inner
+def whole_number(numbers, i):
+    return carray(pointer(numbers), (i + 1,), np.int64)[i]
+
+
+@functools.cache
+def instruction(name: str, real: str, data: str = "") -> Any:
+    """The function of rows.py for arrays of type `real` as an instruction: its address, which lives as long as this value.
+
+    Its code follows from its row in the table. data: the type of an array for which the row takes any. The instruction
+    answers 0, or 1 where a function that looks at what it recorded finds no number there.
+    """
+    row, function = FUNCTIONS[name]
+    place = {"r0": "first", "r1": "last", "scratch": f"carray(pointer(scratch), ({SCRATCH},), real)"}
+    for i, array in enumerate(row.arrays):
+        view, kind = "matrix" if len(array.shape) == 2 else "vector", f"np.{array.dtype}" if array.dtype else "real"
+        place[array.name] = f"{view}(operands, {i}, step, {kind})"
+        if array.dtype == "any":
+            place[array.name] = f"strided(operands, {i}, {np.dtype(data).itemsize}, np.{data}(0))"
+    for i, scalar in enumerate(row.scalars):
+        place[scalar] = f"{'whole' if table.is_whole(scalar) else 'real'}_number(numbers, {i})"
+    code = function.py_func.__code__
+    arguments = ", ".join(place.get(word, word) for word in code.co_varnames[: code.co_argcount])
+    full_name = "_".join(filter(None, (name, real, data)))
+    answer = f"0 if function({arguments}) else 1" if name in ANSWERING else f"done(function({arguments}))"
+    source = f"def {full_name}(operands, numbers, step, first, last, thread, scratch):\n    return {answer}\n"
+    names = globals() | {"function": function, "real": np.dtype(real).type}
+    exec(compile(source, __file__, "exec"), names)  # the file is named for Numba, which keeps its cache beside it
+    return by_address(names[full_name], 7)
+
+
+@inner
+def done(nothing):
+    return 0
+
+
+# ---- What a thread does
 
 
 @inner
 def share(n, thread, threads):
     """This thread's part of n columns."""
     whole = n // LANES
-    return LANES * (whole * thread // threads), n if thread == threads - 1 else LANES * (
-        whole * (thread + 1) // threads
-    )
+    first = LANES * (whole * thread // threads)
+    return first, n if thread == threads - 1 else LANES * (whole * (thread + 1) // threads)
 
 
 @inner
-def run_columns(c, thread, threads, addresses, sizes, real):
-    """The product of dense layer c on this thread's columns, for all rows."""
-    A, s = addresses[c], sizes[c]
-    inputs, outputs, f, B = s[1], s[2], s[3], s[4]
-    if s[0] == FORWARD:
-        c0, c1 = share(outputs, thread, threads)
-        if c1 > c0:
-            y, a, x = matrix(A[0], B, outputs, real), matrix(A[1], B, outputs, real), matrix(A[2], B, inputs, real)
-            W, b = matrix(A[3], inputs, outputs, real), vector(A[4], outputs, real)
-            k.dense_forward_block(y, a, x, W, b, f, ZERO, B, c0, c1, real)
-    else:
-        i0, i1 = share(inputs, thread, threads)
-        if i1 > i0:
-            dx, dy = matrix(A[0], B, inputs, real), matrix(A[3], B, outputs, real)
-            k.input_gradient_block(dx, dy, matrix(A[7], inputs, outputs, real), ZERO, B, i0, i1, real)
+def run_item(item, plan, i, first, last, thread):
+    numbers = plan.numbers + 8 * (i * plan.numbers_size + item.numbers)
+    scratch = plan.scratch + thread * plan.scratch_bytes
+    return call(item.function, item.operands, numbers, i, first, last, thread, scratch)
 
 
 @inner
-def run_all(c, i, tables, partial, trace_dtype, real):
-    """Call c where it needs every row, in one thread."""
-    addresses, sizes, scalars, variable, table = tables
-    A, s = addresses[c], sizes[c]
-    operation = s[0]
-    if operation == KL:
-        Z, B = s[1], s[2]
-        beta, free_bits = scalar(c, 0, i, scalars, variable, table), scalar(c, 1, i, scalars, variable, table)
-        kl_mean, dkl_mean = vector(A[0], Z, real), vector(A[1], Z, real)
-        k.kl_loss_all(kl_mean, dkl_mean, matrix(A[2], B, Z, real), vector(A[3], B, real), beta, free_bits)
-    elif operation == GAUSSIAN:
-        D, B = s[1], s[2]
-        mean, x = matrix(A[3], B, D, real), matrix(A[4], B, D, real)
-        k.sigma_gradient(vector(A[1], 1, real), mean, x, vector(A[5], 1, real), vector(A[6], B, real))
-    elif operation == CLIP:
-        total = 0.0
-        for t in range(len(partial) // 8):
-            total += partial[8 * t]
-        norm = vector(A[0], 1, real)
-        norm[0] = math.sqrt(total)
-    elif operation == RECORD:
-        B, Z = s[3], s[2]
-        trace = carray(pointer(A[0]), (s[1], 2 + Z), trace_dtype.dtype)
-        nll, kl_mean, norm = vector(A[1], B, real), vector(A[2], Z, real), vector(A[3], 1, real)
-        k.record_all(trace, nll, kl_mean, norm, vector(A[4], B, real), np.int64(table[i, INDEX]))
-
-
-@inner
-def finite_record(c, i, table, addresses, sizes, trace_dtype):
-    trace = carray(pointer(addresses[c, 0]), (sizes[c, 1], 2 + sizes[c, 2]), trace_dtype.dtype)
-    row = np.int64(table[i, INDEX])
-    return math.isfinite(trace[row, 0]) and math.isfinite(trace[row, 1])
-
-
-@inner
-def gradient_block(block, addresses, sizes, real):
-    """dW or db of one block, from all rows."""
-    c, i0, i1 = block[1], block[2], block[3]
-    A, s = addresses[c], sizes[c]
-    inputs, outputs, B = s[1], s[2], s[4]
-    dy = matrix(A[3], B, outputs, real)
-    if i0 >= 0:
-        dW = matrix(A[1], inputs, outputs, real)
-        k.weight_gradient_block(dW, matrix(A[4], B, inputs, real), dy, i0, i1, real)
-    else:
-        k.bias_gradient(vector(A[2], outputs, real), dy)
-
-
-@inner
-def update_block(block, i, factor, tables, real):
-    """The optimizer's step on one block of the flat vectors; the gradient is scaled by `factor` first."""
-    addresses, sizes, scalars, variable, table = tables
-    c, first, last = block[6], block[4], block[5]
-    A, size = addresses[c], sizes[c, 1]
-    p, m = vector(A[0], size, real)[first:last], vector(A[1], size, real)[first:last]
-    learning_rate = scalar(c, 0, i, scalars, variable, table)
-    if sizes[c, 0] == ADAM:
-        v, g = vector(A[2], size, real)[first:last], vector(A[3], size, real)[first:last]
-        if factor != 1:
-            k.scale(g, real.dtype.type(factor))
-        step = scalar(c, 4, i, scalars, variable, table)
-        k.adam_update(p, m, v, g, learning_rate, scalars[c, 1], scalars[c, 2], scalars[c, 3], step, scalars[c, 5])
-    else:
-        g = vector(A[2], size, real)[first:last]
-        if factor != 1:
-            k.scale(g, real.dtype.type(factor))
-        k.sgd_update(p, m, g, learning_rate, scalars[c, 1], scalars[c, 2] != 0)
-
-
-@inner
-def clip_factor(clip, addresses, scalars, real):
-    norm = vector(addresses[clip, 0], 1, real)[0]
-    return scalars[clip, 0] / norm if norm > scalars[clip, 0] else 1.0
-
-
-@inner
-def run_block(block, i, clipped, tables, partial, thread, spent, real):
-    """The gradient of a block, its part of the squared norm, and, where nobody has to wait for that, its update."""
-    addresses, sizes = tables[0], tables[1]
-    c = max(0, block[1])
-    if block[1] >= 0:
-        gradient_block(block, addresses, sizes, real)
-        lap(spent, 3 * c + GRADIENT)
-    if block[7] >= 0:
-        size = sizes[block[7], 1]
-        g = vector(addresses[block[7], 1], size, real)[block[4] : block[5]]
-        partial[8 * thread] += k.squared_norm(g)
-    if block[6] >= 0 and clipped == 0:
-        update_block(block, i, 1.0, tables, real)
-    lap(spent, 3 * c + UPDATED)
-
-
-def fingerprint() -> int:
-    """A number that changes with the source of anything `work` is compiled from.
-
-    Numba's cache looks at the file of the cached function alone, but at the values it closes over as well: this is one.
-    """
-    names = ("interpreter", "rows", "vector_math", "threads", "gemm")
-    text = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)
-    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
-
-
-def build(fingerprint):
-    """The compiled function `work`."""
-
-    @njit(nogil=True, error_model="numpy", fastmath={"contract"}, cache=CAN_CACHE)
-    def work(
-        thread, threads, rows, tables, facts, phases, order, blocks, partial, state,
-        give_way, stop_at_nan, spent, real,
-    ):  # fmt: skip
-        """What one thread does of len(rows) steps; state[DONE] counts the steps that ran.
-
-        tables: addresses, sizes, scalars and variables of each call, and the variables' values at each step.
-        real [SCRATCH]: room for this thread's products, of the arrays' type. spent: ticks for each call and purpose, for
-        waiting, and the last look at the clock; or empty.
-        """
-        addresses, sizes, scalars, _, table = tables
-        state[SOURCES] = fingerprint
-        trace_dtype = np.zeros(1, np.float64)
-        batch, late_kl, record, clipped, by_columns = facts
-        first, last = batch * thread // threads, batch * (thread + 1) // threads
-        pieces = max(1, (last - first + ROW_CHUNK - 1) // ROW_CHUNK)
-        lap(spent, -1)  # sets the clock
-        for i in range(len(rows)):
-            for p in range(len(phases)):
-                kind, start, stop = phases[p]
-                if kind == ROWS:
-                    for piece in range(pieces):
-                        r0 = first + (last - first) * piece // pieces
-                        r1 = first + (last - first) * (piece + 1) // pieces
-                        if r1 > r0:
-                            for o in range(start, stop):
-                                c = order[o]
-                                run_rows(c, i, r0, r1, rows, tables, late_kl, by_columns, real)
-                                lap(spent, 3 * c + FORWARDS)
-                elif kind == COLUMNS:
-                    for o in range(start, stop):
-                        run_columns(order[o], thread, threads, addresses, sizes, real)
-                        lap(spent, 3 * order[o] + FORWARDS)
-                elif kind == BLOCKS:
-                    partial[8 * thread] = 0
-                    for b in range(len(blocks)):
-                        if blocks[b, 0] == thread:
-                            run_block(blocks[b], i, clipped, tables, partial, thread, spent, real)
-                elif kind == UPDATE:
-                    for b in range(len(blocks)):
-                        if blocks[b, 0] == thread:
-                            factor = clip_factor(blocks[b, 7], addresses, scalars, real)
-                            update_block(blocks[b], i, factor, tables, real)
-                            lap(spent, 3 * max(0, blocks[b, 1]) + UPDATED)
-                elif thread == 0:
-                    for o in range(start, stop):
-                        run_all(order[o], i, tables, partial, trace_dtype, real)
-                        lap(spent, 3 * order[o] + FORWARDS)
-                if thread == 0 and p == len(phases) - 1:
-                    state[DONE] = i + 1
+def work(plan, thread, threads):
+    """What one thread does of all steps; thread 0 counts those that ran."""
+    segments = carray(pointer(plan.segments), (plan.segment_count,), SEGMENT)
+    items = carray(pointer(plan.items), (plan.item_count,), ITEM)
+    spent = carray(pointer(plan.spent + 8 * thread * plan.spent_size), (plan.spent_size,), np.int64)
+    lap(spent, -1)  # sets the clock
+    for i in range(plan.steps):
+        for s in range(plan.segment_count):
+            segment = segments[s]
+            if segment.kind == ROWS:
+                first, last = segment.extent * thread // threads, segment.extent * (thread + 1) // threads
+                pieces = max(1, (last - first + ROW_CHUNK - 1) // ROW_CHUNK)
+                for piece in range(pieces):
+                    r0, r1 = first + (last - first) * piece // pieces, first + (last - first) * (piece + 1) // pieces
+                    if r1 > r0:
+                        for o in range(segment.start, segment.stop):
+                            run_item(items[o], plan, i, r0, r1, thread)
+                            lap(spent, items[o].place)
+            elif segment.kind == COLUMNS:
+                for o in range(segment.start, segment.stop):
+                    c0, c1 = share(items[o].last, thread, threads)
+                    if c1 > c0:
+                        run_item(items[o], plan, i, c0, c1, thread)
+                        lap(spent, items[o].place)
+            else:
+                for o in range(segment.start, segment.stop):
                     if (
-                        stop_at_nan
-                        and record >= 0
-                        and not finite_record(record, i, table, addresses, sizes, trace_dtype)
-                    ):
-                        atomic_add(state.ctypes.data + 8 * STOP, 1)
-                barrier(state, threads, give_way)
+                        items[o].owner % threads == thread
+                    ):  # fewer threads than there should be do the others' items too
+                        answer = run_item(items[o], plan, i, items[o].first, items[o].last, thread)
+                        lap(spent, items[o].place)
+                        if answer != 0 and plan.stop_at_nan != 0:
+                            atomic_add(plan.state + 8 * STOP, 1)
+            if segment.wait != 0:
+                barrier(plan.state, threads, plan.give_way)
                 lap(spent, -2)
-            if atomic_load(state.ctypes.data + 8 * STOP) != 0:
-                break
+        if thread == 0:
+            carray(pointer(plan.done), (1,), np.int64)[0] = i + 1
+        if atomic_load(plan.state + 8 * STOP) != 0:
+            break
+    return 0
 
-    return work
+
+def enter(argument):
+    """A thread that was started: it waits until it is known how many there are."""
+    mine = carray(pointer(argument), (1,), ARGUMENT)[0]
+    plan = carray(pointer(mine.plan), (1,), PLAN)[0]
+    while atomic_load(plan.state + 8 * THREADS) == 0:
+        call_void(plan.give_way)
+    work(plan, mine.thread, atomic_load(plan.state + 8 * THREADS))
+    return 0
 
 
-work = build(fingerprint())
+def run(address):
+    """All steps of a plan, by as many of its threads as could be started, the caller being one; all have ended after it."""
+    plan = carray(pointer(address), (1,), PLAN)[0]
+    threads = 1
+    while threads < plan.threads and start_thread(
+        plan.start, plan.enter, plan.arguments + 16 * threads, plan.handles + 8 * threads
+    ):
+        threads += 1
+    atomic_add(plan.state + 8 * THREADS, threads)
+    work(plan, 0, threads)
+    for t in range(1, threads):
+        join_thread(plan.join, plan.handles + 8 * t)
+    return threads
+
+
+@functools.cache
+def entry_points() -> tuple[Any, Any]:
+    """`enter` and `run`, compiled."""
+    return by_address(enter, 1), by_address(run, 1)

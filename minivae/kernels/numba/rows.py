@@ -1,8 +1,8 @@
-"""The kernels of reference.py as compiled loops over rows r0 .. r1 of the batch: the pieces a thread works on.
+"""The kernels of reference.py as compiled loops over rows r0 .. r1 of the batch, or over a piece first .. last of a vector.
 
-Shapes, names and formulas are the reference's. Where it makes several passes over memory, one pass does here: bias and
-activation, noise and KL, loss and gradient. What needs all rows (a mean, a bias gradient) is a function of its own.
-backend.py runs them call by call, encode.py as one function for the whole training step.
+Shapes, names and formulas are the reference's. Where it makes several passes over memory, one pass does here: noise and
+KL, loss and gradient. NAME_rows does a kernel of the table row by row, and NAME_all what then is left: sums over all rows.
+The kernels that are shared out in other ways are made of PIECES, which stand in the table's own words below.
 """
 
 from __future__ import annotations
@@ -14,19 +14,34 @@ from numba import njit, uint32, uint64
 
 from minivae.kernels import reference
 from minivae.kernels.numba.gemm import product
+from minivae.kernels.numba.threads import load_number
 from minivae.kernels.numba.vector_math import exp, expm1, log, sigmoid, sincos_2pi, softplus, tanh
+from minivae.kernels.table import TABLE, parse
+
+# by_columns: first .. last are columns of the result and not rows, for a thread that takes its share of the columns
+PIECES = parse("""
+gemm                  c [M, N]  <-  a [P, Q], b [R, S];  transpose_a, transpose_b, by_columns
+bias_activation       y [B, O], a! [B, O]  <-  b [O];  activation, by_columns
+activation_backward   dy! [B, O]  <-  a [B, O], y [B, O];  activation
+bias_gradient         db [O]  <-  dy [B, O]
+kl_weight             dkl_mean [Z]  <-  ;  beta
+squared_norm          squares+ float64 [T]  <-  g [N]
+norm_of_squares       norm [1], squares! float64 [T]  <-  ;
+scale_to_norm         g! [N]  <-  norm [1];  max_norm
+sgd_update            p! [N], m! [N]  <-  g [N];  learning_rate, momentum, nesterov
+adam_update           p! [N], m! [N], v! [N]  <-  g [N];  learning_rate, beta1, beta2, epsilon, step, weight_decay
+""")
+LINE = 8  # float64 of a cache line: threads that add up side by side keep so far apart
 
 # Contraction is the only liberty: NaN, infinity and the order of sums stay as written. reassociate is added where a sum
 # over a row may be taken in any order, so that it can be vectorised.
 compiled = njit(nogil=True, error_model="numpy", fastmath={"contract"}, no_cfunc_wrapper=True)
 compiled_sum = njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc"}, no_cfunc_wrapper=True)
 
-ACTIVATION = {name: code for code, name in enumerate(reference.ACTIVATIONS)}
-IDENTITY, RELU, LEAKY_RELU, TANH, SIGMOID, SOFTPLUS, GELU = range(7)
+IDENTITY, RELU, LEAKY_RELU, TANH, SIGMOID, SOFTPLUS, GELU = range(7)  # as reference.ACTIVATIONS numbers them
 LOG_2PI = reference.LOG_2PI
 GELU_C, GELU_K = reference.GELU_C, reference.GELU_K
-# typed numbers: for a plain 1 or True, Numba would compile `product` once more
-ONE, AS_IS, TURNED = np.int64(1), np.int64(0), np.int64(1)
+ONE = np.int64(1)  # for a plain 1, Numba would compile `product` once more
 
 
 # ---- Activations, each with its derivative
@@ -107,37 +122,35 @@ def at(array, r, c):
 
 
 @compiled
-def dense_forward_block(y, a, x, W, b, f, r0, r1, c0, c1, scratch):
-    """Rows r0 .. r1 of columns c0 .. c1 of y."""
-    inputs, outputs = W.shape
-    left, right, to = at(x, r0, 0), at(W, 0, c0), at(a, r0, c0)
-    product(r1 - r0, c1 - c0, inputs, left, inputs, ONE, right, outputs, AS_IS, to, outputs, scratch)
-    for r in range(r0, r1):
-        activate(y[r, c0:c1], a[r, c0:c1], b[c0:c1], f)
+def gemm(c, a, b, transpose_a, transpose_b, by_columns, first, last, scratch):
+    """Rows (or columns) first .. last of c [M, N] = a b; a is stored [K, M] where transposed, b [N, K]."""
+    (r0, r1), (c0, c1) = (first, last), (np.int64(0), np.int64(c.shape[1]))
+    if by_columns:
+        r0, r1, c0, c1 = np.int64(0), np.int64(len(c)), first, last
+    k, left, a_row, a_column = a.shape[1], at(a, r0, 0), np.int64(a.shape[1]), ONE
+    if transpose_a:
+        k, left, a_row, a_column = a.shape[0], at(a, 0, r0), ONE, np.int64(a.shape[1])
+    right, to = at(b, c0, 0) if transpose_b else at(b, 0, c0), at(c, r0, c0)
+    product(r1 - r0, c1 - c0, k, left, a_row, a_column, right, b.shape[1], transpose_b, to, c.shape[1], scratch)
 
 
 @compiled
-def dense_backward_rows(dy, a, y, f, r0, r1):
+def bias_activation(y, a, b, activation, by_columns, first, last):
+    """a += b, y = f(a). y may be a."""
+    if by_columns:
+        for r in range(len(y)):
+            activate(y[r, first:last], a[r, first:last], b[first:last], activation)
+    else:
+        for r in range(first, last):
+            activate(y[r], a[r], b, activation)
+
+
+@compiled
+def activation_backward(dy, a, y, activation, r0, r1):
     """dy becomes da."""
-    if f != IDENTITY:
+    if activation != IDENTITY:
         for r in range(r0, r1):
-            activate_backward(dy[r], a[r], y[r], f)
-
-
-@compiled
-def input_gradient_block(dx, dy, W, r0, r1, i0, i1, scratch):
-    """Rows r0 .. r1 of columns i0 .. i1 of dx = da W^T."""
-    inputs, outputs = W.shape
-    left, right, to = at(dy, r0, 0), at(W, i0, 0), at(dx, r0, i0)
-    product(r1 - r0, i1 - i0, outputs, left, outputs, ONE, right, outputs, TURNED, to, inputs, scratch)
-
-
-@compiled
-def weight_gradient_block(dW, x, dy, i0, i1, scratch):
-    """Rows i0 .. i1 of dW = x^T da, from all examples."""
-    (batch, inputs), outputs = x.shape, dy.shape[1]
-    left, right, to = at(x, 0, i0), at(dy, 0, 0), at(dW, i0, 0)
-    product(i1 - i0, outputs, batch, left, ONE, inputs, right, outputs, AS_IS, to, outputs, scratch)
+            activate_backward(dy[r], a[r], y[r], activation)
 
 
 @compiled
@@ -177,6 +190,13 @@ def sample_backward_rows(dh, dz, h, eps, dkl_mean, weight, r0, r1):
 
 
 @compiled
+def kl_weight(dkl_mean, beta):
+    """dkl_mean of kl_loss where no bits are free: known before any mean is."""
+    for j in range(len(dkl_mean)):
+        dkl_mean[j] = beta
+
+
+@compiled
 def kl_loss_all(kl_mean, dkl_mean, kl, weight, beta, free_bits):
     for j in range(len(kl_mean)):
         kl_mean[j] = 0
@@ -202,7 +222,7 @@ def bernoulli_loss_rows(dlogits, nll, logits, x, weight, r0, r1):
 
 
 @compiled_sum
-def gaussian_loss_rows(dmean, nll, mean, x, log_sigma, weight, r0, r1):
+def gaussian_loss_rows(dmean, dlog_sigma, nll, mean, x, log_sigma, weight, r0, r1):
     half = mean.dtype.type(0.5)
     inverse_sigma = exp(-log_sigma[0])
     constant = x.dtype.type(x.shape[1]) * (log_sigma[0] + mean.dtype.type(0.5 * LOG_2PI))
@@ -216,7 +236,7 @@ def gaussian_loss_rows(dmean, nll, mean, x, log_sigma, weight, r0, r1):
 
 
 @compiled_sum
-def sigma_gradient(dlog_sigma, mean, x, log_sigma, weight):
+def gaussian_loss_all(dmean, dlog_sigma, nll, mean, x, log_sigma, weight):
     """dlog_sigma = sum_b weight_b ( D - sum_d r_bd^2 ), in float64: it needs all rows."""
     inverse_sigma, gradient = math.exp(-log_sigma[0]), 0.0
     for r in range(len(x)):
@@ -248,33 +268,48 @@ def gaussian_elementwise_loss_rows(dout, nll, out, x, weight, r0, r1):
 
 
 @compiled_sum
-def squared_norm(g):
-    total = 0.0
+def squared_norm(squares, g, first, last, thread):
+    """Added to this thread's place in squares."""
+    total, g = 0.0, g[first:last]  # of an index that may be negative, Numba makes no vectors
     for i in range(len(g)):
         total += np.float64(g[i]) * np.float64(g[i])
-    return total
+    squares[LINE * thread] += total
 
 
 @compiled
-def scale(g, factor):
-    for i in range(len(g)):
-        g[i] *= factor
+def norm_of_squares(norm, squares):
+    """And squares begin at 0 again."""
+    total = 0.0
+    for t in range(len(squares) // LINE):
+        total += squares[LINE * t]
+        squares[LINE * t] = 0
+    norm[0] = math.sqrt(total)
 
 
 @compiled
-def sgd_update(p, m, g, learning_rate, momentum, nesterov):
+def scale_to_norm(g, norm, max_norm, first, last):
+    if norm[0] > max_norm:
+        factor, g = g.dtype.type(max_norm / norm[0]), g[first:last]
+        for i in range(len(g)):
+            g[i] *= factor
+
+
+@compiled
+def sgd_update(p, m, g, learning_rate, momentum, nesterov, first, last):
     rate, momentum = p.dtype.type(learning_rate), p.dtype.type(momentum)
+    p, m, g = p[first:last], m[first:last], g[first:last]
     for i in range(len(p)):
         m[i] = momentum * m[i] + g[i]
         p[i] -= rate * (g[i] + momentum * m[i] if nesterov else m[i])
 
 
 @compiled
-def adam_update(p, m, v, g, learning_rate, beta1, beta2, epsilon, step, weight_decay):
-    real = p.dtype.type
-    step_size = real(learning_rate / (1 - beta1**step))
-    root_correction = real(1 / math.sqrt(1 - beta2**step))
+def adam_update(p, m, v, g, learning_rate, beta1, beta2, epsilon, step, weight_decay, first, last):
+    real, t = p.dtype.type, np.float64(step)
+    step_size = real(learning_rate / (1 - beta1**t))
+    root_correction = real(1 / math.sqrt(1 - beta2**t))
     c1, c2, eps, keep = real(1 - beta1), real(1 - beta2), real(epsilon), real(1 - learning_rate * weight_decay)
+    p, m, v, g = p[first:last], m[first:last], v[first:last], g[first:last]
     for i in range(len(p)):
         m[i] += c1 * (g[i] - m[i])
         v[i] += c2 * (g[i] * g[i] - v[i])
@@ -296,11 +331,11 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 
 @compiled
-def uniform_rows(u, examples, seed, purpose, step, r0, r1):
-    """u[r] for examples[r]; seed = [low, high] words."""
+def philox_uniform_rows(u, examples, seed, purpose, step, r0, r1):
+    """u[r] for examples[r]"""
     real = u.dtype.type
     C = u.shape[1]
-    k0, k1, c2, c3 = uint32(seed[0]), uint32(seed[1]), uint32(step), uint32(purpose)
+    k0, k1, c2, c3 = uint32(seed), uint32(uint64(seed) >> uint64(32)), uint32(step), uint32(purpose)
     for r in range(r0, r1):
         row, example = u[r], uint32(examples[r])
         for block in range(C // 4):  # without a branch, so that many blocks are drawn at once
@@ -320,11 +355,11 @@ def unit(word, real):
 
 
 @compiled
-def normal_rows(eps, examples, seed, purpose, step, r0, r1):
-    """As uniform_rows, then in place by Box and Muller: (u, u') -> radius cos, radius sin."""
+def philox_normal_rows(eps, examples, seed, purpose, step, r0, r1):
+    """As philox_uniform_rows, then in place by Box and Muller: (u, u') -> radius cos, radius sin."""
     real, C = eps.dtype.type, eps.shape[1]
-    k0, k1, c2, c3 = uint32(seed[0]), uint32(seed[1]), uint32(step), uint32(purpose)
-    uniform_rows(eps, examples, seed, purpose, step, r0, r1)
+    k0, k1, c2, c3 = uint32(seed), uint32(uint64(seed) >> uint64(32)), uint32(step), uint32(purpose)
+    philox_uniform_rows(eps, examples, seed, purpose, step, r0, r1)
     for r in range(r0, r1):
         row = eps[r]
         for pair in range(C // 2):
@@ -346,12 +381,23 @@ def box_muller(u, v):
 
 @compiled
 def gather_rows(x, data, rows, divide_by, r0, r1):
-    real = x.dtype.type
+    """data: its address, the bytes from row to row and from column to column, and of a number; and a number of its type."""
+    address, row_bytes, column_bytes, size, kind = data
+    real, D = x.dtype.type, x.shape[1]
     divisor = real(divide_by)
-    for r in range(r0, r1):
-        source, target = data[rows[r]], x[r]
-        for d in range(len(target)):
-            target[d] = real(source[d]) / divisor
+    if column_bytes == size:
+        for r in range(r0, r1):
+            source, target = address + rows[r] * row_bytes, x[r]
+            for d in range(D):
+                target[d] = real(load_number(source, d, kind)) / divisor
+    elif abs(column_bytes) > abs(row_bytes):  # a column lies together: all that the batch wants of it at a time
+        for d in range(D):
+            for r in range(r0, r1):
+                x[r, d] = real(load_number(address + rows[r] * row_bytes + d * column_bytes, 0, kind)) / divisor
+    else:
+        for r in range(r0, r1):
+            for d in range(D):
+                x[r, d] = real(load_number(address + rows[r] * row_bytes + d * column_bytes, 0, kind)) / divisor
 
 
 @compiled
@@ -364,6 +410,7 @@ def binarize_rows(x, u, r0, r1):
 
 @compiled
 def record_all(trace, nll, kl_mean, norm, weight, index):
+    """Whether the loss and the norm are numbers."""
     total = 0.0
     for r in range(len(nll)):
         total += weight[r] * nll[r]
@@ -371,3 +418,10 @@ def record_all(trace, nll, kl_mean, norm, weight, index):
     trace[index, 1] = norm[0]
     for j in range(len(kl_mean)):
         trace[index, 2 + j] = kl_mean[j]
+    return math.isfinite(trace[index, 0]) and math.isfinite(trace[index, 1])
+
+
+# row in words -> compiled function, by the name of the function
+ROWS = {f"{name}_{part}": row for name, row in TABLE.items() for part in ("rows", "all")} | PIECES
+FUNCTIONS = {name: (row, globals()[name]) for name, row in ROWS.items() if name in globals()}
+ANSWERING = ("record_all",)  # functions that return whether all is well

@@ -1,7 +1,8 @@
-"""What threads need inside compiled code: arrays by their address, a counter that all see, and a barrier.
+"""What threads need inside compiled code: numbers by their address, threads, a counter that all see, and a barrier.
 
-Compiled steps run in ordinary Python threads that have let go of the interpreter lock. There is no thread pool to start,
-to break at a fork or to enter twice: threads live from the first step of a call to its last.
+The threads of a compiled step are started, and waited for, by compiled code within one call. No line of Python runs between
+their beginning and their end, so nothing that Python may raise (Ctrl-C, no memory, no room for one more thread) can leave
+one behind: there is no pool to start, to break at a fork or to enter twice.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-ARRIVED, ROUND, STOP, DONE, SOURCES = 0, 16, 32, 48, 56  # places in the state, what threads share on lines of its own
+ARRIVED, ROUND, STOP, THREADS = 0, 16, 32, 48  # places in the state, what threads share on lines of its own
 STATE_SIZE = 64
 SPINS = 4000  # looks at the round before a waiting thread offers its processor to others
 
@@ -31,18 +32,21 @@ def thread_limit() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def yield_address() -> int:
-    """The address of the system's function by which a thread lets others run."""
-    library, name = (
-        (ctypes.WinDLL("kernel32"), "SwitchToThread") if os.name == "nt" else (ctypes.CDLL(None), "sched_yield")
-    )
-    return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+def system_functions() -> tuple[int, int, int]:
+    """Addresses of the system's functions that start a thread, wait for its end, and let other threads run."""
+    library, names = ctypes, ("CreateThread", "WaitForSingleObject", "SwitchToThread")
+    if os.name == "nt":
+        library = ctypes.WinDLL("kernel32")
+    else:
+        library, names = ctypes.CDLL(None), ("pthread_create", "pthread_join", "sched_yield")
+    start, join, give_way = (ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names)
+    return start, join, give_way
 
 
 def can_cache() -> bool:
     """Whether Numba finds a folder for compiled code: not on a read-only tree without a home directory."""
     try:
-        njit(cache=True)(yield_address)
+        njit(cache=True)(system_functions)
     except RuntimeError:
         return False
     return True
@@ -100,6 +104,58 @@ def ticks(context):
 
 
 @intrinsic
+def load_number(context, address, i, kind):
+    """The i-th number from this address on, of kind's type, wherever it lies: a packed record is aligned to nothing."""
+
+    def codegen(context, builder, signature, arguments):
+        real = context.get_data_type(kind)
+        place = builder.gep(builder.inttoptr(arguments[0], real.as_pointer()), [arguments[1]])
+        return builder.load(place, align=1)
+
+    return kind(types.int64, types.int64, kind), codegen
+
+
+@intrinsic
+def start_thread(context, start, function, argument, handle):
+    """Run function(argument) in a thread of its own; whether there was room for one. Its handle is written to an address."""
+
+    def codegen(context, builder, signature, arguments):
+        word, whole = ir.IntType(64), ir.IntType(32)
+        start, function, argument, handle = arguments
+        place = builder.inttoptr(handle, word.as_pointer())
+        if os.name == "nt":  # HANDLE CreateThread(security, stack size, function, argument, flags, id)
+            kind = ir.FunctionType(word, [word, word, word, word, whole, word])
+            given = [word(0), word(0), function, argument, whole(0), word(0)]
+            made = builder.call(builder.inttoptr(start, kind.as_pointer()), given)
+            builder.store(made, place)
+            return builder.icmp_unsigned("!=", made, word(0))
+        kind = ir.FunctionType(
+            whole, [word, word, word, word]
+        )  # int pthread_create(handle, attributes, function, argument)
+        status = builder.call(builder.inttoptr(start, kind.as_pointer()), [handle, word(0), function, argument])
+        return builder.icmp_unsigned("==", status, whole(0))
+
+    return types.boolean(*[types.int64] * 4), codegen
+
+
+@intrinsic
+def join_thread(context, join, handle):
+    """Wait for the end of the thread whose handle lies at this address."""
+
+    def codegen(context, builder, signature, arguments):
+        word, whole = ir.IntType(64), ir.IntType(32)
+        join, handle = arguments
+        thread = builder.load(builder.inttoptr(handle, word.as_pointer()))
+        # DWORD WaitForSingleObject(handle, milliseconds), or int pthread_join(thread, result)
+        last = whole(0xFFFFFFFF) if os.name == "nt" else word(0)
+        kind = ir.FunctionType(whole, [word, last.type])
+        builder.call(builder.inttoptr(join, kind.as_pointer()), [thread, last])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
 def call_void(context, address):
     """Call a C function without arguments."""
 
@@ -111,13 +167,12 @@ def call_void(context, address):
     return types.void(types.int64), codegen
 
 
-@njit(nogil=True, cache=CAN_CACHE)
+@njit(nogil=True)
 def barrier(state, threads, give_way):
-    """Wait here until all threads have come. state: int64 [STATE_SIZE], zeros at first."""
+    """Wait here until all threads have come. state: the address of int64 [STATE_SIZE], zeros at first."""
     if threads == 1:
         return
-    base = state.ctypes.data
-    arrived, turn = base + 8 * ARRIVED, base + 8 * ROUND
+    arrived, turn = state + 8 * ARRIVED, state + 8 * ROUND
     round_now = atomic_load(turn)
     if atomic_add(arrived, 1) == threads - 1:
         atomic_add(arrived, -threads)
