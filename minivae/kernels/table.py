@@ -23,7 +23,7 @@ sample_forward              z [B, Z], kl [B, Z]  <-  h [B, 2Z], eps [B, Z];  ;  
 sample_backward             dh [B, 2Z]  <-  dz [B, Z], h [B, 2Z], eps [B, Z], dkl_mean [Z], weight [B];  ;  row by row
 kl_loss                     kl_mean [Z], dkl_mean [Z]  <-  kl [B, Z], weight [B];  beta, free_bits
 bernoulli_loss              dlogits [B, D], nll [B]  <-  logits [B, D], x [B, D], weight [B];  ;  row by row
-gaussian_loss      dmean [B, D], dlog_sigma [1], nll [B]  <-  mean [B, D], x [B, D], log_sigma [1], weight [B];  ;  row by row
+gaussian_loss     dmean [B, D], dlog_sigma [1], nll [B]  <-  mean [B, D], x [B, D], log_sigma [1], weight [B];; row by row
 gaussian_elementwise_loss   dout [B, 2D], nll [B]  <-  out [B, 2D], x [B, D], weight [B];  ;  row by row
 clip_global_norm            norm [1], g! [N]  <-  ;  max_norm
 sgd_step                    p! [N], m! [N], g! [N]  <-  ;  learning_rate, momentum, nesterov

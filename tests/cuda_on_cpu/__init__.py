@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import re
 import shutil
 import subprocess
 import sys
@@ -20,16 +19,15 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from minivae.kernels.cuda import backend, cublas, launches
+
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-KERNEL = re.compile(r"__global__ void ([\w#]+)\(([^)]*)\)")
 
 
 def kernel_names(source):
     """Every __global__ function, those that the GATHER macro makes too."""
-    names = [name for name, _ in KERNEL.findall(source) if not name.startswith("name")]
-    made = re.findall(r"^GATHER\(.*, (\w+)\)", source, re.M)
-    return [*names, *made, *(f"{name}_binarized" for name in made)]
+    return list(launches.parameters(source))
 
 
 @functools.cache
@@ -163,12 +161,11 @@ class RawModule:
     def __init__(self, code, options, backend):
         assert backend == "nvrtc" and "#include" not in code
         real = next(option.removeprefix("-DREAL=") for option in options if option.startswith("-DREAL="))
-        self.library, self.code = build(code, real), code
-        self.signatures = dict(KERNEL.findall(code))
+        self.library, self.parameters = build(code, real), launches.parameters(code)
 
     def get_function(self, name):
         function = getattr(self.library, f"launch_{name}")
-        kinds = signature(self.signatures, self.code, name)
+        kinds = self.parameters[name]
 
         def kernel(grid, block, arguments):
             assert len(arguments) == len(kinds), f"{name} takes {len(kinds)} arguments, not {len(arguments)}"
@@ -181,18 +178,6 @@ class RawModule:
             submit(lambda: (held, function(x, y, block[0], places)))
 
         return kernel
-
-
-def signature(signatures, code, name):
-    """(type, name) of each parameter, from the source: a wrong width would shift all that follow."""
-    macro = "name##_binarized" if name.endswith("_binarized") else "name"  # of GATHER
-    text = (signatures.get(name) or signatures[macro]).replace("\\", " ")
-    types = {"whole": np.int64, "int": np.int32, "unsigned": np.uint32}
-    found = []
-    for parameter in re.split(r",\s*", text):
-        words = parameter.replace("const ", "").split()
-        found.append((np.uint64 if "*" in parameter else types[words[0]], words[-1]))
-    return found
 
 
 class Gemm:
@@ -291,7 +276,6 @@ def fake_cupy():
 @contextmanager
 def emulated():
     """minivae.kernels.cuda.backend on the emulator, for as long as anybody is inside."""
-    from minivae.kernels.cuda import backend, cublas, launches
 
     def forget():
         backend.examine.cache_clear()

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from minivae.kernels.table import TABLE
+
 
 def availability() -> tuple[bool, str]:
     """Whether this backend works here, and a sentence that says why or why not."""
@@ -33,7 +35,7 @@ def examine() -> tuple[bool, str]:
             return False, "CuPy is installed but finds no NVIDIA driver or no GPU"
         x, W, b = (to_device(np.array(v, np.float32)) for v in ([[1, 2]], [[1, -1], [3, 1]], [0.5, -3]))
         y, a = empty((1, 2), np.float32), empty((1, 2), np.float32)
-        dense_forward(y, a, x, W, b, "relu")
+        at_once("dense_forward", y, a, x, W, b, "relu")
         if to_host(y).tolist() != [[7.5, 0.0]] or to_host(a).tolist() != [[7.5, -2.0]]:
             return False, f"the GPU computes relu(x W + b) = {to_host(y).tolist()} where it is [[7.5, 0.0]]"
         return True, description(cupy)
@@ -97,80 +99,20 @@ def launcher(dtype: Any) -> Any:
     return Launcher(cupy, dtype)
 
 
-def at_once(name: str, names: str, arrays: Any, values: Any = (), real: int = 0) -> None:
-    """Launch a kernel of the interface on these arrays; arrays[real] has the type of the computation."""
+def at_once(name: str, *given: Any) -> None:
+    """Launch a kernel of the table on these arrays."""
     import cupy
 
     from minivae.kernels.cuda import launches
 
-    L = launcher(arrays[real].dtype)
+    row = TABLE[name]
+    arrays, values = given[: len(row.arrays)], given[len(row.arrays) :]
+    L = launcher(next(a.dtype for array, a in zip(row.arrays, arrays) if a is not None and not array.dtype))
     s, n = launches.scalars(name, *values)
     held = cupy.asarray(np.array(s, L.dtype)), cupy.asarray(np.array(n, np.int64))
     L.s, L.n = (int(array.data.ptr) if array.size else 0 for array in held)
-    read = [a if a is None else launches.readable(cupy, n, a) for n, a in zip(names.split(), arrays, strict=True)]
-    getattr(launches, name)(L, *read, *values)
+    read = [a if a is None else launches.readable(cupy, array, a) for array, a in zip(row.arrays, arrays)]
+    launches.launch(L, name, read, values)
 
 
-def dense_forward(y, a, x, W, b, activation):
-    at_once("dense_forward", "y a x W b", (y, a, x, W, b), (activation,))
-
-
-def dense_backward(dx, dW, db, dy, x, a, y, W, activation):
-    at_once("dense_backward", "dx dW db dy x a y W", (dx, dW, db, dy, x, a, y, W), (activation,), real=1)
-
-
-def sample_forward(z, kl, h, eps):
-    at_once("sample_forward", "z kl h eps", (z, kl, h, eps))
-
-
-def sample_backward(dh, dz, h, eps, dkl_mean, weight):
-    at_once("sample_backward", "dh dz h eps dkl_mean weight", (dh, dz, h, eps, dkl_mean, weight))
-
-
-def kl_loss(kl_mean, dkl_mean, kl, weight, beta, free_bits):
-    at_once("kl_loss", "kl_mean dkl_mean kl weight", (kl_mean, dkl_mean, kl, weight), (beta, free_bits))
-
-
-def bernoulli_loss(dlogits, nll, logits, x, weight):
-    at_once("bernoulli_loss", "dlogits nll logits x weight", (dlogits, nll, logits, x, weight))
-
-
-def gaussian_loss(dmean, dlog_sigma, nll, mean, x, log_sigma, weight):
-    arrays = (dmean, dlog_sigma, nll, mean, x, log_sigma, weight)
-    at_once("gaussian_loss", "dmean dlog_sigma nll mean x log_sigma weight", arrays)
-
-
-def gaussian_elementwise_loss(dout, nll, out, x, weight):
-    at_once("gaussian_elementwise_loss", "dout nll out x weight", (dout, nll, out, x, weight))
-
-
-def clip_global_norm(norm, g, max_norm):
-    at_once("clip_global_norm", "norm g", (norm, g), (max_norm,))
-
-
-def sgd_step(p, m, g, learning_rate, momentum, nesterov):
-    at_once("sgd_step", "p m g", (p, m, g), (learning_rate, momentum, nesterov))
-
-
-def adam_step(p, m, v, g, learning_rate, beta1, beta2, epsilon, step, weight_decay):
-    at_once("adam_step", "p m v g", (p, m, v, g), (learning_rate, beta1, beta2, epsilon, step, weight_decay))
-
-
-def philox_uniform(u, examples, seed, purpose, step):
-    at_once("philox_uniform", "u examples", (u, examples), (seed, purpose, step))
-
-
-def philox_normal(eps, examples, seed, purpose, step):
-    at_once("philox_normal", "eps examples", (eps, examples), (seed, purpose, step))
-
-
-def gather(x, data, rows, divide_by):
-    at_once("gather", "x data rows", (x, data, rows), (divide_by,))
-
-
-def binarize(x, u):
-    at_once("binarize", "x u", (x, u))
-
-
-def record(trace, nll, kl_mean, norm, weight, index):
-    at_once("record", "trace nll kl_mean norm weight", (trace, nll, kl_mean, norm, weight), (index,), real=1)
+globals().update({name: functools.partial(at_once, name) for name in TABLE})

@@ -84,7 +84,8 @@ class RecordedProgram(CallByCall):
             self.arrays[name].dtype for call in self.program for name in call.arrays if name not in (None, "trace")
         ]
         self.launcher = launch.Launcher(cupy, next(dtype for dtype in dtypes if dtype.kind == "f"))
-        self.read = {n: launch.readable(cupy, n, a) for n, a in self.arrays.items() if hasattr(a, "dtype")}
+        rows = {n: row for call in self.program for n, row in zip(call.arrays, launch.ROWS[call.kernel].arrays)}
+        self.read = {n: launch.readable(cupy, row, self.arrays[n]) for n, row in rows.items() if n is not None}
         if any(self.read[n] is not self.arrays[n] for n in self.read if n != "data"):
             raise ValueError("an array of the program is not a run of rows in memory")
         if "u" in self.arrays and not any("u" in call.arrays for call in self.program):
@@ -130,9 +131,10 @@ class RecordedProgram(CallByCall):
 
     def _advance(self, with_rows: bool) -> None:
         rows = self.arrays["rows"] if self.batch else self.all_rows
-        current, tables = (self.s, self.n, rows, self.state), (self.all_s, self.all_n, self.all_rows)
-        batch = self.batch if with_rows else 0
-        self.launcher("advance", 1, *current, *tables, self.s.size, self.n.size, batch)
+        current = {"s": self.s, "n": self.n, "rows": rows, "state": self.state}
+        tables = {"all_s": self.all_s, "all_n": self.all_n, "all_rows": self.all_rows}
+        sizes = {"count_s": self.s.size, "count_n": self.n.size, "count_rows": self.batch if with_rows else 0}
+        self.launcher("advance", 1, **current, **tables, **sizes)
 
     def _launch(self) -> None:
         """The program once, on the current stream."""
@@ -142,7 +144,7 @@ class RecordedProgram(CallByCall):
             L.s = int(self.s.data.ptr) + s * self.s.itemsize
             L.n = int(self.n.data.ptr) + n * self.n.itemsize
             arrays = [None if name is None else self.read[name] for name in call.arrays]
-            getattr(launch, call.kernel)(L, *arrays, *call.scalars)
+            launch.launch(L, call.kernel, arrays, call.scalars)
 
     # ---- Replaying
 

@@ -63,7 +63,7 @@ __device__ inline real block_sum(real mine) {
 #define GELU_C real(0.79788456080286535588)  // sqrt(2 / pi)
 #define GELU_K real(0.044715)
 
-__device__ inline real activation(real a, int f) {
+__device__ inline real activated(real a, int f) {
     switch (f) {
         case 1: return positive(a);
         case 2: return a < 0 ? real(0.01) * a : a;
@@ -94,24 +94,25 @@ __device__ inline real derivative(real a, real y, int f) {
 // ---- The dense layer, beside its products
 
 // a [B, O] += b [O];  y [B, O] = f(a).  y may be a.
-extern "C" __global__ void bias_activation(real* y, real* a, const real* b, whole size, whole O, int f) {
+extern "C" __global__ void bias_activation(real* y, real* a, const real* b, whole size, whole O, int activation) {
     EACH(i, size) {
         real value = a[i] + b[i - quotient(i, O) * O];
         a[i] = value;
-        y[i] = activation(value, f);
+        y[i] = activated(value, activation);
     }
 }
 
 // dy [B, O] becomes da = dy f'(a);  db [O] = sum_b da.  A block takes 32 columns: 8 threads each, rows in turn.
-extern "C" __global__ void activation_backward(real* dy, real* db, const real* a, const real* y, whole B, whole O, int f) {
+extern "C" __global__ void activation_backward(real* dy, real* db, const real* a, const real* y, whole B, whole O,
+                                               int activation) {
     __shared__ real sums[THREADS];
     whole o = blockIdx.x * (whole)32 + threadIdx.x % 32;
     real sum = 0;
     if (o < O) {
         for (whole b = threadIdx.x / 32; b < B; b += THREADS / 32) {
             real da = dy[b * O + o];
-            if (f != 0) {
-                da *= derivative(a[b * O + o], y[b * O + o], f);
+            if (activation != 0) {
+                da *= derivative(a[b * O + o], y[b * O + o], activation);
                 dy[b * O + o] = da;
             }
             sum += da;
@@ -140,8 +141,8 @@ extern "C" __global__ void sample_forward(real* z, real* kl, const real* h, cons
 
 // dmu = dz + dkl mu;  dlogvar = 1/2 ( dz eps sigma + dkl (sigma^2 - 1) );  dkl_bj = weight_b dkl_mean_j
 extern "C" __global__ void sample_backward(real* dh, const real* dz, const real* h, const real* eps, const real* dkl_mean,
-                                           const real* weight, whole size, whole Z) {
-    EACH(i, size) {
+                                           const real* weight, whole B, whole Z) {
+    EACH(i, B * Z) {
         whole b = quotient(i, Z), j = i - b * Z, place = b * Z + i;
         real dkl = weight[b] * dkl_mean[j], sigma = exp_of(real(0.5) * h[place + Z]);
         dh[place] = dz[i] + dkl * h[place];

@@ -1,8 +1,9 @@
-"""What each kernel of the interface launches on the GPU: which functions of kernels.cu, on how many threads, with what.
+"""What each kernel of the table launches on the GPU: which functions of kernels.cu, on how many threads, with what.
 
-The functions below have the names and the arguments of reference.py, with a Launcher before them. A scalar that may change
-from step to step is not passed on but lies in device memory, where L.s and L.n point; `scalars` says what belongs there.
-So the same functions run at once (backend.py) and are recorded into a graph (graph.py).
+A function of kernels.cu gets its arguments by their names there: arrays, sizes in the table's letters, and `size`, the
+numbers of its first array. What may change from step to step is not passed on but lies in device memory, where s (real
+numbers) and n (whole numbers) point; `scalars` says what belongs there. So the same launches run at once (backend.py) and
+are recorded into a graph (graph.py). A kernel with no function below launches the one CUDA function of its name.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,35 @@ import numpy as np
 from minivae.kernels import Call
 from minivae.kernels.cuda.cublas import cublas
 from minivae.kernels.reference import ACTIVATIONS
+from minivae.kernels.table import TABLE, Array, is_whole, parse
 
 THREADS = 256  # of a block, as in kernels.cu
 MOST_BLOCKS = 4096  # threads take more than one number each beyond that
 SQUARE = 64  # of a product's result that one block makes
 GATHERS = ("uint8", "int16", "int32", "int64", "float32", "float64")
-CODES = {name: np.int32(code) for code, name in enumerate(ACTIVATIONS)}
+CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 SOURCE = Path(__file__).with_name("kernels.cu")
+FUSED = parse(
+    "gather_binarized  x [B, D] <- data any [n, D], rows int64 [B];  divide_by, seed, purpose, step;  row by row"
+)
+ROWS = TABLE | FUSED
+TYPES = {"whole": np.int64, "int": np.int32, "unsigned": np.uint32}
 
 _modules: dict[str, Any] = {}
+
+
+def parameters(source: str) -> dict[str, list[tuple[Any, str]]]:
+    """Type and name of each parameter of every function of kernels.cu; those of the GATHER macro by the name it gives."""
+    found = {}
+    for name, text in re.findall(r"__global__ void ([\w#]+)\(([^)]*)\)", source):
+        words = [part.replace("\\", " ").replace("*", "* ").split() for part in text.split(",")]
+        found[name] = [(np.uint64 if any("*" in w for w in part) else TYPES[part[0]], part[-1]) for part in words]
+    for made in re.findall(r"^GATHER\(.*, (\w+)\)", source, re.M):
+        found |= {made: found["name"], f"{made}_binarized": found["name##_binarized"]}
+    return {name: given for name, given in found.items() if not name.startswith("name")}
+
+
+PARAMETERS = parameters(SOURCE.read_text())
 
 
 def module(cupy: Any, dtype: np.dtype) -> Any:
@@ -67,12 +89,15 @@ class Launcher:
         self._used += 1
         return self._scratch[self._used - 1]
 
-    def __call__(self, name: str, blocks: Any, *arguments: Any) -> None:
-        """Launch a function of kernels.cu: an array as its address, an int as whole, a NumPy scalar as it is."""
+    def __call__(self, name: str, blocks: Any, **given: Any) -> None:
+        """Launch a function of kernels.cu with what its parameters are called there: arrays, numbers, and s, n, stop."""
         grid = blocks if isinstance(blocks, tuple) else (blocks,)
         if name not in self._functions:
             self._functions[name] = self.module.get_function(name)
-        self._functions[name](grid, (THREADS,), tuple(map(as_argument, arguments)))
+        given = {"s": self.s, "n": self.n, "stop": self.stop} | given
+        values = ((kind, given[word]) for kind, word in PARAMETERS[name])
+        arguments = tuple(kind(value.data.ptr if hasattr(value, "data") else value) for kind, value in values)
+        self._functions[name](grid, (THREADS,), arguments)
 
     def product(self, c: Any, a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> None:
         """c [M, N] = a b; a is stored [K, M] where transposed, b [N, K]."""
@@ -80,18 +105,10 @@ class Launcher:
             stream = self.cupy.cuda.get_current_stream().ptr
             return self.blas.product(c, a, b, transpose_a, transpose_b, stream)
         (M, N), K = c.shape, a.shape[0] if transpose_a else a.shape[1]
-        strides = (*((1, M) if transpose_a else (K, 1)), *((1, K) if transpose_b else (N, 1)))
-        self("product", (-(-N // SQUARE), -(-M // SQUARE)), c, a, b, M, N, K, *strides)
-
-
-def as_argument(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value
-    return np.int64(value) if isinstance(value, int) else np.uint64(value.data.ptr)
-
-
-def address(value: int) -> np.uint64:
-    return np.uint64(value)
+        a_row, a_column = (1, M) if transpose_a else (K, 1)
+        b_row, b_column = (1, K) if transpose_b else (N, 1)
+        strides = {"a_row": a_row, "a_column": a_column, "b_row": b_row, "b_column": b_column}
+        self("product", (-(-N // SQUARE), -(-M // SQUARE)), c=c, a=a, b=b, M=M, N=N, K=K, **strides)
 
 
 def spread(size: int) -> int:
@@ -99,137 +116,83 @@ def spread(size: int) -> int:
     return max(1, min(MOST_BLOCKS, -(-size // THREADS)))
 
 
-# ---- The dense layer
+def launch(L: Any, kernel: str, arrays: Sequence[Any], values: Sequence[Any]) -> None:
+    """Whatever this kernel of the table launches."""
+    own = globals().get(kernel)
+    if own is not None:
+        return own(L, *arrays, *values)
+    row = ROWS[kernel]
+    given = dict(zip((array.name for array in row.arrays), arrays)) | dict(zip(row.scalars, values))
+    sizes = row.sizes(arrays)
+    letters = {"size": arrays[0].size} | {letter: sizes[letter] for letter in sizes if letter.isupper()}  # n is a pointer
+    if "seed" in given:
+        given |= {"k0": given["seed"] & 0xFFFFFFFF, "k1": given["seed"] >> 32}
+    if "data" in given:
+        kind = given["data"].dtype.name.replace("bool", "uint8")
+        kernel = kernel.replace("gather", f"gather_{kind}")
+    if any(array.written and array.shape == ("B",) for array in row.arrays):
+        blocks = letters["B"]  # each example has a sum of its own: a block for each
+    else:
+        blocks = spread(-(-arrays[0].size // (4 if "seed" in given else 1)))  # a thread draws four numbers at a time
+    L(kernel, blocks, **letters, **given)
+
+
+# ---- Kernels of more than one launch, and those that are summed by few blocks
 
 
 def dense_forward(L, y, a, x, W, b, activation):
     L.product(a, x, W)
-    L("bias_activation", spread(y.size), y, a, b, y.size, y.shape[1], CODES[activation])
+    L("bias_activation", spread(y.size), y=y, a=a, b=b, size=y.size, O=y.shape[1], activation=CODES[activation])
 
 
 def dense_backward(L, dx, dW, db, dy, x, a, y, W, activation):
     B, O = dy.shape
-    L("activation_backward", -(-O // 32), dy, db, a, y, B, O, CODES[activation])
+    L("activation_backward", -(-O // 32), dy=dy, db=db, a=a, y=y, B=B, O=O, activation=CODES[activation])
     L.product(dW, x, dy, transpose_a=True)
     if dx is not None:
         L.product(dx, dy, W, transpose_b=True)
 
 
-# ---- The latent variable
-
-
-def sample_forward(L, z, kl, h, eps):
-    L("sample_forward", spread(z.size), z, kl, h, eps, z.size, z.shape[1])
-
-
-def sample_backward(L, dh, dz, h, eps, dkl_mean, weight):
-    L("sample_backward", spread(dz.size), dh, dz, h, eps, dkl_mean, weight, dz.size, dz.shape[1])
-
-
 def kl_loss(L, kl_mean, dkl_mean, kl, weight, beta, free_bits):
     B, Z = kl.shape
-    L("kl_loss", Z, kl_mean, dkl_mean, kl, weight, B, Z, address(L.s))
-
-
-# ---- Likelihoods
-
-
-def bernoulli_loss(L, dlogits, nll, logits, x, weight):
-    B, D = x.shape
-    L("bernoulli_loss", B, dlogits, nll, logits, x, weight, D)
+    L("kl_loss", Z, kl_mean=kl_mean, dkl_mean=dkl_mean, kl=kl, weight=weight, B=B, Z=Z)
 
 
 def gaussian_loss(L, dmean, dlog_sigma, nll, mean, x, log_sigma, weight):
     B, D = x.shape
     part = L.scratch(B)
-    L("gaussian_loss", B, dmean, part, nll, mean, x, log_sigma, weight, D)
-    L("total", 1, dlog_sigma, part, B)
-
-
-def gaussian_elementwise_loss(L, dout, nll, out, x, weight):
-    B, D = x.shape
-    L("gaussian_elementwise_loss", B, dout, nll, out, x, weight, D)
-
-
-# ---- Optimizers
+    L("gaussian_loss", B, dmean=dmean, part=part, nll=nll, mean=mean, x=x, log_sigma=log_sigma, weight=weight, D=D)
+    L("total", 1, result=dlog_sigma, values=part, size=B)
 
 
 def clip_global_norm(L, norm, g, max_norm):
     blocks = min(spread(g.size), 4 * THREADS)
     part = L.scratch(blocks)
-    L("squares", blocks, part, g, g.size)
-    L("norm_of_squares", 1, norm, address(L.stop), part, blocks)
+    L("squares", blocks, part=part, g=g, size=g.size)
+    L("norm_of_squares", 1, norm=norm, part=part, size=blocks)
     if math.isfinite(max_norm):
-        L("clip", spread(g.size), g, norm, g.size, address(L.s))
-
-
-def sgd_step(L, p, m, g, learning_rate, momentum, nesterov):
-    L("sgd_step", spread(p.size), p, m, g, p.size, np.int32(nesterov), address(L.s), address(L.stop))
-
-
-def adam_step(L, p, m, v, g, learning_rate, beta1, beta2, epsilon, step, weight_decay):
-    L("adam_step", spread(p.size), p, m, v, g, p.size, address(L.s), address(L.stop))
-
-
-# ---- Randomness and batches
-
-
-def _philox(L, name, out, examples, seed, purpose):
-    B, C = out.shape
-    words = (np.uint32(word) for word in (seed & 0xFFFFFFFF, seed >> 32, purpose))
-    L(name, spread(B * -(-C // 4)), out, examples, B, C, *words, address(L.n))
-
-
-def philox_uniform(L, u, examples, seed, purpose, step):
-    _philox(L, "philox_uniform", u, examples, seed, purpose)
-
-
-def philox_normal(L, eps, examples, seed, purpose, step):
-    _philox(L, "philox_normal", eps, examples, seed, purpose)
-
-
-def _gather(data):
-    return f"gather_{'uint8' if data.dtype == np.bool_ else data.dtype.name}"
-
-
-def gather(L, x, data, rows, divide_by):
-    L(_gather(data), spread(x.size), x, data, rows, x.size, x.shape[1], address(L.s))
-
-
-def gather_binarized(L, x, data, rows, divide_by, seed, purpose, step):
-    """gather, philox_uniform and binarize in one, see `fused`."""
-    B, D = x.shape
-    words = (np.uint32(word) for word in (seed & 0xFFFFFFFF, seed >> 32, purpose))
-    L(f"{_gather(data)}_binarized", spread(B * -(-D // 4)), x, data, rows, B, D, *words, address(L.s), address(L.n))
-
-
-def binarize(L, x, u):
-    L("binarize", spread(x.size), x, u, x.size)
+        L("clip", spread(g.size), g=g, norm=norm, size=g.size)
 
 
 def record(L, trace, nll, kl_mean, norm, weight, index):
-    B, Z = len(nll), len(kl_mean)
-    L("record", 1, trace, address(L.stop), nll, kl_mean, norm, weight, B, Z, address(L.n))
+    L("record", 1, trace=trace, nll=nll, kl_mean=kl_mean, norm=norm, weight=weight, B=len(nll), Z=len(kl_mean))
 
 
-# ---- What lies at L.s and L.n
+# ---- What lies at s and n
 
 
 def scalars(kernel: str, *values: Any) -> tuple[list[Any], list[Any]]:
-    """The real and the whole numbers that this kernel reads from device memory; each may be an array, one for each step."""
+    """The real and the whole numbers that this kernel reads from device memory; each may be an array, one for each step.
+
+    Real scalars, and of the whole ones those that count steps; what Adam makes of its own is the same for all parameters.
+    """
+    given = dict(zip(ROWS[kernel].scalars, values))
     if kernel == "adam_step":
         learning_rate, beta1, beta2, epsilon, step, weight_decay = values
         step_size, root_correction = learning_rate / (1 - beta1**step), 1 / np.sqrt(1 - beta2**step)
         return [step_size, root_correction, 1 - beta1, 1 - beta2, epsilon, 1 - learning_rate * weight_decay], []
-    if kernel in ("kl_loss", "clip_global_norm", "gather"):
-        return list(values), []
-    if kernel == "sgd_step":
-        return list(values[:2]), []
-    if kernel == "gather_binarized":
-        return [values[0]], [values[3]]
-    if kernel in ("philox_uniform", "philox_normal"):
-        return [], [values[2]]
-    return [], list(values) if kernel == "record" else []
+    reals = [value for name, value in given.items() if not is_whole(name)]
+    return reals, [value for name, value in given.items() if name in ("step", "index")]
 
 
 def fused(program: Sequence[Call]) -> list[Call]:
@@ -244,15 +207,15 @@ def fused(program: Sequence[Call]) -> list[Call]:
     return calls
 
 
-def readable(cupy: Any, name: str, array: Any) -> Any:
+def readable(cupy: Any, row: Array, array: Any) -> Any:
     """The array as the kernels can read it: rows one after the other, `rows` in 64 bits, data of a type they know."""
     dtype = array.dtype
-    if name in ("rows", "examples"):
+    if row.dtype == "int64":
         dtype = np.dtype(np.int64)
-    elif name == "data" and dtype.name not in (*GATHERS, "bool"):
+    elif row.dtype == "any" and dtype.name not in (*GATHERS, "bool"):
         dtype = np.dtype(np.float64)
     if array.dtype == dtype and array.flags.c_contiguous:
         return array
-    if name not in ("rows", "examples", "data", "x"):  # those are only read; of others a copy would be written
-        raise ValueError(f"array {name!r} must be a run of rows in memory; pass cupy.ascontiguousarray of it")
+    if row.written or row.changed:  # it would be done to a copy
+        raise ValueError(f"array {row.name!r} must be a run of rows in memory; pass cupy.ascontiguousarray of it")
     return cupy.ascontiguousarray(array, dtype=dtype)
