@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,10 +18,38 @@ from minivae import randomness
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.parameters import Layout, differential, size, views
 
-LIKELIHOODS = ("bernoulli", "gaussian")
 RECTIFIERS = ("relu", "leaky_relu", "gelu")
 INITS = ("glorot", "he")
 OUTPUT_BIASES = ("auto", "zero", "data_mean")
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What p(x|z) may be: its kernel, the data that it takes (one of DOMAINS), and what the decoder's output says of x.
+
+    mean turns the output into the mean of p(x|z): an activation of the book by its name, or a function of the array. link,
+    its inverse, turns the data's mean into the output that stands for it; from_mean: whether training begins there unasked.
+    """
+
+    kernel: str
+    data: str
+    mean: str | Callable[[Any], Any]
+    link: Callable[[Any], Any]
+    from_mean: bool = True
+
+
+def logit(p: Any) -> Any:
+    """Clipped to [0.001, 0.999], as by Burda et al. (2016)."""
+    p = np.clip(p, 0.001, 0.999)
+    return np.log(p / (1 - p))
+
+
+UNIT, REAL, COUNTS = DOMAINS = ("data in [0, 1]", "any data", "counts, whole numbers from 0 on")
+LIKELIHOODS = {
+    "bernoulli": Likelihood("bernoulli_loss", UNIT, "sigmoid", logit, from_mean=False),
+    "gaussian": Likelihood("gaussian_loss", REAL, "identity", lambda mean: mean),
+    "poisson": Likelihood("poisson_loss", COUNTS, np.exp, lambda mean: np.log(np.maximum(mean, 1e-3))),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +85,10 @@ class Architecture:
     @property
     def elementwise(self) -> bool:
         return self.likelihood == "gaussian" and self.sigma == "elementwise"
+
+    @property
+    def loss_kernel(self) -> str:
+        return "gaussian_elementwise_loss" if self.elementwise else LIKELIHOODS[self.likelihood].kernel
 
     @property
     def learns_sigma(self) -> bool:
@@ -146,9 +178,9 @@ def initial_parameters(
     """Flat parameters [N] in float64: uniform weights, biases 0.
 
     init: "glorot" (Glorot and Bengio 2010), or "he" (He et al. 2015) for the layers before a rectifier.
-    output_bias: "data_mean" starts the decoder at the best constant answer, the data's mean [D] (as a logit for bernoulli,
-    clipped to [0.001, 0.999] as by Burda et al. 2016); "zero" does not; "auto" is data_mean for gaussian only, whose data
-    may lie anywhere. On MNIST data_mean is 6 nats ahead after one epoch, 1.5 after three, and level after ten.
+    output_bias: "data_mean" starts the decoder at the best constant answer, the data's mean [D] (as a logit for bernoulli);
+    "zero" does not; "auto" is zero for bernoulli and data_mean for the others, whose data may lie anywhere. On MNIST
+    data_mean is 6 nats ahead after one epoch, 1.5 after three, and level after ten.
     The sigma of a gaussian starts at the spread around the mean.
     """
     if init not in INITS:
@@ -164,13 +196,9 @@ def initial_parameters(
         u = randomness.uniform((layer.inputs, layer.outputs), seed, randomness.INIT, step=i)
         named[f"{layer.name}.W"][...] = limit * (2 * u - 1)
     bias = named[f"{layer.name}.b"]
-    if data_mean is not None and (
-        output_bias == "data_mean" or (output_bias == "auto" and arch.likelihood == "gaussian")
-    ):
-        bias[: arch.data_dim] = data_mean
-        if arch.likelihood == "bernoulli":
-            p = np.clip(data_mean, 0.001, 0.999)
-            bias[...] = np.log(p / (1 - p))
+    likelihood = LIKELIHOODS[arch.likelihood]
+    if data_mean is not None and (output_bias == "data_mean" or (output_bias == "auto" and likelihood.from_mean)):
+        bias[: arch.data_dim] = likelihood.link(data_mean)
     if data_variance is not None and arch.likelihood == "gaussian":
         log_sigma = 0.5 * math.log(max(float(np.mean(data_variance)), 1e-12))
         if arch.learns_sigma:

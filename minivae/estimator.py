@@ -42,7 +42,8 @@ class VAE:
     ----------
     latent_dim, hidden_dims, activation : the encoder is X - hidden_dims - latent_dim; the decoder mirrors it. activation:
         "relu", "tanh", "sigmoid", "softplus", "leaky_relu", "gelu" (tanh form) or "identity".
-    likelihood : "bernoulli" for data in [0, 1] (grey values count as targets of the cross-entropy), or "gaussian".
+    likelihood : what the data are; `architecture.LIKELIHOODS` has all of them, each with the data that it takes. "bernoulli"
+        is for data in [0, 1] (grey values count as targets of the cross-entropy), "gaussian" for any.
     sigma : of the gaussian: a number (fixed), "learned" (one for all columns) or "elementwise" (each row and column).
     beta, kl_warmup, free_bits : weight of the KL (Higgins et al. 2017), epochs in which it rises from 0, and the nats
         below which a latent dimension is not pushed (Kingma et al. 2016).
@@ -54,7 +55,7 @@ class VAE:
     patience : stop after so many epochs without a better held-out loss; None never stops early.
     binarize : "none", "static" (each pixel drawn once) or "dynamic" (anew at every step).
     divide_by : all data are divided by it as batches are made. None decides in fit: 255 for uint8 (1 where that holds only
-        0 and 1), 1 for others; later arrays of the other kind are [0, 1] to a bernoulli, an error to a gaussian.
+        0 and 1, or counts), 1 for others; later arrays of the other kind are [0, 1] to a bernoulli, an error to a gaussian.
     backend, dtype : "auto", "numpy", "numba", "cupy"; "float32" or "float64".
     random_state : seed of everything; None takes a fresh one and keeps it in seed_.
     verbose : 0 silent, 1 a line per epoch and, on a terminal, a bar.
@@ -116,7 +117,12 @@ class VAE:
         settings = checked_settings(self)
         fraction = held_fraction(settings, X_val is not None)
         seed, X = randomness.resolve_seed(settings["random_state"]), as_matrix(X, "X")
-        scale, val, test, held_rows = Scale.fitted(X, settings["divide_by"]), None, None, np.empty(0, np.int64)
+        scale, val, test, held_rows = (
+            Scale.fitted(X, settings["divide_by"], settings["likelihood"]),
+            None,
+            None,
+            np.empty(0, np.int64),
+        )
         examples, summary = read(X, "X", settings, scale)
         if X_val is not None:
             val, _ = read(X_val, "X_val", settings, scale, X.shape[1])
@@ -138,12 +144,16 @@ class VAE:
         """
         settings, X = checked_settings(self), as_matrix(X, "X")
         if not hasattr(self, "network_"):
-            scale = Scale.fitted(X, settings["divide_by"])
+            scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"])
             examples, summary = read(X, "X", settings, scale)
             self._start(settings, summary, scale, randomness.resolve_seed(settings["random_state"]))
         else:
             check_continuation(self.settings_, settings, self.history_[-1]["epoch"] if self.history_ else 0)
-            scale = self.scale_ if settings["divide_by"] is None else Scale.fitted(X, settings["divide_by"])
+            scale = (
+                self.scale_
+                if settings["divide_by"] is None
+                else Scale.fitted(X, settings["divide_by"], settings["likelihood"])
+            )
             examples, _ = read(X, "X", settings, scale, self.n_features_in_)
             moments: dict[str, Any] = {}  # afresh after load, or for another optimizer
             if hasattr(self, "trainer_") and self.trainer_.optimizer.name == settings["optimizer"]:

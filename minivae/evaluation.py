@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
+from minivae.architecture import LIKELIHOODS
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.kernels import Call, Var
@@ -97,18 +98,18 @@ def posterior(network: Network, examples: Examples) -> tuple[np.ndarray, np.ndar
 
 
 def decode(network: Network, z: np.ndarray) -> np.ndarray:
-    """The mean of p(x|z) [n, D] for latent points z [n, Z]: probabilities for bernoulli, means for gaussian."""
-    program = decode_program(network.arch)
-    if network.arch.likelihood == "bernoulli":
-        last = program[-1]
-        program[-1] = Call(last.kernel, last.arrays, ("sigmoid",))
+    """The mean of p(x|z) [n, D] for latent points z [n, Z], such as probabilities for bernoulli."""
+    program, mean = decode_program(network.arch), LIKELIHOODS[network.arch.likelihood].mean
+    if isinstance(mean, str):
+        program[-1] = Call(program[-1].kernel, program[-1].arrays, (mean,))
     work = network.workspace(program, min(CHUNK, len(z)))
     means = np.empty((len(z), network.arch.data_dim), network.dtype)
     for start in range(0, len(z), CHUNK):
         piece = z[start : start + CHUNK]
         work.put("z", piece)
         work.run(len(piece))
-        means[start : start + len(piece)] = work.get("out")[:, : network.arch.data_dim]
+        out = work.get("out")[:, : network.arch.data_dim]
+        means[start : start + len(piece)] = out if isinstance(mean, str) else mean(out)
     return means
 
 

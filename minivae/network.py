@@ -28,6 +28,7 @@ from minivae.architecture import (
     parameter_layout,
 )
 from minivae.kernels import Call, CallByCall, Var, bind
+from minivae.kernels.table import TABLE
 from minivae.parameters import differential, size, views
 
 # ---- Programs
@@ -39,17 +40,16 @@ def encode_program(arch: Architecture) -> list[Call]:
 
 
 def decode_program(arch: Architecture) -> list[Call]:
-    """z -> out: logits for bernoulli, means for gaussian, [mean | logvar] if sigma is elementwise"""
+    """z -> out: what the likelihood's kernel reads, such as logits for bernoulli, [mean | logvar] if sigma is elementwise"""
     return [_dense_forward(layer) for layer in decoder_layers(arch)]
 
 
 def loss_program(arch: Architecture) -> list[Call]:
     """out, x -> nll and dout, the gradient with respect to the decoder's output"""
-    if arch.likelihood == "bernoulli":
-        return [Call("bernoulli_loss", ("dout", "nll", "out", "x", "weight"))]
-    if arch.elementwise:
-        return [Call("gaussian_elementwise_loss", ("dout", "nll", "out", "x", "weight"))]
-    return [Call("gaussian_loss", ("dout", "dlog_sigma", "nll", "out", "x", "log_sigma", "weight"))]
+    row = TABLE[arch.loss_kernel]
+    out = next(array.name for array in row.arrays if not array.written)  # whatever the likelihood calls it
+    here = {out: "out", differential(out): "dout"}
+    return [Call(row.name, tuple(here.get(array.name, array.name) for array in row.arrays))]
 
 
 def forward_program(arch: Architecture, free_bits: float = 0.0) -> list[Call]:

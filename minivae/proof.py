@@ -13,9 +13,11 @@ from types import ModuleType
 import numpy as np
 
 from minivae import randomness
-from minivae.architecture import LIKELIHOODS, Architecture, initial_parameters
+from minivae.architecture import COUNTS, LIKELIHOODS, REAL, UNIT, Architecture, initial_parameters
 from minivae.gradcheck import check_gradient
 from minivae.kernels.reference import ACTIVATIONS
+from minivae.kernels.table import TABLE, Kernel
+from minivae.kernels.table import value as size_of
 from minivae.network import Network
 from minivae.parameters import differential, views
 
@@ -73,31 +75,34 @@ def kernel_rows(kernels: ModuleType) -> Iterator[Row]:
     _, dkl = _run(kernels, "kl_loss", [(6,), (6,)], [kl, weight], beta, free_bits)
     yield from _rows("kl_loss", penalty, {"kl": kl}, [weight[:, None] * dkl])
 
-    out, x01, x, log_sigma = 3 * noise(B, I), 1 / (1 + np.exp(noise(B, I))), noise(B, I), noise(1)
+    for name, row in TABLE.items():
+        if name.endswith("_loss") and "x" in (array.name for array in row.arrays):
+            yield from loss_rows(kernels, row, {"B": B, "D": I, "1": 1}, noise)
 
-    def bernoulli(inputs: dict[str, np.ndarray]) -> float:
-        return float(weight @ _run(kernels, "bernoulli_loss", [(B, I), (B,)], [inputs["logits"], x01, weight])[1])
 
-    gradients = _run(kernels, "bernoulli_loss", [(B, I), (B,)], [out, x01, weight])
-    yield from _rows("bernoulli_loss", bernoulli, {"logits": out}, gradients)
+def loss_rows(
+    kernels: ModuleType, row: Kernel, letters: dict[str, int], noise: Callable[..., np.ndarray]
+) -> Iterator[Row]:
+    """A likelihood with respect to each array of which it writes a gradient."""
+    shapes = {array.name: tuple(size_of(size, letters) for size in array.shape) for array in row.arrays}
+    domain = next((l.data for l in LIKELIHOODS.values() if l.kernel == row.name), REAL)
+    inputs = {name: noise(*shapes[name]) for name in shapes if not row.array(name).written}
+    inputs["x"], inputs["weight"] = example(domain, inputs["x"]), np.abs(inputs["weight"])
+    written = [array.name for array in row.arrays if array.written]
+    nll = written.index("nll")
 
-    shapes: list[tuple[int, ...]] = [(B, I), (1,), (B,)]
+    def loss(given: dict[str, np.ndarray]) -> float:
+        outputs = _run(kernels, row.name, [shapes[name] for name in written], list((inputs | given).values()))
+        return float(inputs["weight"] @ outputs[nll])
 
-    def gaussian(inputs: dict[str, np.ndarray]) -> float:
-        arrays = [inputs["mean"], x, inputs["log_sigma"], weight]
-        return float(weight @ _run(kernels, "gaussian_loss", shapes, arrays)[2])
+    outputs = dict(zip(written, _run(kernels, row.name, [shapes[name] for name in written], list(inputs.values()))))
+    wanted = [name for name in inputs if differential(name) in outputs]
+    yield from _rows(row.name, loss, {n: inputs[n] for n in wanted}, [outputs[differential(n)] for n in wanted])
 
-    gradients = _run(kernels, "gaussian_loss", shapes, [out, x, log_sigma, weight])
-    yield from _rows("gaussian_loss", gaussian, {"mean": out, "log_sigma": log_sigma}, gradients)
 
-    both = noise(B, 2 * I)
-
-    def elementwise(inputs: dict[str, np.ndarray]) -> float:
-        arrays = [inputs["out"], x, weight]
-        return float(weight @ _run(kernels, "gaussian_elementwise_loss", [(B, 2 * I), (B,)], arrays)[1])
-
-    gradients = _run(kernels, "gaussian_elementwise_loss", [(B, 2 * I), (B,)], [both, x, weight])
-    yield from _rows("gaussian_elementwise_loss", elementwise, {"out": both}, gradients)
+def example(domain: str, noise: np.ndarray) -> np.ndarray:
+    """Data of one of the DOMAINS, made of normal noise."""
+    return {UNIT: 1 / (1 + np.exp(noise)), REAL: noise, COUNTS: np.floor(np.exp(noise))}[domain]
 
 
 def _run(
@@ -137,8 +142,7 @@ def _noise() -> Callable[..., np.ndarray]:
 
 def model_rows(kernels: ModuleType) -> Iterator[Row]:
     """Each activation with each likelihood, and the variants of the objective; one row per parameter."""
-    forms = [("bernoulli", 1.0), *(("gaussian", sigma) for sigma in SIGMAS)]
-    assert {likelihood for likelihood, _ in forms} == set(LIKELIHOODS), "a likelihood has no gradient check"
+    forms = [(name, sigma) for name in LIKELIHOODS for sigma in (SIGMAS if name == "gaussian" else (1.0,))]
     for activation in ACTIVATIONS:
         for likelihood, sigma in forms:
             yield from model_check(kernels, Architecture(7, 2, (6, 5), activation, likelihood, sigma))
@@ -151,7 +155,8 @@ def model_check(kernels: ModuleType, arch: Architecture, beta: float = 1.0, free
     """One row per parameter of one whole model, in float64, on a batch of five."""
     noise = _noise()
     network = Network(arch, kernels, "float64")
-    x, eps = 1 / (1 + np.exp(noise(5, arch.data_dim))), noise(5, arch.latent_dim)
+    domain = LIKELIHOODS[arch.likelihood].data
+    x, eps = example(UNIT if domain == REAL else domain, noise(5, arch.data_dim)), noise(5, arch.latent_dim)
     parameters = initial_parameters(arch, seed=0)
     parameters += 0.1 * noise(parameters.size)
     network.set_parameters(parameters)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae.architecture import Architecture
+from minivae.architecture import COUNTS, LIKELIHOODS, Architecture
 from minivae.data.batches import Examples
 from minivae.data.checks import Scale, Summary, as_matrix, check_range, require_count, summarize
 from minivae.data.files import DataError
@@ -119,6 +119,7 @@ def read(
     if columns is not None and X.shape[1] != columns:
         raise DataError(f"{name} has {X.shape[1]} columns, and the model was built for {columns}; pass as many")
     divisor = scale.divisor(X, settings["likelihood"], name)
-    summary = summarize(X, divisor, name, rows)
+    counts = LIKELIHOODS[settings["likelihood"]].data == COUNTS
+    summary = summarize(X, divisor, name, rows, whole=counts)
     check_range(summary, settings["likelihood"])
     return Examples(X, np.arange(len(X)) if rows is None else rows, divisor, settings["binarize"]), summary

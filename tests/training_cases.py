@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from minivae.architecture import Architecture
+import numpy as np
+
+from minivae.architecture import COUNTS, LIKELIHOODS, Architecture
 from minivae.optimizers import Optimizer
 from minivae.training import Objective
 
@@ -35,3 +37,14 @@ CASES = {
         "none",
     ),
 }
+CASES |= {
+    f"{name} in general": (Architecture(12, 3, (9,), "tanh", name), Optimizer(), Objective(), "none")
+    for name in LIKELIHOODS
+    if not any(arch.likelihood == name for arch, *_ in CASES.values())
+}
+
+
+def suited(data, case):
+    """Data in [0, 1], or pixels up to 255, as the likelihood of a case takes them: counts of the order of 1."""
+    arch = CASES[case][0]
+    return np.floor(data * (4 / data.max())) if LIKELIHOODS[arch.likelihood].data == COUNTS else data

@@ -51,7 +51,7 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
                 "widths of the encoder's hidden layers; the decoder mirrors them",
             ),
             "activation": (_choice(*ACTIVATIONS), "of the hidden layers"),
-            "likelihood": (_choice(*LIKELIHOODS), "bernoulli for data in [0, 1], gaussian for any"),
+            "likelihood": (_choice(*LIKELIHOODS), "; ".join(f"{name}: {l.data}" for name, l in LIKELIHOODS.items())),
             "sigma": ({"type": _sigma}, "of the gaussian: a number, learned, or elementwise"),
             "init": (_choice(*INITS), "initial weights"),
             "output_bias": (_choice(*OUTPUT_BIASES), "initial bias of the decoder's last layer"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minivae.architecture import COUNTS, LIKELIHOODS, REAL, UNIT
 from minivae.data.files import Array, DataError
 
 _CHUNK_VALUES = 2**22  # values per chunk of a pass over the data: 32 MiB of float64
@@ -52,14 +53,14 @@ def require_count(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be at least 1, not {value}")
 
 
-def resolve_divisor(X: Array, divide_by: float | None) -> float:
+def resolve_divisor(X: Array, divide_by: float | None, likelihood: str = "bernoulli") -> float:
     """The number that batches of X are divided by: `divide_by`; when it is None, 255 for uint8 pixels and 1 otherwise.
 
-    uint8 that holds nothing above 1 is no picture of 255 greys but yes and no, and stays as it is. Raises DataError unless
-    `divide_by` is a positive finite number.
+    uint8 that holds nothing above 1 is no picture of 255 greys but yes and no, and stays as it is; so do counts. Raises
+    DataError unless `divide_by` is a positive finite number.
     """
     if divide_by is None:
-        if X.dtype != np.uint8:
+        if X.dtype != np.uint8 or LIKELIHOODS[likelihood].data == COUNTS:
             return 1.0
         step = max(1, _CHUNK_VALUES // X.shape[1])
         return 255.0 if any((X[i : i + step] > 1).any() for i in range(0, len(X), step)) else 1.0
@@ -84,15 +85,15 @@ class Scale:
     uint8: bool
 
     @classmethod
-    def fitted(cls, X: Array, divide_by: float | None) -> Scale:
-        return cls(resolve_divisor(X, divide_by), divide_by is not None, X.dtype == np.uint8)
+    def fitted(cls, X: Array, divide_by: float | None, likelihood: str) -> Scale:
+        return cls(resolve_divisor(X, divide_by, likelihood), divide_by is not None, X.dtype == np.uint8)
 
     def divisor(self, X: Array, likelihood: str, name: str = "X") -> float:
         """What to divide X by. Raises DataError where X is of the other kind, and no range says what its values mean."""
         if self.given or self.uint8 == (X.dtype == np.uint8):
             return self.divide_by
-        if likelihood == "bernoulli":  # wants [0, 1]: other numbers must lie there already
-            return resolve_divisor(X, None)
+        if LIKELIHOODS[likelihood].data != REAL:  # its range says what numbers of another type mean
+            return resolve_divisor(X, None, likelihood)
         kinds = ("uint8 pixels", "uint8") if self.uint8 else ("numbers other than uint8", "float32")
         raise DataError(
             f"the model was fitted on {kinds[0]} divided by {self.divide_by:g}, and {name} is {X.dtype}; "
@@ -102,7 +103,10 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """Column statistics of the scaled data, X / divide_by: each [D] float64; the variance is that of the population."""
+    """Column statistics of the scaled data, X / divide_by: each [D] float64; the variance is that of the population.
+
+    broken: a number that is not whole in each column, or NaN, where summarize was asked to look.
+    """
 
     rows: int
     mean: Array
@@ -110,10 +114,13 @@ class Summary:
     minimum: Array
     maximum: Array
     divide_by: float = 1.0
+    broken: Array | None = None
 
 
 @np.errstate(all="ignore")  # NaN and infinite values are named below, better than by a warning
-def summarize(X: Any, divide_by: float | None = None, name: str = "data", rows: Array | None = None) -> Summary:
+def summarize(
+    X: Any, divide_by: float | None = None, name: str = "data", rows: Array | None = None, whole: bool = False
+) -> Summary:
     """Mean, variance, minimum and maximum of every column of X / divide_by, in one pass over all or some rows.
 
     The pass holds about 32 MB at a time, so X may be a memory map larger than memory. Chunks are merged as in Chan,
@@ -128,6 +135,7 @@ def summarize(X: Any, divide_by: float | None = None, name: str = "data", rows: 
     columns = X.shape[1]
     mean, squares = np.zeros(columns), np.zeros(columns)  # squares = sum (x - mean)^2 over the rows so far
     minimum, maximum = np.full(columns, np.inf), np.full(columns, -np.inf)
+    broken = np.full(columns, np.nan) if whole else None
     step = max(1, _CHUNK_VALUES // columns)
     count = len(X) if rows is None else len(rows)
     for start in range(0, count, step):
@@ -142,6 +150,8 @@ def summarize(X: Any, divide_by: float | None = None, name: str = "data", rows: 
                 f"column {column} (counted from 0); remove or fill such values, for example keep the rows "
                 "X[np.isfinite(X).all(axis=1)]"
             )
+        if broken is not None:
+            np.fmax(broken, np.fmax.reduce(np.where(chunk == np.rint(chunk), np.nan, chunk), axis=0), out=broken)
         n = len(chunk)
         chunk_mean = chunk.mean(axis=0)
         chunk -= chunk_mean
@@ -150,18 +160,30 @@ def summarize(X: Any, divide_by: float | None = None, name: str = "data", rows: 
         mean += delta * (n / (start + n))
         np.minimum(minimum, low, out=minimum)
         np.maximum(maximum, high, out=maximum)
-    return Summary(count, mean, squares / count, minimum, maximum, divisor)
+    return Summary(count, mean, squares / count, minimum, maximum, divisor, broken)
 
 
 def check_range(summary: Summary, likelihood: str) -> None:
-    """Raise DataError when the scaled data do not suit the likelihood: "bernoulli" needs values in [0, 1].
+    """Raise DataError when the scaled data are not what the likelihood takes, see LIKELIHOODS.
 
-    An excess of up to 1e-6, which rounding can cause, is let pass. Other likelihoods take any finite data.
+    An excess of up to 1e-6 beyond [0, 1], which rounding can cause, is let pass.
     """
-    if likelihood != "bernoulli":
-        return
-    needs, low, high = "likelihood 'bernoulli' needs data in [0, 1]", summary.minimum, summary.maximum
+    domain, low, high = LIKELIHOODS[likelihood].data, summary.minimum, summary.maximum
+    needs = f"likelihood {likelihood!r} needs {domain}"
     after = "" if summary.divide_by == 1 else f" after division by {summary.divide_by:g}"
+    if domain == COUNTS:
+        if low.min() < 0:
+            raise DataError(
+                f"{needs}; column {low.argmin()} falls to {low.min():g}{after}; choose likelihood='gaussian' for such data"
+            )
+        if summary.broken is not None and np.isfinite(summary.broken).any():
+            column = int(np.flatnonzero(np.isfinite(summary.broken))[0])
+            fix = "set divide_by=1 (--divide-by 1) or choose" if after else "round the data or choose"
+            raise DataError(
+                f"{needs}; column {column} holds {summary.broken[column]:g}{after}; {fix} likelihood='gaussian'"
+            )
+    if domain != UNIT:
+        return
     if low.min() < -1e-6:
         raise DataError(
             f"{needs}; column {low.argmin()} falls to {low.min():g}{after}; "

@@ -258,7 +258,35 @@ def gaussian_elementwise_loss(dout, nll, out, x, weight):
     dout *= weight[:, None]
 
 
+def poisson_loss(dlog_rate, nll, log_rate, x, weight):
+    """nll [B] of counts x [B, D] = 0, 1, 2, ... under Poisson(exp(a)), a = log_rate [B, D], and dlog_rate [B, D].
+
+    p = rate^x exp(-rate) / x!;   -log p = exp(a) - x a + log x!
+    da = weight (exp(a) - x)                          log x! is there for nll to be a probability's, and has no gradient
+    """
+    np.exp(log_rate, out=dlog_rate)
+    np.add.reduce(dlog_rate - x * log_rate + log_factorial(x), axis=1, out=nll)
+    dlog_rate -= x
+    dlog_rate *= weight[:, None]
+
+
+def log_factorial(x):
+    """log x! for whole x: the product itself up to 8, from then on Stirling's series, exact but for 1 / (156 x^13)
+
+    log x! = (x + 1/2) log x - x + log(2 pi) / 2 + 1/12x - 1/360x^3 + 1/1260x^5 - 1/1680x^7 + 1/1188x^9 - 691/360360x^11
+    """
+    product = np.ones_like(x)
+    for k in range(2, 9):
+        product[x >= k] *= k
+    n = np.maximum(x, 9)
+    z, series = 1 / (n * n), np.zeros_like(x)
+    for term in STIRLING:
+        series = series * z + term
+    return np.where(x < 9, np.log(product), (n + 0.5) * np.log(n) - n + 0.5 * LOG_2PI + series / n)
+
+
 LOG_2PI = math.log(2 * math.pi)
+STIRLING = (-691 / 360360, 1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12)
 
 
 # ---- Optimizers on flat vectors [N]: parameters p, gradient g, moments m and v. All work in place.
@@ -266,9 +294,17 @@ LOG_2PI = math.log(2 * math.pi)
 
 def clip_global_norm(norm, g, max_norm):
     """norm [1] = ||g||_2 before clipping; g is scaled to norm max_norm where it is longer, else left. inf only measures."""
-    norm[0] = math.sqrt(np.dot(g, g))
+    squares = float(np.dot(g, g))
+    if (
+        not SMALLEST < squares < LARGEST
+    ):  # the squares of a norm that float32 can hold may be more, or less, than it can
+        squares = float(np.dot(g.astype(np.float64), g.astype(np.float64)))
+    norm[0] = math.sqrt(squares)
     if norm[0] > max_norm:
         g *= max_norm / norm[0]
+
+
+SMALLEST, LARGEST = 1e-30, 1e38
 
 
 def sgd_step(p, m, g, learning_rate, momentum, nesterov):

@@ -25,6 +25,7 @@ kl_loss                     kl_mean [Z], dkl_mean [Z]  <-  kl [B, Z], weight [B]
 bernoulli_loss              dlogits [B, D], nll [B]  <-  logits [B, D], x [B, D], weight [B];  ;  row by row
 gaussian_loss     dmean [B, D], dlog_sigma [1], nll [B]  <-  mean [B, D], x [B, D], log_sigma [1], weight [B];; row by row
 gaussian_elementwise_loss   dout [B, 2D], nll [B]  <-  out [B, 2D], x [B, D], weight [B];  ;  row by row
+poisson_loss                dlog_rate [B, D], nll [B]  <-  log_rate [B, D], x [B, D], weight [B];  ;  row by row
 clip_global_norm            norm [1], g! [N]  <-  ;  max_norm
 sgd_step                    p! [N], m! [N], g! [N]  <-  ;  learning_rate, momentum, nesterov
 adam_step                   p! [N], m! [N], v! [N]  <-  g [N];  learning_rate, beta1, beta2, epsilon, step, weight_decay

@@ -18,6 +18,7 @@ from minivae import kernels as interface
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
 from minivae.kernels import Call, Var, bind, reference
+from minivae.kernels.table import TABLE
 from minivae.network import Network, backward_program, forward_program
 from minivae.optimizers import Optimizer
 from minivae.training import Objective, step_program
@@ -139,18 +140,36 @@ def kl_loss_case(rng, dtype, rows, Z):
     return Case("kl_loss", order, written, {"kl": kl, "weight": weight}, expected, scalars=(0.7, free_bits))
 
 
-def bernoulli_loss_case(rng, dtype, rows, D):
-    logits, x = 3 * rng.normal(size=(rows, D)).astype(dtype), rng.uniform(size=(rows, D)).astype(dtype)
-    x[rng.uniform(size=x.shape) < 0.3] = 0
-    x[rng.uniform(size=x.shape) < 0.3] = 1
-    weight = weights(rng, rows, dtype)
-    a, t, w = wide([logits, x, weight])
+def probabilities(rng, shape):
+    return rng.choice([0.0, 1.0, rng.uniform()], shape) * rng.uniform(0.5, 1, shape).round()
+
+
+def bernoulli_nll(a, x):
     p = special.expit(a)
-    nll = -(special.xlogy(t, p) + special.xlog1py(1 - t, -p)).sum(axis=1)
-    written = {"dlogits": np.empty_like(logits), "nll": np.empty(rows, dtype)}
-    expected = {"dlogits": w[:, None] * (p - t), "nll": nll}
-    read = {"logits": logits, "x": x, "weight": weight}
-    return Case("bernoulli_loss", ("dlogits", "nll", *read), written, read, expected)
+    return -(special.xlogy(x, p) + special.xlog1py(1 - x, -p))
+
+
+# kernel: data x of a shape, -log p(x) of each element, its derivative by the decoder's output a
+LIKELIHOODS = {
+    "bernoulli_loss": (probabilities, bernoulli_nll, lambda a, x: special.expit(a) - x),
+    "poisson_loss": (
+        lambda rng, shape: rng.poisson(rng.choice([0.3, 3, 40], shape)),
+        lambda a, x: -stats.poisson.logpmf(x, np.exp(a)),
+        lambda a, x: np.exp(a) - x,
+    ),
+}
+
+
+def likelihood_case(rng, dtype, rows, D, kernel):
+    draw, nll, slope = LIKELIHOODS[kernel]
+    a, x = 1.5 * rng.normal(size=(rows, D)).astype(dtype), draw(rng, (rows, D)).astype(dtype)
+    weight = weights(rng, rows, dtype)
+    gradient, loss, out, *_ = (array.name for array in TABLE[kernel].arrays)
+    wide_a, wide_x, w = wide([a, x, weight])
+    expected = {gradient: w[:, None] * slope(wide_a, wide_x), loss: nll(wide_a, wide_x).sum(axis=1)}
+    written = {gradient: np.empty_like(a), loss: np.empty(rows, dtype)}
+    read = {out: a, "x": x, "weight": weight}
+    return Case(kernel, (*written, *read), written, read, expected)
 
 
 def gaussian_loss_case(rng, dtype, rows, D):
@@ -289,7 +308,7 @@ CASES = {
     "sample_forward": (sample_forward_case, {}),
     "sample_backward": (sample_backward_case, {}),
     "kl_loss": (kl_loss_case, {}),
-    "bernoulli_loss": (bernoulli_loss_case, {}),
+    **{kernel: (likelihood_case, {"kernel": kernel}) for kernel in LIKELIHOODS},
     "gaussian_loss": (gaussian_loss_case, {}),
     "gaussian_elementwise_loss": (gaussian_elementwise_loss_case, {}),
     "clip_global_norm-longer": (clip_case, {}),
@@ -347,6 +366,19 @@ def test_backend_exports_every_name_of_the_interface_as_a_function(kernels):
 def test_every_kernel_of_the_interface_has_a_case_here():
     memory = {"empty", "to_device", "to_host", "synchronize"}
     assert {name.partition("-")[0] for name in CASES} | memory == set(interface.INTERFACE)
+
+
+@every_case
+@both_dtypes
+def test_arrays_are_those_of_the_table_in_its_order_shapes_and_types(name, dtype):
+    case = make(name, dtype)
+    row = TABLE[case.kernel]
+    names = [None if array.optional and None in case.order else array.name for array in row.arrays]
+    assert list(case.order) == names and len(case.scalars) == len(row.scalars)
+    row.sizes([case.arrays.get(array.name) for array in row.arrays])  # raises where they do not fit one another
+    assert set(case.written) == {a.name for a in row.arrays if a.written and a.name in case.arrays} - {"trace"}
+    updated = {a.name for a in row.arrays if a.changed} | ({"trace"} & set(case.arrays))
+    assert updated - set(case.updated) <= {"g"} or case.kernel == "dense_backward"  # g is consumed where it is scratch
 
 
 def test_every_activation_of_the_reference_has_a_formula_here():
@@ -545,6 +577,16 @@ def test_clip_measures_the_length_before_it_cuts(kernels, dtype):
     kernels.clip_global_norm(norm, g, 0.5)
     np.testing.assert_allclose(kernels.to_host(norm), 5.0, rtol=1e-6)
     np.testing.assert_allclose(kernels.to_host(g), [0.3, 0.4], rtol=1e-6)
+
+
+@both_dtypes
+@pytest.mark.parametrize("size", [1e25, 1e-25])
+def test_a_norm_that_the_type_can_hold_is_measured_though_its_square_is_none(kernels, dtype, size):
+    g = np.array([3.0, -4.0, 0.0], dtype) * np.array(size, dtype)
+    case = Case("clip_global_norm", ("norm", "g"), {"norm": np.empty(1, dtype)}, {}, {}, {"g": g}, (2.0,))
+    result = run(kernels, case)
+    np.testing.assert_allclose(result["norm"], [5 * size], rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(result["g"].astype(np.float64)), min(2.0, 5 * size), rtol=1e-6)
 
 
 @pytest.mark.parametrize("max_norm", (5.0001, math.inf))

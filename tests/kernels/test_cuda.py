@@ -15,7 +15,7 @@ from pathlib import Path
 import cuda_on_cpu
 import numpy as np
 import pytest
-from training_cases import CASES
+from training_cases import CASES, suited
 
 from minivae import VAE, NotFinite
 from minivae.architecture import initial_parameters
@@ -51,7 +51,8 @@ def train(kernels, case, dtype="float64", epochs=8):
     network = Network(arch, kernels, dtype)
     network.set_parameters(initial_parameters(arch, 0))
     trainer = Trainer(network, optimizer, objective, 13, seed=5, chunk=100)
-    trainer.fit(Examples(DATA, np.arange(len(DATA)), 255.0, binarize), epochs)
+    data = suited(DATA, case)
+    trainer.fit(Examples(data, np.arange(len(data)), 255.0 if data is DATA else 1.0, binarize), epochs)
     return trainer
 
 
@@ -299,12 +300,16 @@ def test_every_kernel_compiles_without_a_spill(architecture, real):
 
 
 def test_float_kernels_do_no_arithmetic_in_double_precision():
-    """On most cards that would be 32 or 64 times slower. Doubles are read from data and written to the trace only."""
+    """On most cards that would be 32 or 64 times slower. Doubles are read from data and written to the trace; the norm of
+    the gradient alone is summed in them, at the speed of memory."""
     ptx = compile_cuda(nvrtc(), "-arch=compute_75", "--std=c++17", "-DREAL=float")[1].decode()
     bodies = re.split(r"\.visible \.entry (\w+)", ptx)[1:]
     arithmetic = re.compile(r"\b(?:add|sub|mul|fma|div|sqrt|rcp|neg|abs|setp\.\w+|ex2|lg2)(?:\.\w+)*\.f64")
     assert len(bodies) // 2 == len(cuda_on_cpu.kernel_names(SOURCE))
-    assert [name for name, body in zip(bodies[::2], bodies[1::2]) if arithmetic.search(body)] == []
+    assert [name for name, body in zip(bodies[::2], bodies[1::2]) if arithmetic.search(body)] == [
+        "squares",
+        "norm_of_squares",
+    ]
     double = compile_cuda(nvrtc(), "-arch=compute_75", "--std=c++17", "-DREAL=double")[1].decode()
     assert arithmetic.search(double)  # the pattern finds what it looks for
 

@@ -27,7 +27,7 @@ if not WORKS:
     pytest.skip(f"backend numba: {REASON}", allow_module_level=True)
 
 import interrupts
-from training_cases import CASES
+from training_cases import CASES, suited
 
 from minivae.kernels.numba import encode, tables
 from minivae.kernels.numba.backend import CompiledProgram
@@ -41,7 +41,7 @@ def train(backend, case, dtype, epochs, threads=1, batch=13):
     network = Network(arch, load(backend), dtype)
     network.set_parameters(initial_parameters(arch, 0))
     trainer = Trainer(network, optimizer, objective, batch, seed=5)
-    trainer.fit(Examples(DATA, np.arange(len(DATA)), 1.0, binarize), epochs)
+    trainer.fit(Examples(suited(DATA, case), np.arange(len(DATA)), 1.0, binarize), epochs)
     return trainer
 
 

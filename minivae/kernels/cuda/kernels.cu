@@ -42,18 +42,19 @@ __device__ inline whole quotient(whole i, whole n) {
 }
 
 // The sum of one number from each thread of the block, in every thread: 8 numbers a thread of the first warp, then 32.
-__device__ inline real block_sum(real mine) {
-    __shared__ real numbers[THREADS];
+template <typename number>
+__device__ inline number block_sum(number mine) {
+    __shared__ number numbers[THREADS];
     __syncthreads();
     numbers[threadIdx.x] = mine;
     __syncthreads();
     if (threadIdx.x < 32) {
-        real sum = 0;
+        number sum = 0;
         for (int k = threadIdx.x; k < THREADS; k += 32) sum += numbers[k];
         numbers[threadIdx.x] = sum;
     }
     __syncthreads();
-    real sum = 0;
+    number sum = 0;
     for (int k = 0; k < 32; k++) sum += numbers[k];
     return sum;
 }
@@ -214,6 +215,32 @@ extern "C" __global__ void gaussian_elementwise_loss(real* dout, real* nll, cons
     if (threadIdx.x == 0) nll[blockIdx.x] = real(0.5) * sum + real(D) * HALF_LOG_2PI;
 }
 
+// log x! for whole x: the product itself up to 8, from then on Stirling's series (reference.log_factorial)
+__device__ inline real log_factorial(real x) {
+    if (x < 9) {
+        real product = 1;
+        for (int k = 2; k < 9; k++) product *= x >= k ? real(k) : real(1);
+        return log_of(product);
+    }
+    real z = real(1) / (x * x), series = real(-691.0 / 360360);
+    series = ((((series * z + real(1.0 / 1188)) * z - real(1.0 / 1680)) * z + real(1.0 / 1260)) * z - real(1.0 / 360)) * z;
+    return (x + real(0.5)) * log_of(x) - x + HALF_LOG_2PI + (series + real(1.0 / 12)) / x;
+}
+
+// a = log_rate;  nll = sum_d exp(a) - x a + log x!;  dlog_rate = weight (exp(a) - x)
+extern "C" __global__ void poisson_loss(real* dlog_rate, real* nll, const real* log_rate, const real* x, const real* weight,
+                                        whole D) {
+    whole row = blockIdx.x * D;
+    real mine = 0, w = weight[blockIdx.x];
+    for (whole d = threadIdx.x; d < D; d += THREADS) {
+        real a = log_rate[row + d], target = x[row + d], rate = exp_of(a);
+        mine += rate - target * a + log_factorial(target);
+        dlog_rate[row + d] = w * (rate - target);
+    }
+    real sum = block_sum(mine);
+    if (threadIdx.x == 0) nll[blockIdx.x] = sum;
+}
+
 // result [1] = sum of values [size], by one block
 extern "C" __global__ void total(real* result, const real* values, whole size) {
     real mine = 0;
@@ -224,21 +251,21 @@ extern "C" __global__ void total(real* result, const real* values, whole size) {
 
 // ---- Optimizers on flat vectors [N]
 
-// part [blocks]: each block's share of ||g||^2
-extern "C" __global__ void squares(real* part, const real* g, whole size) {
-    real mine = 0;
-    EACH(i, size) mine += g[i] * g[i];
-    real sum = block_sum(mine);
+// part [blocks]: each block's share of ||g||^2, in double: the square of a norm that float can hold may be more than it can
+extern "C" __global__ void squares(double* part, const real* g, whole size) {
+    double mine = 0;
+    EACH(i, size) mine += (double)g[i] * (double)g[i];
+    double sum = block_sum(mine);
     if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }
 
 // norm [1] = sqrt(sum of part [size]), by one block; a norm that is no number stops the updates
-extern "C" __global__ void norm_of_squares(real* norm, whole* stop, const real* part, whole size) {
-    real mine = 0;
+extern "C" __global__ void norm_of_squares(real* norm, whole* stop, const double* part, whole size) {
+    double mine = 0;
     for (whole i = threadIdx.x; i < size; i += THREADS) mine += part[i];
-    real sum = block_sum(mine);
+    double sum = block_sum(mine);
     if (threadIdx.x == 0) {
-        norm[0] = root_of(sum);
+        norm[0] = real(root_of(sum));
         if (stop && !stop[0] && !is_finite(norm[0])) stop[0] = 1;
     }
 }

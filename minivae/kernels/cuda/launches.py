@@ -82,10 +82,10 @@ class Launcher:
     def begin(self) -> None:
         self._used = 0
 
-    def scratch(self, size: int) -> Any:
+    def scratch(self, size: int, dtype: Any = None) -> Any:
         """Room for so many numbers, of this call alone."""
         if self._used == len(self._scratch):
-            self._scratch.append(self.cupy.empty(size, self.dtype))
+            self._scratch.append(self.cupy.empty(size, dtype or self.dtype))
         self._used += 1
         return self._scratch[self._used - 1]
 
@@ -124,7 +124,9 @@ def launch(L: Any, kernel: str, arrays: Sequence[Any], values: Sequence[Any]) ->
     row = ROWS[kernel]
     given = dict(zip((array.name for array in row.arrays), arrays)) | dict(zip(row.scalars, values))
     sizes = row.sizes(arrays)
-    letters = {"size": arrays[0].size} | {letter: sizes[letter] for letter in sizes if letter.isupper()}  # n is a pointer
+    letters = {"size": arrays[0].size} | {
+        letter: sizes[letter] for letter in sizes if letter.isupper()
+    }  # n is a pointer
     if "seed" in given:
         given |= {"k0": given["seed"] & 0xFFFFFFFF, "k1": given["seed"] >> 32}
     if "data" in given:
@@ -167,7 +169,7 @@ def gaussian_loss(L, dmean, dlog_sigma, nll, mean, x, log_sigma, weight):
 
 def clip_global_norm(L, norm, g, max_norm):
     blocks = min(spread(g.size), 4 * THREADS)
-    part = L.scratch(blocks)
+    part = L.scratch(blocks, np.float64)
     L("squares", blocks, part=part, g=g, size=g.size)
     L("norm_of_squares", 1, norm=norm, part=part, size=blocks)
     if math.isfinite(max_norm):

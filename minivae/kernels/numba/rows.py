@@ -15,7 +15,7 @@ from numba import njit, uint32, uint64
 from minivae.kernels import reference
 from minivae.kernels.numba.gemm import product
 from minivae.kernels.numba.threads import load_number
-from minivae.kernels.numba.vector_math import exp, expm1, log, sigmoid, sincos_2pi, softplus, tanh
+from minivae.kernels.numba.vector_math import exp, expm1, log, log_factorial, sigmoid, sincos_2pi, softplus, tanh
 from minivae.kernels.table import TABLE, parse
 
 # by_columns: first .. last are columns of the result and not rows, for a thread that takes its share of the columns
@@ -262,6 +262,18 @@ def gaussian_elementwise_loss_rows(dout, nll, out, x, weight, r0, r1):
             dout[r, d] = w * difference * precision
             dout[r, D + d] = w * half * (one - squared)
         nll[r] = half * (total + constant)
+
+
+@compiled_sum
+def poisson_loss_rows(dlog_rate, nll, log_rate, x, weight, r0, r1):
+    for r in range(r0, r1):
+        total, w = dlog_rate.dtype.type(0), weight[r]
+        for d in range(x.shape[1]):
+            a, target = log_rate[r, d], x[r, d]
+            rate = exp(a)
+            total += rate - target * a + log_factorial(target)
+            dlog_rate[r, d] = w * (rate - target)
+        nll[r] = total
 
 
 # ---- Optimizers, on any piece of the flat vectors

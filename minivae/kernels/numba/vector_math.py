@@ -24,6 +24,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+from minivae.kernels.reference import LOG_2PI, STIRLING
+
 # Contraction (a * b + c rounded once) is the only liberty the compiler gets: it keeps NaN, infinity and the order of sums.
 # Inlining is forced because a call that is left in a loop keeps the whole loop from becoming vector instructions.
 vector_function = njit(fastmath={"contract"}, error_model="numpy", forceinline=True)
@@ -36,7 +38,8 @@ vector_function = njit(fastmath={"contract"}, error_model="numpy", forceinline=T
 Constants = namedtuple(
     "Constants",
     "zero quarter half one two infinity nan magic magic_bias tiny mantissa_bits scale log2_e sqrt2_minus_1 two_pi "
-    "ln2_high ln2_low exp_lowest exp_highest expm1_lowest tanh_highest exp_series log_series sin_series cos_series",
+    "ln2_high ln2_low exp_lowest exp_highest expm1_lowest tanh_highest nine half_log_2pi "
+    "exp_series log_series sin_series cos_series small_factors stirling",
 )
 
 
@@ -45,12 +48,14 @@ def make_constants(real, chosen, terms):
     info = np.finfo(real)
     magic, bias = 1.5 * 2**info.nmant, info.maxexp - 1
     numbers = [0, 0.25, 0.5, 1, 2, math.inf, math.nan, magic, magic + bias, info.tiny, info.nmant, 2**info.nmant]
-    numbers += [math.log2(math.e), math.sqrt(2) - 1, 2 * math.pi, *chosen]
+    numbers += [math.log2(math.e), math.sqrt(2) - 1, 2 * math.pi, *chosen, 9, 0.5 * LOG_2PI]
     series = [
         [1 / math.factorial(k + 2) for k in range(terms[0])],  # (e^r - 1 - r) / r^2
         [2 / (2 * k + 3) for k in range(terms[1])],  # (log((1 + s) / (1 - s)) - 2 s) / s^3, in s^2
         [(-1) ** (k + 1) / math.factorial(2 * k + 3) for k in range(terms[2])],  # (sin a - a) / a^3, in a^2
         [(-1) ** k / math.factorial(2 * k + 4) for k in range(terms[2])],  # (cos a - 1 + a^2 / 2) / a^4, in a^2
+        range(2, 9),
+        STIRLING[::-1],
     ]
     return Constants(*map(real, numbers), *(tuple(map(real, coefficients)) for coefficients in series))
 
@@ -274,6 +279,19 @@ def softplus(x):
     """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), where e^-|x| <= 1. Small results are accurate too."""
     c = constants(x)
     return select(x > c.zero, x, c.zero) + log1p_unit(exp(-abs(x)))
+
+
+@vector_function
+def log_factorial(x):
+    """log x! for whole x: the product itself up to 8, from then on Stirling's series (reference.log_factorial)."""
+    c = constants(x)
+    product, small = c.one, x < c.nine
+    for k in c.small_factors:
+        product *= select(x >= k, k, c.one)
+    logarithm = log(select(small, product, x))
+    n = select(small, c.nine, x)
+    series = polynomial(c.one / (n * n), c.stirling) / n
+    return select(small, logarithm, (n + c.half) * logarithm - n + c.half_log_2pi + series)
 
 
 @vector_function
