@@ -181,7 +181,7 @@ def initial_parameters(
     output_bias: "data_mean" starts the decoder at the best constant answer, the data's mean [D] (as a logit for bernoulli);
     "zero" does not; "auto" is zero for bernoulli and data_mean for the others, whose data may lie anywhere. On MNIST
     data_mean is 6 nats ahead after one epoch, 1.5 after three, and level after ten.
-    The sigma of a gaussian starts at the spread around the mean.
+    The sigma of a gaussian starts at the spread around the mean, the weights of counts at what suits their size.
     """
     if init not in INITS:
         raise ValueError(f"init {init!r} is not one of {', '.join(INITS)}")
@@ -199,6 +199,9 @@ def initial_parameters(
     likelihood = LIKELIHOODS[arch.likelihood]
     if data_mean is not None and (output_bias == "data_mean" or (output_bias == "auto" and likelihood.from_mean)):
         bias[: arch.data_dim] = likelihood.link(data_mean)
+    if data_mean is not None and data_variance is not None and likelihood.data == COUNTS:
+        # counts may be of any size, and scaled they would be none: the first layer begins as if they were of unit size
+        named["encoder.0.W"] /= np.maximum(1, np.sqrt(data_mean**2 + data_variance))[:, None]
     if data_variance is not None and arch.likelihood == "gaussian":
         log_sigma = 0.5 * math.log(max(float(np.mean(data_variance)), 1e-12))
         if arch.learns_sigma:

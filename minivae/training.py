@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
+from minivae.architecture import COUNTS, LIKELIHOODS
 from minivae.data.batches import Examples
 from minivae.evaluation import elbo_terms, noise_call
 from minivae.kernels import Call, Var
@@ -234,7 +235,7 @@ class Trainer:
         bad = next((n for n in names if not np.isfinite(self.network.kernels.to_host(arrays[n])).all()), "the loss")
         advice = f"lower learning_rate (now {rate:g}) or set max_grad_norm"
         reach = float(np.abs(self.network.kernels.to_host(arrays["x"])).max())
-        if reach > 10:
+        if reach > 10 and LIKELIHOODS[self.network.arch.likelihood].data != COUNTS:
             advice = (
                 f"scale the data, which reach {reach:g}, to about unit size (divide_by, or standardise the columns)"
             )

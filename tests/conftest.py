@@ -36,6 +36,15 @@ def kernels(request):
 
 
 @pytest.fixture
+def cupy():
+    """The CuPy backend, on the emulator."""
+    if not cuda_on_cpu.COMPILER:
+        pytest.skip("running CUDA kernels on the CPU needs g++ or clang++")
+    with cuda_on_cpu.emulated() as module:
+        yield module
+
+
+@pytest.fixture
 def ctrl_c():
     """Python's own answer to Ctrl-C, here and in child processes: a runner in the background has it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import stat
 import subprocess
 import sys
 
@@ -400,3 +401,22 @@ def test_writing_where_nothing_can_be_written_names_the_path_only(trained, tmp_p
     with pytest.raises(OSError, match="taken") as caught:
         trained.save(tmp_path / "taken")
     assert ".minivae-" not in str(caught.value) and os.listdir(tmp_path) == ["taken"]
+
+
+def test_a_fit_says_nothing_unless_asked(digits, capfd):
+    VAE(hidden_dims=(8,), epochs=1, random_state=0, backend="numpy").fit(digits[0][:50])
+    assert capfd.readouterr() == ("", "")
+    VAE(hidden_dims=(8,), epochs=1, random_state=0, backend="numpy", verbose=1).fit(digits[0][:50])
+    assert "epoch    1" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no file modes like these")
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_saved_file_is_as_readable_as_any_other_that_the_user_makes(trained, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        trained.save(tmp_path / "model.npz")
+        assert os.umask(umask) == umask  # what saving looks up, it leaves as it was
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model.npz").stat().st_mode) == mode

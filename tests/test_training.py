@@ -112,6 +112,15 @@ def test_validation_rows_are_held_out(digits):
     np.testing.assert_array_equal(vae.network_.get_parameters(), again.network_.get_parameters())
 
 
+def test_a_loss_that_stays_as_it_was_is_no_better_one(digits):
+    """The first of equal epochs is kept, and patience counts from there."""
+    still = {"optimizer": "sgd", "learning_rate": 1e-30, "epochs": 9, "patience": 3, "random_state": 0}
+    vae = VAE(hidden_dims=(8,), **still).fit(digits[0][:100])
+    assert len({record["val_loss"] for record in vae.history_}) == 1
+    assert [record["kept"] for record in vae.history_] == [True, False, False, False]
+    assert "no better val_loss for 3 epochs" in vae.stopped_
+
+
 def test_patience_stops_and_says_why(digits):
     vae = VAE(hidden_dims=(32,), epochs=200, learning_rate=0.03, batch_size=16, patience=3, random_state=1)
     vae.fit(digits[0][:300])

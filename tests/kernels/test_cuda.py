@@ -31,15 +31,6 @@ from minivae.training import Objective, Trainer
 SOURCE = launches.SOURCE.read_text()
 
 
-@pytest.fixture
-def cupy():
-    """The CuPy backend, on the emulator."""
-    if not cuda_on_cpu.COMPILER:
-        pytest.skip("running CUDA kernels on the CPU needs g++ or clang++")
-    with cuda_on_cpu.emulated() as module:
-        yield module
-
-
 # ---- Run on the CPU
 
 DATA = (np.random.default_rng(0).random((60, 12)) ** 3 * 255).astype(np.uint8)

@@ -286,6 +286,29 @@ print(vae.score(load_dataset("digits").test))
     assert -60 < float(result.stdout) < -20
 
 
+def test_a_second_process_compiles_nothing_and_a_second_model_neither(tmp_path):
+    """The cache is on, and finds what is in it; a new depth, width or batch takes the instructions that are there."""
+    code = """
+import numpy as np
+from minivae import VAE
+from minivae.kernels.numba import interpreter
+X, made, by_address = np.random.default_rng(0).random((60, 5)).astype("f4"), [], interpreter.by_address
+interpreter.by_address = lambda *given: made.append(by_address(*given)) or made[-1]
+VAE(hidden_dims=(), epochs=1, batch_size=20, random_state=0, backend="numba", validation_fraction=0).fit(X)
+first = len(made)
+VAE(3, hidden_dims=(9, 8), epochs=1, batch_size=7, random_state=0, backend="numba", validation_fraction=0).fit(X)
+print(first, len(made) - first, sum(f.cache_hits for f in made))
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    printed = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        printed.append([int(word) for word in done.stdout.split()])
+    (functions, more, hits), (again, more_again, all_hits) = printed
+    assert functions == again == all_hits > 10 and hits == more == more_again == 0
+
+
 def test_programs_that_are_no_training_step_are_compiled_as_well():
     from minivae.kernels import Call, Var
 
