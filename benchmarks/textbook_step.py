@@ -1,24 +1,27 @@
-"""How much the NumPy backend gains over textbook expressions: one training step, both ways, interleaved.
+"""The NumPy backend beside textbook expressions: one training step, both ways, interleaved.
 
     python benchmarks/textbook_step.py
 
-The textbook step writes each formula as one NumPy expression (new arrays everywhere) and keeps each parameter and moment
-in a dict. Both start from the same weights and see the same batches and noise; their losses are compared before anything
-is timed. Times are medians over rounds in which the two take turns, because machines drift.
+The textbook step is that of examples/vae_in_one_file.py: each formula is one NumPy expression (new arrays everywhere),
+and each parameter and moment an array of its own. Both start from the same weights and see the same batches and noise;
+their losses are compared before anything is timed. Times are medians over rounds in which the two take turns, because
+machines drift.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import platform
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 
 from minivae import randomness
-from minivae.architecture import Architecture, decoder_layers, encoder_layers, initial_parameters
-from minivae.data import Examples
+from minivae.architecture import Architecture, initial_parameters
+from minivae.data.batches import Examples
 from minivae.kernels import load
 from minivae.network import Network
 from minivae.optimizers import Optimizer
@@ -32,60 +35,16 @@ CONFIGS = {
     "784-512-256-32 relu, batch 1024": (Architecture(784, 32, (512, 256), "relu"), 1024),
     "64-64-2 relu, batch 64": (Architecture(64, 2, (64,), "relu"), 64),
 }
-RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
+RATE = 1e-3
 
 
-class Textbook:
-    """The same VAE as anyone would first write it: bernoulli likelihood, Adam."""
-
-    def __init__(self, arch, parameters):
-        self.f = {"relu": lambda a: np.maximum(a, 0), "tanh": np.tanh}[arch.activation]
-        self.slope = {"relu": lambda y: (y > 0).astype(np.float32), "tanh": lambda y: 1 - y**2}[arch.activation]
-        self.encoder = [layer.name for layer in encoder_layers(arch)]
-        self.decoder = [layer.name for layer in decoder_layers(arch)]
-        self.p = parameters
-        self.m = {name: np.zeros_like(value) for name, value in parameters.items()}
-        self.v = {name: np.zeros_like(value) for name, value in parameters.items()}
-        self.t = 0
-
-    def forward(self, x, names):
-        outputs = [x]
-        for name in names:
-            a = outputs[-1] @ self.p[f"{name}.W"] + self.p[f"{name}.b"]
-            outputs.append(a if name == names[-1] else self.f(a))
-        return outputs
-
-    def backward(self, dy, outputs, names, gradients):
-        for i in reversed(range(len(names))):
-            if i < len(names) - 1:
-                dy = dy * self.slope(outputs[i + 1])
-            gradients[f"{names[i]}.W"] = outputs[i].T @ dy
-            gradients[f"{names[i]}.b"] = dy.sum(axis=0)
-            dy = dy @ self.p[f"{names[i]}.W"].T if i or names is self.decoder else None
-        return dy
-
-    def step(self, x, eps):
-        B = len(x)
-        encoded = self.forward(x, self.encoder)
-        mu, logvar = np.split(encoded[-1], 2, axis=1)
-        sigma = np.exp(0.5 * logvar)
-        decoded = self.forward(mu + sigma * eps, self.decoder)
-        a = decoded[-1]
-        recon = (np.maximum(a, 0) - a * x + np.log(1 + np.exp(-np.abs(a)))).sum() / B
-        kl = -0.5 * (1 + logvar - mu**2 - np.exp(logvar)).sum() / B
-        gradients = {}
-        dz = self.backward((1 / (1 + np.exp(-a)) - x) / B, decoded, self.decoder, gradients)
-        dmu = dz + mu / B
-        dlogvar = dz * eps * 0.5 * sigma + 0.5 * (np.exp(logvar) - 1) / B
-        self.backward(np.concatenate([dmu, dlogvar], axis=1), encoded, self.encoder, gradients)
-        self.t += 1
-        for name, g in gradients.items():
-            self.m[name] = BETA1 * self.m[name] + (1 - BETA1) * g
-            self.v[name] = BETA2 * self.v[name] + (1 - BETA2) * g**2
-            m_hat = self.m[name] / (1 - BETA1**self.t)
-            v_hat = self.v[name] / (1 - BETA2**self.t)
-            self.p[name] = self.p[name] - RATE * m_hat / (np.sqrt(v_hat) + EPSILON)
-        return recon + kl
+def one_file():
+    """examples/vae_in_one_file.py as a module: the same VAE as anyone would first write it."""
+    path = Path(__file__).resolve().parent.parent / "examples" / "vae_in_one_file.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def contenders(arch, batch, steps):
@@ -93,8 +52,9 @@ def contenders(arch, batch, steps):
     data = randomness.uniform((batch * steps, arch.data_dim), 0, randomness.CHECK).astype(np.float32) ** 4
     network = Network(arch, load("numpy"))
     network.set_parameters(initial_parameters(arch, 0))
-    copies = {name: view.copy() for name, view in views(network.parameters, network.layout).items()}
-    textbook = Textbook(arch, copies)
+    page = one_file()
+    parameters = [view.copy() for view in views(network.parameters, network.layout).values()]
+    m, v = [np.zeros_like(p) for p in parameters], [np.zeros_like(p) for p in parameters]
     optimizer = Optimizer(learning_rate=RATE)
     flat = {"p": network.parameters, "g": network.gradient, **optimizer.state(network.parameters.size, np.float32)}
     trace = np.empty((steps, 2 + arch.latent_dim))
@@ -110,7 +70,10 @@ def contenders(arch, batch, steps):
         rows = np.arange(i * batch, (i + 1) * batch)
         eps = np.empty((batch, arch.latent_dim), np.float32)
         network.kernels.philox_normal(eps, rows, 0, randomness.TRAIN_NOISE, i + 1)
-        return textbook.step(data[rows], eps)
+        loss, gradients = page.loss_and_gradients(parameters, data[rows], eps, arch.activation)
+        for arrays in zip(parameters, m, v, gradients):
+            page.adam_step(*arrays, i + 1, RATE)
+        return loss.sum()
 
     return ours, theirs
 
