@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from minivae.data.datasets import load_dataset as load_dataset
     from minivae.data.files import DataError as DataError
     from minivae.estimator import VAE as VAE
+    from minivae.figures import plots as plots
     from minivae.gradcheck import check_gradient as check_gradient
     from minivae.training import NotFinite as NotFinite
 
@@ -56,6 +57,8 @@ def __getattr__(name: str) -> Any:
     """Public names are imported when they are first used, so that `import minivae` costs next to nothing."""
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"minivae.{_PUBLIC[name]}"), name)
+    if name == "plots":
+        return importlib.import_module("minivae.figures.plots")
     raise AttributeError(f"module 'minivae' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""`minivae bench`: its arithmetic, the protocol of its workers, and what it says about contenders that cannot be timed.
+"""`minivae bench`: its arithmetic, its processes, and what it says about contenders that cannot be timed.
 
 No test here looks at how long anything took.
 """
@@ -8,18 +8,20 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
-import io
 import json
 import math
+import os
 import platform
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import minivae
-from minivae.bench import configs, contenders, endtoend, kernels, profile, report, runner, worker
-from minivae.kernels import MODULES, availability, load, reference
+from minivae.bench import configs, contenders, kernels, report, runner
+from minivae.kernels import INTERFACE, MODULES, availability, load, reference
+from minivae.kernels.table import MEMORY
 
 TINY = "6-5-2-tanh-4"
 PACKAGE = Path(minivae.__file__).parent
@@ -65,41 +67,51 @@ def test_a_wrong_configuration_is_refused_with_the_form_of_a_name(name):
 
 
 def test_flops_of_the_matrix_products_equal_a_count_by_hand():
-    products = configs.matrix_products(configs.parse(TINY).arch, 4)
     # 6-5-4 (mu and logvar) and 2-5-6: each layer has a forward product and a dW, and all but the first a dx
     forward = 2 * 4 * (6 * 5 + 5 * 4 + 2 * 5 + 5 * 6)
-    assert sum(p.flops for p in products) == 3 * forward - 2 * 4 * 6 * 5
-    assert sorted(p.transposed for p in products) == [""] * 4 + ["A"] * 4 + ["B"] * 3
+    assert configs.parse(TINY).flops == 3 * forward - 2 * 4 * 6 * 5
+
+
+def test_the_floor_makes_the_products_of_a_step_and_no_others(monkeypatch):
+    config, made, matmul = configs.parse(TINY), [], np.matmul
+
+    def noted(a, b, out):
+        transposed = ("A" if a.flags.f_contiguous else "") + ("B" if b.flags.f_contiguous else "")
+        made.append((transposed, 2 * a.shape[0] * a.shape[1] * b.shape[1]))
+        return matmul(a, b, out=out)
+
+    floor = contenders.create("floor", config)
+    monkeypatch.setattr(np, "matmul", noted)
+    assert floor.block() == [] and len(made) == 11 * config.ready_steps
+    assert sorted(transposed for transposed, _ in made[:11]) == [""] * 4 + ["A"] * 4 + ["B"] * 3
+    assert sum(flops for _, flops in made[:11]) == config.flops
 
 
 def test_inputs_are_the_same_every_time_and_the_noise_is_minivaes_own():
     config = configs.parse(TINY)
     first, second = configs.inputs(config), configs.inputs(config)
-    for name, array in vars(first).items():
-        np.testing.assert_array_equal(array, getattr(second, name))
-    assert first.x.dtype == first.eps.dtype == np.float32 and first.x.min() >= 0 and first.x.max() <= 1
-    np.testing.assert_array_equal(first.x[3], first.data[first.rows[3]])
-    assert sorted(first.rows.ravel()) == list(range(len(first.data)))
+    for array, again in zip(first, second, strict=True):
+        np.testing.assert_array_equal(array, again)
+    _, data, rows, noise = first
+    assert data.dtype == noise.dtype == np.float32 and data.min() >= 0 and data.max() <= 1
+    assert sorted(rows.ravel()) == list(range(len(data)))
 
 
-# ---- Contenders and workers
+# ---- Contenders and their processes
 
 
-def talk(*lines: str, name: str = "numpy", config: str = TINY) -> list:
-    answers = io.StringIO()
-    worker.work(name, config, io.StringIO("".join(f"{line}\n" for line in lines)), answers)
-    return [json.loads(line) for line in answers.getvalue().splitlines()]
+def process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, runner.SPAWN)
 
 
-def test_worker_protocol():
-    first, *times = talk("run 1", "run 60")
+def test_a_contender_in_its_process():
+    with process() as there:
+        first = runner.ask(there, runner.prepare, "numpy", configs.parse(TINY))
+        times = [runner.ask(there, runner.run, n) for n in (1, 60)]
+        refused = runner.ask(there, runner.run, 0)
     assert first["status"] == "ready" and len(first["losses"]) == configs.CHECKED_STEPS
     assert len(times) == 2 and all(time > 0 for time in times)
-
-
-def test_worker_refuses_what_is_no_command():
-    with pytest.raises(ValueError, match="write run N"):
-        talk("run 0")
+    assert refused["status"] == "failed"
 
 
 @pytest.mark.parametrize("backend", MODULES)
@@ -115,35 +127,31 @@ def test_a_backend_has_the_losses_of_the_reference(backend):
 def test_the_profile_accounts_for_the_whole_step_and_all_its_products():
     if not availability("numba")[0]:
         pytest.skip(f"backend numba: {availability('numba')[1]}")
-    first, row = talk("run 100", name="profile")
-    assert first["status"] == "ready"
+    (row,) = contenders.profile(configs.parse(TINY), 100)
     assert math.isclose(sum(p["seconds"] for p in row["parts"]) + row["waiting"], row["seconds"], rel_tol=1e-6)
-    flops = sum(p.flops for p in configs.matrix_products(configs.parse(TINY).arch, 4))
-    assert sum(p["flops"] for p in row["parts"]) == flops
-    text = profile.text([{"config": TINY, "status": "timed"} | row])
+    assert sum(p["flops"] for p in row["parts"]) == configs.parse(TINY).flops
+    text = report.step_text({"profile": [{"config": TINY} | row]})
     assert "bernoulli_loss" in text and "whole step, 1 thread;" in text
-    assert profile.text([{"config": TINY, "status": "unavailable", "note": "no Numba"}]).endswith(
-        "unavailable: no Numba"
-    )
+    missing = {"config": TINY, "status": "unavailable", "note": "no Numba"}
+    assert report.step_text({"profile": [missing]}).endswith("unavailable: no Numba")
 
 
-@pytest.mark.parametrize("name", contenders.PEERS)
+@pytest.mark.parametrize("name", [n for n in contenders.NAMES if contenders.TABLE[n][1] in ("torch", "jax")])
 def test_a_peer_has_the_losses_of_the_reference(name):
     package = name.split("-")[0]
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     if name == "torch-compile":
         pytest.skip("compiling takes half a minute; `minivae bench` compares its losses before it times them")
-    with runner.working(["numpy", name], TINY) as workers:
-        judged = runner.judge(workers)
-        assert judged[name]["status"] == "ready", judged[name]["note"]
-        assert runner.take_turns(workers, 1, 0.0)[0][name][0] > 0
+    _, row = runner.step_suite([configs.parse(TINY)], [name], 1, 0.0)
+    assert row["contender"] == name and row["status"] == "timed", row["note"]
+    assert row["seconds"] > 0
 
 
 def test_a_missing_peer_is_listed_with_its_reason(tmp_path, monkeypatch):
     for package in ("torch", "jax"):
         (tmp_path / f"{package}.py").write_text(f"raise ImportError('no {package} on this machine')\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     rows = runner.step_suite([configs.parse(TINY)], ["torch", "jax-scan"], 1, 0.0)
     assert {r["contender"]: r["status"] for r in rows} == {
         "floor": "timed",
@@ -154,26 +162,26 @@ def test_a_missing_peer_is_listed_with_its_reason(tmp_path, monkeypatch):
     assert "no torch on this machine" in shown and "pip install jax" in shown
 
 
-def test_a_worker_that_dies_is_listed_with_its_last_words():
-    with runner.working(["numpy", "nonsense"], TINY) as workers:
-        judged = runner.judge(workers)
-        workers[0].process.kill()
-        times, failed = runner.take_turns(workers[:1], 1, 0.0)
-    assert judged["nonsense"]["status"] == "failed" and "not one of" in judged["nonsense"]["note"]
-    assert times == {} and "status" in failed["numpy"]
+def test_a_process_that_fails_or_dies_is_listed_with_its_reason():
+    config = configs.parse(TINY)
+    with process() as there:
+        failed = runner.ask(there, runner.prepare, "nonsense", config)
+        rows = {"numpy": runner.ask(there, runner.prepare, "numpy", config)}
+        runner.ask(there, os._exit, 3)
+        times = runner.take_turns({"numpy": there}, rows, 1, {"numpy": 1})
+    assert failed["status"] == "failed" and "not one of" in failed["note"]
+    assert times == {} and rows["numpy"]["status"] == "failed" and "process" in rows["numpy"]["note"]
 
 
-class Said:
-    """A worker that has said its first line."""
-
-    def __init__(self, name: str, losses: list[float]) -> None:
-        self.name, self.ready, self.first = name, True, {"status": "ready", "note": "", "losses": losses}
+def ready(**losses: list[float]) -> dict:
+    return {name: {"status": "ready", "note": "", "losses": found} for name, found in losses.items()}
 
 
 def test_wrong_losses_are_not_timed():
     good = [100.0, 90.0, 80.0]
-    said = {"numpy": good, "close": [100.001, 90.0, 80.0], "wrong": [100.0, 90.0, 80.1], "nan": [100.0, 90.0, math.nan]}
-    judged = runner.judge([Said(name, losses) for name, losses in {**said, "short": good[:2]}.items()])
+    judged = ready(numpy=good, close=[100.001, 90.0, 80.0], wrong=[100.0, 90.0, 80.1], nan=[100.0, 90.0, math.nan])
+    judged |= ready(short=good[:2])
+    runner.judge(judged)
     assert {name: row["status"] for name, row in judged.items()} == {
         "numpy": "ready",
         "close": "ready",
@@ -185,14 +193,16 @@ def test_wrong_losses_are_not_timed():
 
 
 def test_without_a_reference_nothing_is_timed():
-    assert runner.judge([Said("torch", [1.0])])["torch"]["note"] == "the reference failed: not timed"
+    judged = ready(torch=[1.0]) | {"numpy": {"status": "failed", "note": "no memory"}}
+    runner.judge(judged)
+    assert judged["torch"]["note"] == "the reference failed: not timed"
 
 
 def test_ratio_is_the_median_over_rounds_of_the_ratio_in_that_round():
     # the machine became ten times slower in the second round: the ratio of the medians would be 6 / 2 = 3
-    row = runner.summary([4.0, 60.0, 6.0], [2.0, 20.0, 1.0])
+    row = contenders.summary([4.0, 60.0, 6.0], [2.0, 20.0, 1.0])
     assert row == {"seconds": 6.0, "least": 4.0, "largest": 60.0, "to_floor": 3.0}
-    assert "to_floor" not in runner.summary([4.0], None)
+    assert "to_floor" not in contenders.summary([4.0], None)
 
 
 # ---- Kernels and ceilings
@@ -200,7 +210,7 @@ def test_ratio_is_the_median_over_rounds_of_the_ratio_in_that_round():
 
 def test_the_ladder_has_every_kernel_and_bears_repeated_calls():
     cases = kernels.cases(configs.parse("16-8-4-relu-8"))
-    assert {case.kernel for case in cases} == set(kernels.TIMED)
+    assert [case.kernel for case in cases] == [name for name in INTERFACE if name not in MEMORY]
     for case in cases:
         assert kernels.case_deviation(reference, case) == 0
         call, arrays = kernels.bind_case(reference, case)
@@ -227,7 +237,7 @@ def test_a_wrong_kernel_is_found_and_not_timed(monkeypatch):
 
 
 def test_ceilings_of_a_small_copy_and_product():
-    measured = kernels.Ceilings(elements=1000, side=16).run(2)
+    (measured,) = kernels.ceilings(2, elements=1000, side=16)
     assert "copy, 1 thread" in measured and all(value > 0 for value in measured.values())
 
 
@@ -283,15 +293,14 @@ def test_the_machine_is_described_without_its_name():
 
 def test_figure(tmp_path):
     pytest.importorskip("matplotlib", reason="figures need matplotlib")
-    from minivae.bench import figure
-
-    figure.write(result(), tmp_path / "bench.png")
+    report.draw(result(), tmp_path / "bench.png")
     assert (tmp_path / "bench.png").stat().st_size > 5000
 
 
 def test_command_from_start_to_end(tmp_path, monkeypatch, capsys):
     """With everything shrunk: the tables on standard output, progress on standard error, both files written."""
-    monkeypatch.setattr(runner, "ceilings", lambda repeats: {"copy, 1 thread": 20.0, "matrix product, 1 thread": 99.0})
+    small = {"copy, 1 thread": 20.0, "matrix product, 1 thread": 99.0}
+    monkeypatch.setattr(runner, "alone", lambda about, function, *arguments: [small])
     out = tmp_path / "bench.json"
     asked = [
         "--quick",
@@ -335,23 +344,17 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(arguments, mess
 
 
 def test_measure_reports_time_memory_and_output():
-    seconds, peak, printed = endtoend.measure(["-c", "print('done')"])
+    seconds, peak, printed = runner.measure(["-c", "print('done')"])
     assert seconds > 0 and printed == "done\n" and (peak is None or 1 < peak < 10_000)
     with pytest.raises(RuntimeError, match="went wrong"):
-        endtoend.measure(["-c", "raise SystemExit('it went wrong')"])
-
-
-def test_installed_sizes_and_import_times():
-    sizes = {row["installation"]: row for row in endtoend.installed_sizes()}
-    assert sizes["minivae"]["status"] == "unavailable" or 1 < sizes["minivae"]["mb"] < 1000
-    assert endtoend.requirements(("numpy", "not-installed-anywhere")) == {"numpy"}
+        runner.measure(["-c", "raise SystemExit('it went wrong')"])
 
 
 def test_without_mnist_the_training_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("MINIVAE_DATA", str(tmp_path))
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (row,) = endtoend.training(1)
+    (row,) = runner.training(1)
     assert row["status"] == "unavailable" and "mnist" in row["note"].lower()
 
 

@@ -12,6 +12,7 @@ import itertools
 import json
 from pathlib import Path
 
+import cuda_on_cpu
 import numpy as np
 import pytest
 
@@ -131,15 +132,16 @@ def our_training(golden, kernels, optimizer, dtype):
 
 
 def our_losses(golden, kernels, optimizer, dtype):
-    """The loss of every step of the library's own step program."""
+    """The loss of every step of the library's own step program; of a fifth of them where a CPU plays the GPU."""
+    steps = twin.STEPS // 5 if kernels.__name__.endswith("cuda.backend") and cuda_on_cpu.is_running() else twin.STEPS
     network, settings, examples = our_training(golden, kernels, optimizer, dtype)
     program = step_program(network, examples, Objective(), settings, twin.SEED)
     moments = {n: kernels.to_device(v) for n, v in settings.state(network.parameters.size, dtype).items()}
-    trace = kernels.empty((twin.STEPS, 2 + network.arch.latent_dim), np.float64)
+    trace = kernels.empty((steps, 2 + network.arch.latent_dim), np.float64)
     flat = {"p": network.parameters, "g": network.gradient, "trace": trace, **moments}
     data = kernels.to_device(examples.data)
     work = network.workspace(program, twin.TRAINING["batch_size"], data=data, **flat)
-    for step in range(1, twin.STEPS + 1):
+    for step in range(1, steps + 1):
         rows = twin.batch_rows(step)
         work.put("rows", rows)
         rate = settings.learning_rate
@@ -154,15 +156,15 @@ def our_losses(golden, kernels, optimizer, dtype):
 def test_a_thousand_training_steps_have_the_golden_losses_of_pytorch(kernels, golden, optimizer, dtype):
     losses = our_losses(golden, kernels, optimizer, dtype)
     theirs = golden[f"training/{optimizer}/{dtype}"]
-    np.testing.assert_allclose(losses, theirs, rtol=TRAINING_TOLERANCE[dtype])
+    np.testing.assert_allclose(losses, theirs[: len(losses)], rtol=TRAINING_TOLERANCE[dtype])
     assert theirs[-100:].mean() < 0.7 * theirs[0]  # and they do train
 
 
 @both_dtypes
 @every_optimizer
 def test_a_thousand_training_steps_have_the_losses_of_pytorch_live(torch, kernels, golden, optimizer, dtype):
-    theirs = live_losses(optimizer, dtype)
-    np.testing.assert_allclose(our_losses(golden, kernels, optimizer, dtype), theirs, rtol=TRAINING_TOLERANCE[dtype])
+    losses, theirs = our_losses(golden, kernels, optimizer, dtype), live_losses(optimizer, dtype)
+    np.testing.assert_allclose(losses, theirs[: len(losses)], rtol=TRAINING_TOLERANCE[dtype])
 
 
 @functools.cache

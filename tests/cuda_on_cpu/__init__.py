@@ -273,6 +273,11 @@ def fake_cupy():
     )
 
 
+def is_running():
+    """Whether the CuPy that is imported now is this one."""
+    return "emulated" in getattr(sys.modules.get("cupy"), "__version__", "")
+
+
 @contextmanager
 def emulated():
     """minivae.kernels.cuda.backend on the emulator, for as long as anybody is inside."""

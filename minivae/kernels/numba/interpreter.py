@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, cfunc, njit, types
-from numba.extending import intrinsic
+from numba import carray, cfunc, types
 
 from minivae.kernels import table
 from minivae.kernels.numba.gemm import SCRATCH
@@ -28,7 +26,8 @@ from minivae.kernels.numba.threads import (
     atomic_add,
     atomic_load,
     barrier,
-    call_void,
+    call,
+    inner,
     join_thread,
     lap,
     pointer,
@@ -59,8 +58,6 @@ PLAN = np.dtype(
 )
 ARGUMENT = np.dtype([("plan", "i8"), ("thread", "i8")])
 
-inner = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
 
 def fingerprint() -> str:
     """A word that changes with the source of anything that is compiled here."""
@@ -90,17 +87,6 @@ _waited = [0.0]
 
 
 # ---- An instruction: a function of rows.py behind a signature that is the same for all
-
-
-@intrinsic
-def call(context, function, operands, numbers, step, first, last, thread, scratch):
-    """function(operands, numbers, step, first, last, thread, scratch), given its address."""
-
-    def codegen(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64)] * 7)
-        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
-
-    return types.int64(*[types.int64] * 8), codegen
 
 
 @inner
@@ -234,7 +220,7 @@ def enter(argument):
     mine = carray(pointer(argument), (1,), ARGUMENT)[0]
     plan = carray(pointer(mine.plan), (1,), PLAN)[0]
     while atomic_load(plan.state + 8 * THREADS) == 0:
-        call_void(plan.give_way)
+        call(plan.give_way, 0, 0, 0, 0, 0, 0, 0)
     work(plan, mine.thread, atomic_load(plan.state + 8 * THREADS))
     return 0
 

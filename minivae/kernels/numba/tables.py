@@ -8,19 +8,10 @@ from typing import Any
 import numpy as np
 
 from minivae.kernels import Call, Var
+from minivae.kernels.numba import interpreter
 from minivae.kernels.numba.encode import Instruction, Lowering, deal, set_phases
 from minivae.kernels.numba.gemm import SCRATCH
-from minivae.kernels.numba.interpreter import (
-    ARGUMENT,
-    DEALT,
-    ITEM,
-    OPERAND,
-    PLAN,
-    ROWS,
-    SEGMENT,
-    entry_points,
-    instruction,
-)
+from minivae.kernels.numba.interpreter import DEALT, ROWS
 from minivae.kernels.numba.threads import STATE_SIZE, system_functions
 from minivae.kernels.table import is_whole
 
@@ -46,13 +37,13 @@ class Tables:
                 if array is arrays.get("rows"):
                     self.batches.append(len(operands))
                 operands.append(operand(array))
-        self.operands = np.array([(*o, 0) for o in operands], OPERAND)
+        self.operands = np.array([(*o, 0) for o in operands], interpreter.OPERAND)
         self.segments, items = self._segments()
-        self.items = np.zeros(len(items), ITEM)
+        self.items = np.zeros(len(items), interpreter.ITEM)
         self.functions = []
         for n, (i, owner, first, last) in enumerate(items):
-            self.functions.append(instruction(i.function, self.dtype.name, i.data_type))
-            place = self.operands.ctypes.data + OPERAND.itemsize * first_operand[self.instructions.index(i)]
+            self.functions.append(interpreter.instruction(i.function, self.dtype.name, i.data_type))
+            place = self.operands.ctypes.data + interpreter.OPERAND.itemsize * first_operand[self.instructions.index(i)]
             self.items[n] = (
                 self.functions[-1].address,
                 place,
@@ -69,8 +60,8 @@ class Tables:
         self.numbers = np.array(bits, np.int64)
         self.state, self.done = np.zeros(STATE_SIZE, np.int64), np.zeros(1, np.int64)
         self.scratch, self.handles = np.zeros((threads, SCRATCH), self.dtype), np.zeros(threads, np.int64)
-        self.spent, self.arguments = np.zeros((threads, 0), np.int64), np.zeros(threads, ARGUMENT)
-        self.plan, (self.enter, self.run) = np.zeros(1, PLAN), entry_points()
+        self.spent, self.arguments = np.zeros((threads, 0), np.int64), np.zeros(threads, interpreter.ARGUMENT)
+        self.plan, (self.enter, self.run) = np.zeros(1, interpreter.PLAN), interpreter.entry_points()
         self.arguments["plan"], self.arguments["thread"] = self.plan.ctypes.data, np.arange(threads)
 
     def _segments(self) -> tuple[np.ndarray, list[Any]]:
@@ -85,7 +76,7 @@ class Tables:
                 segments.append((kind, len(items), len(items) + len(listed), extent, 0))
                 items += listed
             segments[-1] = (*segments[-1][:-1], 1)
-        return np.array(segments, SEGMENT), items
+        return np.array(segments, interpreter.SEGMENT), items
 
     def _slot(self, i: Instruction) -> int:
         """Where the scalars of an instruction stand in the template; equal ones stand there once."""
@@ -119,7 +110,7 @@ class Tables:
             "scratch": self.scratch.ctypes.data, "scratch_bytes": self.scratch[0].nbytes,
             "threads": self.threads, "arguments": self.arguments.ctypes.data, "handles": self.handles.ctypes.data,
             "enter": self.enter.address, "start": start, "join": join, "give_way": give_way,
-        }[name] for name in PLAN.names)  # fmt: skip
+        }[name] for name in interpreter.PLAN.names)  # fmt: skip
         self.run.ctypes(self.plan.ctypes.data)
         return int(self.done[0])
 

@@ -11,12 +11,14 @@ import ctypes
 import os
 import platform
 
+import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import carray, njit, types
 from numba.extending import intrinsic
 
 ARRIVED, ROUND, STOP, THREADS = 0, 16, 32, 48  # places in the state, what threads share on lines of its own
 STATE_SIZE = 64
+WORD, WINDOWS = ir.IntType(64), os.name == "nt"
 SPINS = 4000  # looks at the round before a waiting thread offers its processor to others
 
 
@@ -35,7 +37,7 @@ def thread_limit() -> int:
 def system_functions() -> tuple[int, int, int]:
     """Addresses of the system's functions that start a thread, wait for its end, and let other threads run."""
     library, names = ctypes, ("CreateThread", "WaitForSingleObject", "SwitchToThread")
-    if os.name == "nt":
+    if WINDOWS:
         library = ctypes.WinDLL("kernel32")
     else:
         library, names = ctypes.CDLL(None), ("pthread_create", "pthread_join", "sched_yield")
@@ -53,6 +55,7 @@ def can_cache() -> bool:
 
 
 CAN_CACHE = can_cache()
+inner = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @intrinsic
@@ -70,8 +73,7 @@ def atomic_add(context, address, value):
     """The integer at this address before value was added to it, in one indivisible step."""
 
     def codegen(context, builder, signature, arguments):
-        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", place, arguments[1], "seq_cst")
+        return builder.atomic_rmw("add", builder.inttoptr(arguments[0], WORD.as_pointer()), arguments[1], "seq_cst")
 
     return types.int64(types.int64, types.int64), codegen
 
@@ -81,26 +83,9 @@ def atomic_load(context, address):
     """The integer at this address as the other threads have left it."""
 
     def codegen(context, builder, signature, arguments):
-        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.load_atomic(place, "seq_cst", 8)
+        return builder.load_atomic(builder.inttoptr(arguments[0], WORD.as_pointer()), "seq_cst", 8)
 
     return types.int64(types.int64), codegen
-
-
-@intrinsic
-def ticks(context):
-    """The processor's clock, which runs at one rate whatever the processor does; 0 where it has none that we know."""
-    machine = platform.machine().lower()
-
-    def codegen(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.IntType(64), [])
-        if machine in ("x86_64", "amd64"):
-            return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", (), kind), [])
-        if machine in ("aarch64", "arm64"):
-            return builder.asm(kind, "mrs $0, cntvct_el0", "=r", [], side_effect=True)
-        return ir.IntType(64)(0)
-
-    return types.int64(), codegen
 
 
 @intrinsic
@@ -109,65 +94,57 @@ def load_number(context, address, i, kind):
 
     def codegen(context, builder, signature, arguments):
         real = context.get_data_type(kind)
-        place = builder.gep(builder.inttoptr(arguments[0], real.as_pointer()), [arguments[1]])
-        return builder.load(place, align=1)
+        return builder.load(builder.gep(builder.inttoptr(arguments[0], real.as_pointer()), [arguments[1]]), align=1)
 
     return kind(types.int64, types.int64, kind), codegen
 
 
 @intrinsic
-def start_thread(context, start, function, argument, handle):
+def ticks(context):
+    """The processor's clock, which runs at one rate whatever the processor does; 0 where it has none that we know."""
+    machine = platform.machine().lower()
+
+    def codegen(context, builder, signature, arguments):
+        kind = ir.FunctionType(WORD, [])
+        if machine in ("x86_64", "amd64"):
+            return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", (), kind), [])
+        if machine in ("aarch64", "arm64"):
+            return builder.asm(kind, "mrs $0, cntvct_el0", "=r", [], side_effect=True)
+        return WORD(0)
+
+    return types.int64(), codegen
+
+
+@intrinsic
+def call(context, function, a, b, c, d, e, f, g):
+    """function(a, ..., g) by its address: an instruction, or one of the system's, which looks at its first arguments."""
+
+    def codegen(context, builder, signature, arguments):
+        kind = ir.FunctionType(WORD, [WORD] * 7)
+        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+
+    return types.int64(*[types.int64] * 8), codegen
+
+
+@inner
+def start_thread(start, function, argument, handle):
     """Run function(argument) in a thread of its own; whether there was room for one. Its handle is written to an address."""
-
-    def codegen(context, builder, signature, arguments):
-        word, whole = ir.IntType(64), ir.IntType(32)
-        start, function, argument, handle = arguments
-        place = builder.inttoptr(handle, word.as_pointer())
-        if os.name == "nt":  # HANDLE CreateThread(security, stack size, function, argument, flags, id)
-            kind = ir.FunctionType(word, [word, word, word, word, whole, word])
-            given = [word(0), word(0), function, argument, whole(0), word(0)]
-            made = builder.call(builder.inttoptr(start, kind.as_pointer()), given)
-            builder.store(made, place)
-            return builder.icmp_unsigned("!=", made, word(0))
-        kind = ir.FunctionType(
-            whole, [word, word, word, word]
-        )  # int pthread_create(handle, attributes, function, argument)
-        status = builder.call(builder.inttoptr(start, kind.as_pointer()), [handle, word(0), function, argument])
-        return builder.icmp_unsigned("==", status, whole(0))
-
-    return types.boolean(*[types.int64] * 4), codegen
+    if WINDOWS:  # HANDLE CreateThread(security, stack size, function, argument, flags, id)
+        made = call(start, 0, 0, function, argument, 0, 0, 0)
+        carray(pointer(handle), (1,), np.int64)[0] = made
+        return made != 0
+    # int pthread_create(handle, attributes, function, argument): an int is the lower half of a word
+    return call(start, handle, 0, function, argument, 0, 0, 0) & 0xFFFFFFFF == 0
 
 
-@intrinsic
-def join_thread(context, join, handle):
-    """Wait for the end of the thread whose handle lies at this address."""
-
-    def codegen(context, builder, signature, arguments):
-        word, whole = ir.IntType(64), ir.IntType(32)
-        join, handle = arguments
-        thread = builder.load(builder.inttoptr(handle, word.as_pointer()))
-        # DWORD WaitForSingleObject(handle, milliseconds), or int pthread_join(thread, result)
-        last = whole(0xFFFFFFFF) if os.name == "nt" else word(0)
-        kind = ir.FunctionType(whole, [word, last.type])
-        builder.call(builder.inttoptr(join, kind.as_pointer()), [thread, last])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
+@inner
+def join_thread(join, handle):
+    """Wait for the end of the thread whose handle lies at this address, for ever if need be."""
+    thread = carray(pointer(handle), (1,), np.int64)[0]
+    call(join, thread, 0xFFFFFFFF if WINDOWS else 0, 0, 0, 0, 0, 0)
 
 
-@intrinsic
-def call_void(context, address):
-    """Call a C function without arguments."""
-
-    def codegen(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.IntType(32), [])
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), codegen
-
-
-@njit(nogil=True)
+@inner
 def barrier(state, threads, give_way):
     """Wait here until all threads have come. state: the address of int64 [STATE_SIZE], zeros at first."""
     if threads == 1:
@@ -182,10 +159,10 @@ def barrier(state, threads, give_way):
     while atomic_load(turn) == round_now:
         looks += 1
         if looks > SPINS:
-            call_void(give_way)
+            call(give_way, 0, 0, 0, 0, 0, 0, 0)
 
 
-@njit(nogil=True)
+@inner
 def lap(spent, place):
     """Add the ticks since the last lap to spent[place]; place -1 starts the clock. An empty `spent` measures nothing."""
     if len(spent) > 0:
