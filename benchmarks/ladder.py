@@ -86,6 +86,7 @@ def main():
         times = [[] for _ in names]
         for _ in range(options.rounds):
             for function, spent in zip(functions, times):
+                time.sleep(0.2)  # threads of a BLAS spin for a while after its last product
                 begun = time.perf_counter()
                 function()
                 spent.append(1000 * (time.perf_counter() - begun) / STEPS)

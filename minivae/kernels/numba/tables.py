@@ -41,28 +41,23 @@ class Tables:
         self.segments, items = self._segments()
         self.items = np.zeros(len(items), interpreter.ITEM)
         self.functions = []
-        for n, (i, owner, first, last) in enumerate(items):
+        for n, (i, *piece) in enumerate(items):
             self.functions.append(interpreter.instruction(i.function, self.dtype.name, i.data_type))
             place = self.operands.ctypes.data + interpreter.OPERAND.itemsize * first_operand[self.instructions.index(i)]
-            self.items[n] = (
-                self.functions[-1].address,
-                place,
-                self._slot(i),
-                owner,
-                first,
-                last,
-                3 * i.call + i.purpose,
-            )
+            self.items[n] = (self.functions[-1].address, place, self._slot(i), *piece, 3 * i.call + i.purpose)
         # the scalars of one step, as they lie in memory: a seed may need all 64 bits of a whole number
-        bits = [
-            np.float64(v).view(np.int64) if isinstance(v, float) else np.uint64(v).view(np.int64) for v in self.template
-        ]
+        bits = [(np.float64 if isinstance(v, float) else np.uint64)(v).view(np.int64) for v in self.template]
         self.numbers = np.array(bits, np.int64)
         self.state, self.done = np.zeros(STATE_SIZE, np.int64), np.zeros(1, np.int64)
         self.scratch, self.handles = np.zeros((threads, SCRATCH), self.dtype), np.zeros(threads, np.int64)
         self.spent, self.arguments = np.zeros((threads, 0), np.int64), np.zeros(threads, interpreter.ARGUMENT)
         self.plan, (self.enter, self.run) = np.zeros(1, interpreter.PLAN), interpreter.entry_points()
-        self.arguments["plan"], self.arguments["thread"] = self.plan.ctypes.data, np.arange(threads)
+        self.plan_address = self.plan.ctypes.data
+        self.arguments["plan"], self.arguments["thread"] = self.plan_address, np.arange(threads)
+        held = ("segments", "items", "state", "scratch", "handles", "arguments", "done")
+        self.fixed = {name: getattr(self, name).ctypes.data for name in held} | {"enter": self.enter.address}
+        self.fixed |= {"segment_count": len(self.segments), "item_count": len(self.items), "threads": threads}
+        self.fixed["scratch_bytes"] = self.scratch[0].nbytes
 
     def _segments(self) -> tuple[np.ndarray, list[Any]]:
         """Phase by phase what is shared out alike, and the items in that order."""
@@ -101,17 +96,11 @@ class Tables:
             self.operands["step_bytes"][self.batches] = rows.strides[0]
         start, join, give_way = system_functions()
         self.state[...], self.done[...] = 0, 0
-        self.plan[0] = tuple({
-            "steps": count, "stop_at_nan": stop_at_nan, "numbers": numbers.ctypes.data, "numbers_size": numbers.shape[1],
-            "segments": self.segments.ctypes.data, "segment_count": len(self.segments),
-            "items": self.items.ctypes.data, "item_count": len(self.items),
-            "state": self.state.ctypes.data, "done": self.done.ctypes.data,
-            "spent": self.spent.ctypes.data, "spent_size": self.spent.shape[1],
-            "scratch": self.scratch.ctypes.data, "scratch_bytes": self.scratch[0].nbytes,
-            "threads": self.threads, "arguments": self.arguments.ctypes.data, "handles": self.handles.ctypes.data,
-            "enter": self.enter.address, "start": start, "join": join, "give_way": give_way,
-        }[name] for name in interpreter.PLAN.names)  # fmt: skip
-        self.run.ctypes(self.plan.ctypes.data)
+        plan = self.fixed | {"steps": count, "stop_at_nan": stop_at_nan, "spent": self.spent.ctypes.data}
+        plan |= {"spent_size": self.spent.shape[1], "start": start, "join": join, "give_way": give_way}
+        plan |= {"numbers": numbers.ctypes.data, "numbers_size": numbers.shape[1]}
+        self.plan[0] = tuple(plan[name] for name in interpreter.PLAN.names)
+        self.run.ctypes(self.plan_address)
         return int(self.done[0])
 
     def measure(self) -> None:

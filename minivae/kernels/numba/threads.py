@@ -8,6 +8,7 @@ one behind: there is no pool to start, to break at a fork or to enter twice.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 
@@ -34,6 +35,7 @@ def thread_limit() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@functools.cache
 def system_functions() -> tuple[int, int, int]:
     """Addresses of the system's functions that start a thread, wait for its end, and let other threads run."""
     library, names = ctypes, ("CreateThread", "WaitForSingleObject", "SwitchToThread")
@@ -48,7 +50,7 @@ def system_functions() -> tuple[int, int, int]:
 def can_cache() -> bool:
     """Whether Numba finds a folder for compiled code: not on a read-only tree without a home directory."""
     try:
-        njit(cache=True)(system_functions)
+        njit(cache=True)(thread_limit)
     except RuntimeError:
         return False
     return True
