@@ -61,7 +61,7 @@ class CompiledProgram(CallByCall):
     def steps(self, rows: Any, **variables: Any) -> int:
         if not self.compiled:
             return super().steps(rows, **variables)
-        return self._run(len(rows), np.ascontiguousarray(rows, np.int64), variables, stop_at_nan=True)
+        return self._run(len(rows), whole_numbers("rows", rows), variables, stop_at_nan=True)
 
     def _run(self, count: int, rows: Any, variables: Mapping[str, Any], stop_at_nan: bool) -> int:
         """How many steps ran. What would be read or written outside its array is an error before the first."""
@@ -86,15 +86,15 @@ def at_once(name: str, *given: Any) -> None:
     from minivae.kernels.numba import encode
 
     row = TABLE[name]
-    arrays, copies = {}, dict[int, np.ndarray]()
+    arrays, copies = {}, dict[int, tuple[np.ndarray, np.ndarray]]()  # by identity: two arguments may be one array
     for array, value in zip(row.arrays, given):
         if array.dtype == "int64":
             value = whole_numbers(array.name, value)
         elif array.dtype == "any" and value.dtype.name not in encode.DATA_TYPES:
             value = value.astype(np.float64)
         if value is not None and not encode.addressable(value, array.dtype):
-            copies.setdefault(id(value), np.ascontiguousarray(value))
-        arrays[array.name] = copies.get(id(value), value)
+            value = copies.setdefault(id(value), (value, np.array(value, order="C")))[1]
+        arrays[array.name] = value
     row.sizes(list(arrays.values()))
     call = Call(name, tuple(n if a is not None else None for n, a in arrays.items()), given[len(row.arrays) :])
     program = CompiledProgram(sys.modules[__name__], [call], arrays)
@@ -103,7 +103,7 @@ def at_once(name: str, *given: Any) -> None:
     program()
     for array, value in zip(row.arrays, given):
         if id(value) in copies and (array.written or array.changed):
-            value[...] = copies[id(value)]
+            value[...] = copies[id(value)][1]
 
 
 def whole_numbers(name: str, rows: Any) -> np.ndarray:

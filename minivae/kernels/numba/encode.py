@@ -187,7 +187,7 @@ def set_phases(instructions: Sequence[Instruction]) -> None:
     for _ in range(2):
         seen = np.zeros((0, 4), np.int64)  # begin, end, what is done there, by which instruction
         for j, this in enumerate(instructions):
-            this.phase = earliest if isinstance(this.key[0], int) else 0
+            this.phase = earliest if this.pieces else 0
             mine = []
             for row, array in zip(this.row.arrays, this.arrays):
                 mode = ADD if row.added else WRITE if row.written or row.changed else READ
