@@ -2,7 +2,7 @@
 
     python -m pytest benchmarks/bench_kernels.py
 
-`minivae bench --suite kernels` measures the same calls in processes of their own, in turns, against the machine's ceilings.
+`minivae bench --suite kernels` measures the same calls, each backend in its own process, against the machine's ceilings.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def loss_rows(
 
 def example(domain: str, noise: np.ndarray) -> np.ndarray:
     """Data of one of the DOMAINS, made of normal noise."""
-    return {UNIT: 1 / (1 + np.exp(noise)), REAL: noise, COUNTS: np.floor(np.exp(noise))}[domain]
+    return np.asarray({UNIT: 1 / (1 + np.exp(noise)), REAL: noise, COUNTS: np.floor(np.exp(noise))}[domain])
 
 
 def _run(

@@ -210,7 +210,7 @@ def test_ratio_is_the_median_over_rounds_of_the_ratio_in_that_round():
 
 def test_the_ladder_has_every_kernel_and_bears_repeated_calls():
     cases = kernels.cases(configs.parse("16-8-4-relu-8"))
-    assert [case.kernel for case in cases] == [name for name in INTERFACE if name not in MEMORY]
+    assert [case.name.split()[0] for case in cases] == [name for name in INTERFACE if name not in MEMORY]
     for case in cases:
         assert kernels.case_deviation(reference, case) == 0
         call, arrays = kernels.bind_case(reference, case)
@@ -245,6 +245,18 @@ def test_share_is_of_the_nearer_ceiling():
     rows = [{"status": "timed", "backend": "numpy", "gb_per_s": 5.0, "gflop_per_s": 60.0}]
     report.add_shares(rows, {"copy, 1 thread": 10.0, "copy, 2 threads": 20.0, "matrix product, 1 thread": 100.0})
     assert rows[0]["share"] == pytest.approx(0.6)
+
+
+def test_the_table_of_kernels_says_which_are_right_which_wrong_and_why_a_backend_is_not_here():
+    about = {"config": TINY, "backend": "numpy"}
+    right = {"status": "timed", "deviation": 3e-7, "seconds": 2e-6, "gb_per_s": 5.0, "gflop_per_s": 0.0, "share": 0.25}
+    wrong = about | {"kernel": "binarize", "status": "wrong", "deviation": 1.0}
+    missing = {"config": TINY, "backend": "cupy", "status": "unavailable", "note": "no card"}
+    lines = report.step_text({"kernels": [about | {"kernel": "gather"} | right, wrong, missing]}).splitlines()
+    assert lines[0].startswith("results match: kernels of numpy") and lines[0].endswith("3e-07")
+    shown = [line.split() for line in lines if line.startswith("  ")]
+    assert shown[0] == ["gather", "2.0", "5.0", "-", "25%"] and shown[1][:2] == ["binarize", "wrong:"]
+    assert " ".join(shown[2]) == "unavailable: no card"
 
 
 # ---- Results

@@ -1,29 +1,19 @@
 """What is measured: named configurations, and the weights, batches and noise that all contenders share."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
 import numpy as np
 
 from minivae import randomness
-from minivae.architecture import Architecture, decoder_layers, encoder_layers, initial_parameters
+from minivae.architecture import Architecture, Layer, decoder_layers, encoder_layers, initial_parameters
 from minivae.kernels import load
 
 SEED, LEARNING_RATE = 0, 1e-3
 CHECKED_STEPS, TOLERANCE = 20, 1e-4  # the first losses of a contender, and how far from the reference they may be
-
-DESIGN = (
-    "784-400-20-relu-128",
-    "784-200-200-50-tanh-20",
-    "784-200-200-50-tanh-100",
-    "784-512-256-32-relu-1024",
-    "64-64-2-relu-64",
-)
-BATCHES = tuple(f"784-500-20-relu-{batch}" for batch in (1, 16, 256, 4096))
 QUICK = ("784-400-20-relu-128", "64-64-2-relu-64")
-SETS = {"design": DESIGN, "batches": BATCHES, "quick": QUICK}
+DESIGN = (QUICK[0], "784-200-200-50-tanh-20", "784-200-200-50-tanh-100", "784-512-256-32-relu-1024", QUICK[1])
+SETS = {"quick": QUICK, "design": DESIGN, "batches": tuple(f"784-500-20-relu-{batch}" for batch in (1, 16, 256, 4096))}
 
 
 class Config(NamedTuple):
@@ -34,10 +24,18 @@ class Config(NamedTuple):
     batch: int
 
     @property
+    def layers(self) -> list[Layer]:
+        return encoder_layers(self.arch) + decoder_layers(self.arch)
+
+    @property
+    def flops(self) -> int:
+        """Of the matrix products of one step: forward, dW, and dx except for the first layer, whose input is data."""
+        return sum(2 * self.batch * n.inputs * n.outputs * (2 if n.x == "x" else 3) for n in self.layers)
+
+    @property
     def ready_steps(self) -> int:
         """How many batches lie ready, one block: 50, or fewer (at least 10) where a step takes long."""
-        flops = sum(product.flops for product in matrix_products(self.arch, self.batch))
-        return int(min(50, max(10, 1e10 // flops)))
+        return int(min(50, max(10, 1e10 // self.flops)))
 
 
 def parse(name: str) -> Config:
@@ -58,47 +56,18 @@ def select(names: list[str]) -> list[Config]:
     return [parse(name) for name in dict.fromkeys(n for name in names for n in SETS.get(name, (name,)))]
 
 
-class Product(NamedTuple):
-    """C [m, n] = A [m, k] B [k, n]; of these "A", "B" or none ("") is stored transposed."""
+def inputs(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What all start from, float32: parameters [N], data [S B, D] in [0, 1], rows [S, B] as in an epoch, noise [S, B, Z].
 
-    m: int
-    k: int
-    n: int
-    transposed: str
-
-    @property
-    def flops(self) -> int:
-        return 2 * self.m * self.k * self.n
-
-
-def matrix_products(arch: Architecture, batch: int) -> list[Product]:
-    """Every matrix product of one training step: forward, dW, and dx except for the first layer, whose input is data."""
-    layers = encoder_layers(arch) + decoder_layers(arch)
-    forward = [Product(batch, layer.inputs, layer.outputs, "") for layer in layers]
-    dW = [Product(layer.inputs, batch, layer.outputs, "A") for layer in layers]
-    dx = [Product(batch, layer.outputs, layer.inputs, "B") for layer in layers[1:]]
-    return forward + dW + dx
-
-
-class Inputs(NamedTuple):
-    """What all contenders start from, float32. Step i (from 0) trains on x[i], which is data[rows[i]], with eps[i]."""
-
-    parameters: np.ndarray  # [N]
-    data: np.ndarray  # [S B, D], in [0, 1]
-    rows: np.ndarray  # [S, B], a random order, as in an epoch
-    x: np.ndarray  # [S, B, D]
-    eps: np.ndarray  # [S, B, Z], the noise that minivae draws itself at these steps
-
-
-def inputs(config: Config) -> Inputs:
-    """A function of the configuration alone. x^4 of uniform x is dark on the whole, as digits are."""
+    Step i (from 0) trains on data[rows[i]] with noise[i], which minivae draws itself. Uniform x^4 is dark, as digits are.
+    """
     arch, steps = config.arch, config.ready_steps
     data = np.random.default_rng(SEED).random((steps * config.batch, arch.data_dim), np.float32) ** 4
     rows = randomness.permutation(len(data), SEED, randomness.SHUFFLE).astype(np.int64).reshape(steps, config.batch)
-    eps = np.empty((steps, config.batch, arch.latent_dim), np.float32)
+    noise = np.empty((steps, config.batch, arch.latent_dim), np.float32)
     for i in range(steps):
-        load("numpy").philox_normal(eps[i], rows[i], SEED, randomness.TRAIN_NOISE, i + 1)
-    return Inputs(initial_parameters(arch, SEED).astype(np.float32), data, rows, data[rows], eps)
+        load("numpy").philox_normal(noise[i], rows[i], SEED, randomness.TRAIN_NOISE, i + 1)
+    return initial_parameters(arch, SEED).astype(np.float32), data, rows, noise
 
 
 def deviation(losses: list[float], expected: list[float]) -> float:

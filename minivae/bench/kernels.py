@@ -1,110 +1,79 @@
 """The kernel ladder: every kernel of the interface at the sizes of one training step, compared, then timed.
 
-Bytes are what a kernel must read and write at least once; FLOPs are counted for matrix products only. Both are minima,
-so a rate is what the kernel achieves, not what it moves. Repeated calls find their arrays in the cache when they fit, so
-a small kernel may exceed the ceiling of a large copy.
+Bytes are what a kernel must read and write at least once, FLOPs those of matrix products: a rate is what it achieves, not
+what it moves. Repeated calls find in the cache what fits there, so a small kernel may exceed the ceiling of a large copy.
 """
 
-from __future__ import annotations
-
 import math
-import time
+import statistics
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
+from timeit import repeat, timeit
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minivae.bench.configs import SEED, TOLERANCE, Config
-from minivae.bench.contenders import Contender, Unavailable, available_cores, blas_threads
-from minivae.kernels import INTERFACE, availability, load, reference
+from minivae.bench.contenders import CORES, THREADS, Row, blas_threads, summary
+from minivae.kernels import Call, bind, load, reference
+from minivae.kernels.table import TABLE, value
 from minivae.network import Network
 
-BUNCH = 2e-3  # seconds: a kernel is called often enough in a row to fill them
+BUNCH, MOST = 2e-3, 100  # seconds that a program of one kernel should take, and of how many calls it is at most
+# Repeated calls must meet the same kind of numbers, never ever smaller ones: relu leaves a dy that it has masked as it is,
+# and in sgd_step g becomes learning_rate m: where learning_rate is 1 - momentum, the next m = momentum m + g is the same.
+SCALARS: dict[str, Any] = {
+    "activation": "relu", "beta": 1.0, "free_bits": 0.1, "max_norm": math.inf, "learning_rate": 0.1, "momentum": 0.9,
+    "nesterov": False, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "step": 100, "weight_decay": 0.0,
+    "seed": SEED, "purpose": 1, "divide_by": 255.0, "index": 0,
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Case:
-    """One kernel with its arguments. written: positions of the arrays that it writes; bytes and flops: of one call."""
+class Case(NamedTuple):
+    """One call of a kernel. written: positions of the arrays that it leaves behind; bytes and flops: of one call."""
 
-    name: str
-    arrays: tuple[np.ndarray, ...]
-    scalars: tuple[Any, ...]
-    written: tuple[int, ...]
+    name: str  # the kernel's, and what was chosen
+    arrays: list[np.ndarray]
+    scalars: list[Any]
+    written: list[int]
     bytes: int
-    flops: int = 0
-
-    @property
-    def kernel(self) -> str:
-        return self.name.split()[0]
+    flops: int
 
 
 def cases(config: Config) -> list[Case]:
-    """Every kernel on the arrays of a training step with this configuration, float32.
-
-    The dense kernels are those of the decoder's last layer: the largest one that also needs dx. Arrays that a kernel both
-    reads and writes are chosen so that repeated calls meet the same kind of numbers, never ever smaller ones.
-    """
+    """Every kernel on uniform float32 arrays of a step's sizes; dense: the decoder's last layer, the largest with a dx."""
     arch, B, D, Z = config.arch, config.batch, config.arch.data_dim, config.arch.latent_dim
-    width, N = arch.hidden_dims[0] if arch.hidden_dims else Z, Network(arch, reference).parameters.size
-    generator = np.random.default_rng(SEED)
-
-    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
-        return np.asarray(scale * generator.standard_normal(shape, np.float32), np.float32)
-
-    def empty(*shape: int) -> np.ndarray:
-        return np.zeros(shape, np.float32)
-
-    rows = generator.permutation(4 * B)[:B]
-    pixels = generator.integers(0, 256, (4 * B, D)).astype(np.uint8)
-    x, weight = np.asarray(pixels[rows] / 255, np.float32), np.full(B, 1 / B, np.float32)
-    W, b, hidden, y = normal(width, D, scale=0.05), normal(D), normal(B, width), normal(B, D)
-    h, eps, kl = normal(B, 2 * Z), normal(B, Z), normal(B, Z) ** 2
-    p, g, v = normal(N, scale=0.05), normal(N, scale=0.01), normal(N, scale=0.01) ** 2
-    out = empty(B, D)  # y and a of the forward pass share it, as in a network
-    matrix = B * width + width * D + B * D
-    listed: list[Any] = [
-        ("dense_forward relu", (out, out, hidden, W, b), ("relu",), (0,), 4 * matrix, 2 * B * width * D),
-        (
-            "dense_backward relu",
-            (empty(B, width), empty(width, D), empty(D), normal(B, D), hidden, y, y, W),
-            ("relu",),
-            (0, 1, 2),
-            4 * (2 * matrix + B * D),
-            4 * B * width * D,
-        ),
-        ("sample_forward", (empty(B, Z), empty(B, Z), h, eps), (), (0, 1), 20 * B * Z),
-        ("sample_backward", (empty(B, 2 * Z), normal(B, Z), h, eps, normal(Z), weight), (), (0,), 24 * B * Z),
-        ("kl_loss", (empty(Z), empty(Z), kl, weight), (1.0, 0.1), (0, 1), 4 * B * Z),
-        ("bernoulli_loss", (empty(B, D), empty(B), y, x, weight), (), (0, 1), 12 * B * D),
-        ("gaussian_loss", (empty(B, D), empty(1), empty(B), y, x, empty(1), weight), (), (0, 1, 2), 12 * B * D),
-        (
-            "gaussian_elementwise_loss",
-            (empty(B, 2 * D), empty(B), normal(B, 2 * D), x, weight),
-            (),
-            (0, 1),
-            20 * B * D,
-        ),
-        ("clip_global_norm", (empty(1), g.copy()), (math.inf,), (0, 1), 4 * N),
-        # learning_rate = 1 - momentum: g becomes learning_rate m, and the next m = momentum m + g is the same again
-        ("sgd_step", (p.copy(), g.copy(), g.copy()), (0.1, 0.9, False), (0, 1), 20 * N),
-        ("adam_step", (p, g.copy(), v, g), (1e-3, 0.9, 0.999, 1e-8, 100, 0.0), (0, 1, 2), 28 * N),
-        ("philox_uniform", (empty(B, D), rows), (SEED, 1, 1), (0,), 4 * B * D),
-        ("philox_normal", (empty(B, Z), rows), (SEED, 1, 1), (0,), 4 * B * Z),
-        ("gather", (empty(B, D), pixels, rows), (255.0,), (0,), 5 * B * D),
-        ("binarize", (x.copy(), generator.random((B, D), np.float32)), (), (0,), 12 * B * D),
-        ("record", (np.zeros((1, 2 + Z)), empty(B), empty(Z), empty(1), weight), (0,), (0,), 8 * B + 12 * Z),
-    ]
-    return [Case(*row) for row in listed]
+    sizes = {"1": 1, "T": 1, "B": B, "n": B, "D": D, "O": D, "I": (*arch.hidden_dims, Z)[0], "Z": Z}
+    sizes["N"], generator, found = Network(arch, reference).parameters.size, np.random.default_rng(SEED), []
+    for name, kernel in TABLE.items():
+        sizes["C"] = Z if name == "philox_normal" else D
+        arrays: dict[str, np.ndarray] = {}
+        for array in kernel.arrays:
+            dtype = {"": "float32", "any": "uint8"}.get(array.dtype, array.dtype)
+            drawn = generator.random([value(size, sizes) for size in array.shape]) * (255 if dtype == "uint8" else 1)
+            arrays[array.name] = generator.permutation(B) if dtype == "int64" else drawn.astype(dtype)
+        flops = {"dense_forward": 2, "dense_backward": 4}.get(name, 0) * B * D * sizes["I"]
+        if flops:
+            arrays["a"] = arrays["y"]  # they share their memory, as in a network
+        # what is both read and written; of g, which is spent or left alone, nothing is asked
+        updated = [array.name for array in kernel.arrays if array.changed and array.name != "g"]
+        written = [i for i, array in enumerate(kernel.arrays) if array.written or array.name in updated]
+        moved = sum({id(array): array.nbytes for array in arrays.values()}.values())
+        moved += sum(arrays[twice].nbytes for twice in updated)
+        scalars = [SCALARS[scalar] for scalar in kernel.scalars]
+        found.append(Case(f"{name} relu" if flops else name, [*arrays.values()], scalars, written, moved, flops))
+    return found
 
 
-def bind_case(kernels: ModuleType, case: Case) -> tuple[Callable[[], None], list[Any]]:
-    """The call on fresh copies of its arrays in the backend's memory, and those arrays. Shared arrays stay shared."""
+def bind_case(kernels: ModuleType, case: Case, times: int = 1) -> tuple[Callable[[], None], list[Any]]:
+    """A program of so many such calls on copies of the arrays in the backend's memory, where shared ones stay shared."""
     copies = {id(array): kernels.to_device(array.copy()) for array in case.arrays}
-    arrays, function, scalars = [copies[id(a)] for a in case.arrays], getattr(kernels, case.kernel), case.scalars
-    return lambda: function(*arrays, *scalars), arrays
+    arrays, kernel = [copies[id(array)] for array in case.arrays], TABLE[case.name.split()[0]]
+    names = tuple(array.name for array in kernel.arrays)
+    calls = [Call(kernel.name, names, tuple(case.scalars))] * times
+    return bind(kernels, calls, dict(zip(names, arrays))), arrays
 
 
 def case_deviation(kernels: ModuleType, case: Case) -> float:
@@ -114,87 +83,48 @@ def case_deviation(kernels: ModuleType, case: Case) -> float:
         call, arrays = bind_case(module, case)
         call()
         results.append([np.asarray(module.to_host(arrays[i]), np.float64) for i in case.written])
-    worst = 0.0
-    for ours, expected in zip(*results):
-        difference = float(np.abs(ours - expected).max() / max(np.abs(expected).max(), 1e-30))
-        worst = max(worst, difference if math.isfinite(difference) else math.inf)
-    return worst
+    worst = [np.abs(ours - right).max() / max(np.abs(right).max(), 1e-30) for ours, right in zip(*results)]
+    return float(max(worst)) if np.isfinite(worst).all() else math.inf
 
 
-class Ladder(Contender):
-    """All kernels of one backend. run(n) gives seconds per call for each whose results match: the median of n bunches."""
+def ladder(config: Config, backend: str, rounds: int) -> list[Row]:
+    """One row for each kernel: compared with the reference; where it agrees, timed, in turns with the others."""
+    kernels, rows = load(backend), []
+    timed: list[tuple[Case, Row, list[float], Callable[[], float]]] = []
 
-    def __init__(self, backend: str, config: Config) -> None:
-        works, reason = availability(backend)
-        if not works:
-            raise Unavailable(reason)
-        self.kernels, self.cases = load(backend), cases(config)
-        self.deviations = {case.name: case_deviation(self.kernels, case) for case in self.cases}
-        self.calls: dict[str, tuple[Callable[[], None], int]] = {}
-        for case in self.cases:
-            if self.deviations[case.name] <= TOLERANCE:
-                call = bind_case(self.kernels, case)[0]
-                self._time(call, 1)
-                self.calls[case.name] = call, max(1, round(BUNCH / self._time(call, 3)))
+    def bunch(run: Callable[[], None], times: int) -> float:
+        return (timeit(run, number=1) + timeit(kernels.synchronize, number=1)) / times
 
-    def _time(self, call: Callable[[], None], times: int) -> float:
-        self.kernels.synchronize()
-        begun = time.perf_counter()
-        for _ in range(times):
-            call()
-        self.kernels.synchronize()
-        return (time.perf_counter() - begun) / times
-
-    def losses(self) -> list[float]:
-        return []
-
-    def run(self, n: int) -> dict[str, float]:
-        return {
-            name: float(np.median([self._time(call, times) for _ in range(n)]))
-            for name, (call, times) in self.calls.items()
-        }
+    for case in cases(config):
+        worst = case_deviation(kernels, case)
+        row: Row = {"kernel": case.name, "status": "wrong", "deviation": worst if math.isfinite(worst) else None}
+        rows.append(row)
+        if worst <= TOLERANCE:
+            once, _ = bind_case(kernels, case)
+            times = max(1, min(MOST, round(BUNCH / min(bunch(once, 1) for _ in range(4)))))
+            timed.append((case, row, [], partial(bunch, bind_case(kernels, case, times)[0], times)))
+    for _ in range(rounds):
+        for _, _, spent, again in timed:
+            spent.append(statistics.median(again() for _ in range(3)))
+    for case, row, spent, _ in timed:
+        row |= {"status": "timed"} | summary(spent)
+        row |= {"gb_per_s": 1e-9 * case.bytes / row["seconds"], "gflop_per_s": 1e-9 * case.flops / row["seconds"]}
+    return rows
 
 
-class Ceilings(Contender):
-    """What this machine can do: copying a large array, and a large matrix product, with one thread and with all.
-
-    run(n) gives the best of n in GB/s (bytes read and written) and GFLOP/s, float32.
-    """
-
-    def __init__(self, elements: int = 2**25, side: int = 2048) -> None:
-        self.source, self.target = np.ones(elements, np.float32), np.zeros(elements, np.float32)
-        self.a, self.b, self.out = (np.ones((side, side), np.float32) for _ in range(3))
-
-    def losses(self) -> list[float]:
-        return []
-
-    def run(self, n: int) -> dict[str, float]:
-        cores, set_threads, result = available_cores(), blas_threads(), {}
-        gigabytes, gigaflops = 2e-9 * self.source.nbytes, 2e-9 * len(self.a) ** 3
-        for threads in sorted({1, cores}):
-            name = "1 thread" if threads == 1 else f"{threads} threads"
-            parts = list(zip(np.array_split(self.source, threads), np.array_split(self.target, threads)))
-            with ThreadPoolExecutor(threads) as pool:  # NumPy copies without holding the interpreter's lock
-                copy = min(self._time(lambda: list(pool.map(self._copy, parts))) for _ in range(n))  # noqa: B023
-            result[f"copy, {name}"] = gigabytes / copy
-            if set_threads is not None:
-                set_threads(threads)
-            elif threads == 1 < cores:  # without threadpoolctl the number of threads cannot be set
-                continue
-            product = min(self._time(lambda: np.matmul(self.a, self.b, out=self.out)) for _ in range(n))
-            result[f"matrix product, {name}"] = gigaflops / product
-        return result
-
-    @staticmethod
-    def _copy(part: tuple[np.ndarray, np.ndarray]) -> None:
-        np.copyto(part[1], part[0])
-
-    @staticmethod
-    def _time(call: Callable[[], Any]) -> float:
-        begun = time.perf_counter()
-        call()
-        return time.perf_counter() - begun
-
-
-MEMORY = ("empty", "to_device", "to_host", "synchronize")  # where arrays live: nothing to time
-TIMED = tuple(name for name in INTERFACE if name not in MEMORY)
+def ceilings(n: int, elements: int = 2**25, side: int = 2048) -> list[dict[str, float]]:
+    """Best of n of a large copy, GB/s read and written, and of a large product, GFLOP/s: float32, one thread and all."""
+    source, target = np.ones(elements, np.float32), np.zeros(elements, np.float32)
+    a, out = np.ones((side, side), np.float32), np.zeros((side, side), np.float32)
+    result, set_threads = {}, blas_threads()
+    for name, threads in THREADS.items():
+        parts = np.array_split(target, threads), np.array_split(source, threads)
+        with ThreadPoolExecutor(threads) as pool:  # NumPy copies without holding the interpreter's lock
+            spent = repeat(lambda: list(pool.map(np.copyto, *parts)), number=1, repeat=n)  # noqa: B023
+        result[f"copy, {name}"] = 2e-9 * source.nbytes / min(spent)
+        if set_threads is not None:
+            set_threads(threads)
+        if set_threads is not None or threads == CORES:  # without threadpoolctl their number is as it is
+            spent = repeat(lambda: np.matmul(a, a, out=out), number=1, repeat=n)
+            result[f"matrix product, {name}"] = 2e-9 * side**3 / min(spent)
+    return [result]

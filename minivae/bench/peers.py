@@ -1,13 +1,6 @@
-"""The peers: the same training step in PyTorch and in JAX, and PyTorch's VAE example as a whole program.
-
-The only file that may import them, and it does so where they are used. `python -m minivae.bench.peers 10` trains the
-example for ten epochs and prints its test losses.
-"""
+"""The peers, in the only file that may import them: the step in PyTorch and in JAX; run alone, PyTorch's VAE example."""
 
 # mypy: ignore-errors
-# (what the frameworks say about their types changes from version to version, and they may not be installed)
-
-from __future__ import annotations
 
 import os
 import shutil
@@ -16,226 +9,162 @@ from typing import Any
 
 import numpy as np
 
-from minivae.architecture import Architecture, decoder_layers, encoder_layers, parameter_layout
+from minivae.architecture import decoder_layers, encoder_layers, parameter_layout
 from minivae.bench.configs import LEARNING_RATE, Config, inputs
 from minivae.bench.contenders import Contender, Unavailable
+from minivae.data.datasets import load_dataset
 from minivae.parameters import views
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
-def create(name: str, config: Config) -> Contender:
-    """PyTorch or JAX as a contender. Raises Unavailable where it is not installed or does not work."""
-    package = name.split("-")[0]
-    if config.arch.activation not in ("identity", "relu", "tanh", "sigmoid"):
-        raise Unavailable(f"no counterpart of activation {config.arch.activation} is written for {package}")
-    try:
-        if name == "torch-cuda-graph":
-            return TorchGraph(config)
-        if package == "torch":
-            return Torch(config, name.endswith("compile"), "cuda" if "cuda" in name else "cpu")
-        return Jax(config, name == "jax-scan")
-    except ImportError as error:
-        raise Unavailable(f"{package} cannot be imported ({error}); run pip install {package}") from error
+def start(config: Config, activations: dict[str, Any]) -> tuple[Any, ...]:
+    """Named parameters, x [S, B, D], eps [S, B, Z]; encoder and decoder as lists of (name of W, name of b, activation)."""
+    if config.arch.activation not in activations:
+        raise Unavailable(f"no counterpart of activation {config.arch.activation} is written for PyTorch and JAX")
+    flat, data, rows, eps = inputs(config)
+    stacks = encoder_layers(config.arch), decoder_layers(config.arch)
+    layers = [[(f"{n.name}.W", f"{n.name}.b", activations[n.activation]) for n in stack] for stack in stacks]
+    return views(flat, parameter_layout(config.arch)), data[rows], eps, *layers
 
 
-def starting_point(config: Config) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[str], list[str]]:
-    """The named initial parameters, x [S, B, D], eps [S, B, Z], and the names of the encoder's and decoder's layers."""
-    given = inputs(config)
-    named = views(given.parameters, parameter_layout(config.arch))
-    return named, given.x, given.eps, *layer_names(config.arch)
+def torch(config: Config, library: str, device: str, compiled: bool = False, graph: bool = False) -> Contender:
+    """PyTorch with fused Adam: eager, compiled, or the whole step as a CUDA graph. Weights lie [O, I], as in nn.Linear."""
+    # The cache of compiled code does not tell thread counts apart, so code made for one thread could come back for all.
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    import torch
+    import torch.nn.functional as F
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("this PyTorch finds no GPU")
+    if compiled and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        raise Unavailable("torch.compile needs a C++ compiler, and none was found; install g++ or clang++")
+    activations = {"identity": lambda a: a, "relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+    named, x, eps, encoder, decoder = start(config, activations)
+    initial = {name: torch.from_numpy(np.ascontiguousarray(value.T)).to(device) for name, value in named.items()}
+    p = {name: torch.nn.Parameter(value.clone()) for name, value in initial.items()}
+    adam = {"lr": LEARNING_RATE, "betas": (BETA1, BETA2), "eps": EPSILON, "fused": True, "capturable": graph}
+    optimizer = torch.optim.Adam(p.values(), **adam)
+    batches = list(zip(torch.from_numpy(x).to(device), torch.from_numpy(eps).to(device)))
 
-def layer_names(arch: Architecture) -> tuple[list[str], list[str]]:
-    return [layer.name for layer in encoder_layers(arch)], [layer.name for layer in decoder_layers(arch)]
+    def dense(y: Any, layers: Any) -> Any:
+        for W, b, activation in layers:
+            y = activation(F.linear(y, p[W], p[b]))
+        return y
 
+    def loss(x: Any, eps: Any) -> Any:
+        mu, logvar = dense(x, encoder).chunk(2, dim=1)
+        logits = dense(mu + torch.exp(0.5 * logvar) * eps, decoder)
+        recon = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        kl = -0.5 * (1 + logvar - mu * mu - logvar.exp()).sum()
+        return (recon + kl) / config.batch
 
-class Torch(Contender):
-    """PyTorch eager with fused Adam, or the same with torch.compile. Weights lie [O, I], as nn.Linear has them."""
+    def step(x: Any, eps: Any) -> Any:
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(x, eps)
+        value.backward()
+        optimizer.step()
+        return value.detach()
 
-    def __init__(self, config: Config, compiled: bool, device: str = "cpu") -> None:
-        # The cache of compiled code does not tell thread counts apart, so code made for one thread could come back for all.
-        os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
-        import torch
-        import torch.nn.functional as F
+    def reset() -> None:
+        with torch.no_grad():
+            for name, value in p.items():
+                value.copy_(initial[name])
+            for tensor in (tensor for state in optimizer.state.values() for tensor in state.values()):
+                tensor.zero_()
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise Unavailable("this PyTorch finds no GPU")
-        if compiled and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-            raise Unavailable("torch.compile needs a C++ compiler, and none was found; install g++ or clang++")
-        named, x, eps, encoder, decoder = starting_point(config)
-        self.initial = {
-            name: torch.from_numpy(np.ascontiguousarray(value.T)).to(device) for name, value in named.items()
-        }  # a bias is its own transpose
-        parameters = {name: torch.nn.Parameter(value.clone()) for name, value in self.initial.items()}
-        activation = {"identity": lambda a: a, "relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
-        f, batch = activation[config.arch.activation], config.batch
+    def block() -> Any:
+        if device == "cpu":
+            return [step(*batch) for batch in batches]
+        return [step(*batch).clone() for batch in batches]  # a graph writes every loss to the same place
 
-        def dense(y: Any, names: list[str]) -> Any:
-            for name in names[:-1]:
-                y = f(F.linear(y, parameters[f"{name}.W"], parameters[f"{name}.b"]))
-            return F.linear(y, parameters[f"{names[-1]}.W"], parameters[f"{names[-1]}.b"])
-
-        def loss(x: Any, eps: Any) -> Any:
-            mu, logvar = dense(x, encoder).chunk(2, dim=1)
-            logits = dense(mu + torch.exp(0.5 * logvar) * eps, decoder)
-            recon = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
-            kl = -0.5 * (1 + logvar - mu * mu - logvar.exp()).sum()
-            return (recon + kl) / batch
-
-        self.torch, self.parameters = torch, parameters
-        self.loss = loss
-        self.optimizer = torch.optim.Adam(
-            parameters.values(), lr=LEARNING_RATE, betas=(BETA1, BETA2), eps=EPSILON, fused=True
-        )
-        self.batches = list(zip(torch.from_numpy(x).to(device), torch.from_numpy(eps).to(device)))
-        self.steps, self.device = len(self.batches), device
-        if device == "cuda":
-            self.note = torch.cuda.get_device_name()
-            self.loss = torch.compile(loss, mode="reduce-overhead") if compiled else loss
-            return
-        self.choose_threads(torch.set_num_threads)
-        if compiled:  # with the threads that serve eager best: compiling for each count would take too long
-            self.loss = torch.compile(loss)
-            self.note += ", as eager"
-
-    def wait(self) -> None:
-        if self.device == "cuda":
-            self.torch.cuda.synchronize()
-
-    def reset(self) -> None:
-        with self.torch.no_grad():
-            for name, value in self.parameters.items():
-                value.copy_(self.initial[name])
-            for state in self.optimizer.state.values():
-                for tensor in state.values():
-                    tensor.zero_()
-
-    def block(self) -> list[Any]:
-        losses = []
-        for x, eps in self.batches:
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = self.loss(x, eps)
-            loss.backward()
-            self.optimizer.step()
-            losses.append(loss.detach().clone() if self.device == "cuda" else loss.detach())
-        return losses
-
-
-class TorchGraph(Torch):
-    """PyTorch on a GPU with the whole step, optimizer included, captured once as a CUDA graph."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config, False, "cuda")
-        torch = self.torch
-        for group in self.optimizer.param_groups:
-            group["capturable"] = True
-        self.x, self.eps = (part.clone() for part in self.batches[0])
-        side = torch.cuda.Stream()
+    made = Contender(len(batches), block, reset)
+    if device == "cpu":
+        made.with_best_threads(torch.set_num_threads)
+        made.note += ", as eager" if compiled else ""  # trying every number of threads compiled would take too long
+    else:
+        made.note, made.wait = torch.cuda.get_device_name(), torch.cuda.synchronize
+    if compiled:
+        loss = torch.compile(loss, mode="default" if device == "cpu" else "reduce-overhead")
+    if graph:
+        eager, place = step, [part.clone() for part in batches[0]]
+        side, recording = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                self.value = self._step()
+                eager(*place)
         torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.value = self._step()
+        with torch.cuda.graph(recording):
+            value = eager(*place)
 
-    def _step(self) -> Any:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.x, self.eps)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
+        def step(*batch: Any) -> Any:
+            for target, source in zip(place, batch):
+                target.copy_(source)
+            recording.replay()
+            return value
 
-    def block(self) -> list[Any]:
+    return made
+
+
+def jax(config: Config, library: str, device: str, scan: bool = False) -> Contender:
+    """JAX: one jitted step with donated buffers, called once a step or scanned over all ready batches in one call."""
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU it would round to TF32
+    activations = {"identity": lambda a: a, "relu": jax.nn.relu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
+    initial, x, eps, encoder, decoder = start(config, activations)
+    tree, ready, state = jax.tree_util.tree_map, (jnp.asarray(x), jnp.asarray(eps)), None
+    batches = [ready] if scan else list(zip(*ready))
+
+    def dense(p: Any, y: Any, layers: Any) -> Any:
+        for W, b, activation in layers:
+            y = activation(y @ p[W] + p[b])
+        return y
+
+    def loss(p: Any, x: Any, eps: Any) -> Any:
+        mu, logvar = jnp.split(dense(p, x, encoder), 2, axis=1)
+        a = dense(p, mu + jnp.exp(0.5 * logvar) * eps, decoder)
+        recon = jnp.sum(jnp.maximum(a, 0) - a * x + jnp.log1p(jnp.exp(-jnp.abs(a))))
+        kl = -0.5 * jnp.sum(1 + logvar - mu * mu - jnp.exp(logvar))
+        return (recon + kl) / config.batch
+
+    def step(state: Any, batch: Any) -> Any:
+        p, m, v, t = state
+        value, g = jax.value_and_grad(loss)(p, *batch)
+        t = t + 1
+        m = tree(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, g)
+        v = tree(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, g)
+        size, root = LEARNING_RATE / (1 - BETA1**t), 1 / jnp.sqrt(1 - BETA2**t)
+        p = tree(lambda p, m, v: p - size * m / (jnp.sqrt(v) * root + EPSILON), p, m, v)
+        return (p, m, v, t), value
+
+    advance = jax.jit((lambda state, ready: jax.lax.scan(step, state, ready)) if scan else step, donate_argnums=0)
+
+    def reset() -> None:
+        nonlocal state
+        p = tree(jnp.array, dict(initial))
+        state = p, tree(jnp.zeros_like, p), tree(jnp.zeros_like, p), jnp.zeros((), jnp.float32)
+
+    def block() -> Any:
+        nonlocal state
         losses = []
-        for x, eps in self.batches:
-            self.x.copy_(x)
-            self.eps.copy_(eps)
-            self.graph.replay()
-            losses.append(self.value.clone())
-        return losses
+        for batch in batches:
+            state, value = advance(state, batch)
+            losses.append(value)
+        return losses[0] if scan else losses
 
-
-class Jax(Contender):
-    """JAX: one jitted step with donated buffers, called once a step or scanned over all ready batches in one call.
-
-    XLA has no switch for its threads once it runs; held to one core, it was no faster even for the smallest model.
-    """
-
-    note = "threads as XLA chooses"
-
-    def __init__(self, config: Config, scan: bool) -> None:
-        import jax
-        import jax.numpy as jnp
-
-        jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU it would round to TF32
-        device = jax.devices()[0]
-        if device.platform != "cpu":
-            self.note = str(device.device_kind)
-        self.initial, x, eps, encoder, decoder = starting_point(config)
-        activation = {"identity": lambda a: a, "relu": jax.nn.relu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
-        f, batch, tree = activation[config.arch.activation], config.batch, jax.tree_util.tree_map
-
-        def dense(p: Any, y: Any, names: list[str]) -> Any:
-            for name in names[:-1]:
-                y = f(y @ p[f"{name}.W"] + p[f"{name}.b"])
-            return y @ p[f"{names[-1]}.W"] + p[f"{names[-1]}.b"]
-
-        def loss(p: Any, x: Any, eps: Any) -> Any:
-            mu, logvar = jnp.split(dense(p, x, encoder), 2, axis=1)
-            a = dense(p, mu + jnp.exp(0.5 * logvar) * eps, decoder)
-            recon = jnp.sum(jnp.maximum(a, 0) - a * x + jnp.log1p(jnp.exp(-jnp.abs(a))))
-            kl = -0.5 * jnp.sum(1 + logvar - mu * mu - jnp.exp(logvar))
-            return (recon + kl) / batch
-
-        def step(state: Any, x: Any, eps: Any) -> Any:
-            p, m, v, t = state
-            value, g = jax.value_and_grad(loss)(p, x, eps)
-            t = t + 1
-            m = tree(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, g)
-            v = tree(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, g)
-            size, root = LEARNING_RATE / (1 - BETA1**t), 1 / jnp.sqrt(1 - BETA2**t)
-            p = tree(lambda p, m, v: p - size * m / (jnp.sqrt(v) * root + EPSILON), p, m, v)
-            return (p, m, v, t), value
-
-        self.jax, self.jnp, self.steps = jax, jnp, len(x)
-        self.state: Any = None
-        if scan:
-            stacked = jnp.asarray(x), jnp.asarray(eps)
-            whole = jax.jit(lambda state, xs: jax.lax.scan(lambda s, b: step(s, *b), state, xs), donate_argnums=0)
-            self.advance = lambda state: whole(state, stacked)
-        else:
-            batches = [(jnp.asarray(xi), jnp.asarray(ei)) for xi, ei in zip(x, eps)]
-            single = jax.jit(step, donate_argnums=0)
-
-            def advance(state: Any) -> Any:
-                losses = []
-                for b in batches:
-                    state, value = single(state, *b)
-                    losses.append(value)
-                return state, losses
-
-            self.advance = advance
-
-    def reset(self) -> None:
-        p = {name: self.jnp.array(value) for name, value in self.initial.items()}
-        m, v = ({name: self.jnp.zeros_like(value) for name, value in p.items()} for _ in range(2))
-        self.state = (p, m, v, self.jnp.zeros((), self.jnp.float32))
-
-    def block(self) -> Any:
-        self.state, losses = self.advance(self.state)
-        return losses
-
-    def wait(self) -> None:
-        self.jax.block_until_ready(self.state)
+    used = jax.devices()[
+        0
+    ]  # XLA has no switch for its threads once it runs; on one core it was no faster for any model
+    note = "threads as XLA chooses" if used.platform == "cpu" else str(used.device_kind)
+    return Contender(len(x), block, reset, note, lambda: jax.block_until_ready(state))
 
 
 def example(epochs: int) -> None:
     """PyTorch's VAE example (the vae folder of its examples): 784-400-20, ReLU, Adam 1e-3, batch 128, grey MNIST.
 
-    As published: a shuffled DataLoader, the two heads apart, the loss read every step, a test pass after every epoch.
+    As published: a shuffled DataLoader, two heads, the loss read every step, a test pass (whose loss it prints) every epoch.
     Here a TensorDataset stands in for torchvision's MNIST, which would decode each image anew, and no samples are drawn.
     """
     import torch
@@ -243,43 +172,29 @@ def example(epochs: int) -> None:
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
-    from minivae.data.datasets import load_dataset
-
-    class Example(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.hidden, self.mu, self.logvar = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
-            self.decoder = nn.Sequential(nn.Linear(20, 400), nn.ReLU(), nn.Linear(400, 784), nn.Sigmoid())
-
-        def forward(self, x: Any) -> Any:
-            h = F.relu(self.hidden(x))
-            mu, logvar = self.mu(h), self.logvar(h)
-            std = torch.exp(0.5 * logvar)
-            return self.decoder(mu + torch.randn_like(std) * std), mu, logvar
-
-    def loss(model: Any, x: Any) -> Any:
-        p, mu, logvar = model(x)
-        return F.binary_cross_entropy(p, x, reduction="sum") - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
-
     torch.manual_seed(1)
+    hidden, mean, logvariance = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
+    decoder = nn.Sequential(nn.Linear(20, 400), nn.ReLU(), nn.Linear(400, 784), nn.Sigmoid())
+    optimizer = torch.optim.Adam(nn.ModuleList([hidden, mean, logvariance, decoder]).parameters(), lr=LEARNING_RATE)
+
+    def loss(x: Any) -> Any:
+        h = F.relu(hidden(x))
+        mu, logvar = mean(h), logvariance(h)
+        z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
+        recon = F.binary_cross_entropy(decoder(z), x, reduction="sum")
+        return recon - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+
     mnist = load_dataset("mnist")
-    parts = [TensorDataset(torch.tensor(np.asarray(part)).float() / 255) for part in (mnist.train, mnist.test)]
-    train, test = DataLoader(parts[0], 128, shuffle=True), DataLoader(parts[1], 128)
-    model = Example()
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    train, test = (TensorDataset(torch.tensor(np.asarray(part)).float() / 255) for part in (mnist.train, mnist.test))
     for _ in range(epochs):
-        model.train()
-        total = 0.0
-        for (x,) in train:
+        for (x,) in DataLoader(train, 128, shuffle=True):
             optimizer.zero_grad()
-            value = loss(model, x)
+            value = loss(x)
             value.backward()
-            total += value.item()
             optimizer.step()
-        model.eval()
+            value.item()
         with torch.no_grad():
-            held = sum(loss(model, x).item() for (x,) in test)
-        print(held / len(parts[1]), flush=True)
+            print(sum(loss(x).item() for (x,) in DataLoader(test, 128)) / len(test), flush=True)
 
 
 if __name__ == "__main__":

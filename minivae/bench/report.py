@@ -1,67 +1,75 @@
-"""`minivae bench`: what it takes, what it prints, the JSON file, and the comparison with an earlier run."""
-
-from __future__ import annotations
+"""`minivae bench`: what it takes, what it prints, the JSON file, the figure, and the comparison with an earlier run."""
 
 import argparse
 import datetime
-import importlib
 import importlib.metadata
 import json
-import os
+import math
 import platform
+import sys
+from collections import defaultdict
+from contextlib import suppress
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 FORMAT = 1
 SUITES = ("step", "profile", "kernels", "end-to-end")
+# Of each part of the results: the factor of its seconds; of a table the width of names, title, heads, names, numbers.
+PARTS = {
+    "step": (1e3, 34, "{config}, ms per step", "   median    least  largest  x floor", "{contender}",
+             "{seconds:9.3f}{least:9.3f}{largest:9.3f}{to_floor:9.2f}  {note}"),
+    "profile": (1e6, 54, "profile, {config}", "       us    share  GFLOP/s", "{kernel:18} {array:20} {purpose}",
+                "{seconds:9.1f}{share:9.1%}{gflop_per_s:9.0f}"),
+    "kernels": (1e6, 28, "kernels, {backend}", "       us     GB/s  GFLOP/s  of the ceiling", "{kernel}",
+                "{seconds:9.1f}{gb_per_s:9.1f}{gflop_per_s:9.1f}{share:16.0%}"),
+    "training": (1, 30, "whole processes", "   epochs        s  s/epoch  start-up  MB peak  test loss", "{program}",
+                 "{epochs:9}{seconds:9.2f}{seconds_per_epoch:9.2f}{start_up:10.2f}{peak_mb:9.0f}{test_loss:11.2f}"),
+}  # fmt: skip
+# What two runs are compared by, less is better: of a step the ratio to the floor, which moves less than the machine.
+COMPARED = {
+    "step": ("{config}, {contender}, x floor", "to_floor", 1), "training": ("{program}, s/epoch", "seconds_per_epoch", 1),
+    "kernels": ("{config}, {kernel}, {backend}, us", "seconds", 1e6),
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `minivae bench`. Nothing is imported for them, so that `minivae --help` stays quick."""
-    parser.add_argument("--quick", action="store_true", help="under a minute: two configurations, few rounds")
-    parser.add_argument(
-        "--suite", choices=(*SUITES, "all"), help="what to measure (default: all; with --quick all but end-to-end)"
+    add = parser.add_argument
+    add("--quick", action="store_true", help="under a minute: two configurations, few rounds")
+    add("--suite", choices=(*SUITES, "all"), help="what to measure (default: all; with --quick all but end-to-end)")
+    add("--rounds", type=int, metavar="N", help="turns of each contender (default: 7; with --quick 3)")
+    form = "design, batches, quick, or widths-activation-batch as in 784-400-20-relu-128 (default: design)"
+    add("--configs", nargs="+", metavar="NAME", help=form)
+    known = (
+        "of the training step: numpy, numba, cupy, torch, torch-compile, jax-scan, jax-step (default: all), and on a "
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each contender (default: 7; with --quick 3)")
-    parser.add_argument(
-        "--configs",
-        nargs="+",
-        metavar="NAME",
-        help="design, batches, quick, or widths-activation-batch as in 784-400-20-relu-128 (default: design)",
-    )
-    parser.add_argument(
-        "--contenders",
-        nargs="+",
-        metavar="NAME",
-        help="of the training step: numpy, numba, cupy, torch, torch-compile, jax-scan, jax-step (default: all), and "
-        "on a GPU torch-cuda, torch-cuda-compile, torch-cuda-graph",
-    )
-    parser.add_argument("--epochs", type=int, default=3, metavar="N", help="end to end: epochs (default: 3)")
-    parser.add_argument("--out", default="bench.json", metavar="FILE", help="results as JSON (default: bench.json)")
-    parser.add_argument("--figure", metavar="FILE", help="figure of the training step (default: beside --out, .png)")
-    parser.add_argument("--against", metavar="FILE", help="compare with the results of an earlier run")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    add("--contenders", nargs="+", metavar="NAME", help=known + "GPU torch-cuda, torch-cuda-compile, torch-cuda-graph")
+    add("--epochs", type=int, default=3, metavar="N", help="end to end: epochs (default: 3)")
+    add("--out", default="bench.json", metavar="FILE", help="results as JSON (default: bench.json)")
+    add("--figure", metavar="FILE", help="figure of the training step (default: beside --out, .png)")
+    add("--against", metavar="FILE", help="compare with the results of an earlier run")
+    add("--json", action="store_true", help="print the results as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, write, print. Everything that can be refused is refused before the first measurement."""
-    from minivae.bench import configs, contenders, endtoend, figure, runner
+    from minivae.bench import configs, contenders, kernels, runner
+    from minivae.kernels import MODULES
 
-    suites = list(SUITES) if options.suite in (None, "all") else [options.suite]
-    if options.quick and options.suite is None:
-        suites.remove("end-to-end")
-    rounds = options.rounds if options.rounds is not None else 3 if options.quick else 7
+    quick, asked = options.quick, options.suite
+    suites = SUITES if asked == "all" else [asked] if asked else SUITES[:3] if quick else SUITES
+    rounds = options.rounds if options.rounds is not None else 3 if quick else 7
     for name, value in (("--rounds", rounds), ("--epochs", options.epochs)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
-    chosen = configs.select(options.configs or ["quick" if options.quick else "design"])
+    chosen = configs.select(options.configs or ["quick" if quick else "design"])
     # compiling and calling once a step are left out of --quick: slow to start, and never ahead of their neighbours by much
-    usual = [n for n in contenders.NAMES if not (options.quick and n in ("torch-compile", "jax-step"))]
-    names = options.contenders or usual
-    unknown = [name for name in names if name not in (*contenders.NAMES, *contenders.GPU_PEERS)]
-    if unknown:
-        raise ValueError(f"contender {unknown[0]!r} is not one of {', '.join(contenders.NAMES)}")
+    names = options.contenders or [n for n in contenders.NAMES if not (quick and n in ("torch-compile", "jax-step"))]
+    for name in names:
+        if name not in contenders.TABLE:
+            raise ValueError(f"contender {name!r} is not one of {', '.join(contenders.NAMES)}")
     out = Path(options.out)
     picture = Path(options.figure or out.with_suffix(".png"))
     for path in (out, picture):
@@ -69,37 +77,33 @@ def run(options: argparse.Namespace) -> int:
             raise FileNotFoundError(f"{path.parent}, where {path.name} should go, is not a folder; create it first")
     earlier = load(options.against) if options.against else None
 
+    turn, steps, repeats, epochs = (0.1, 200, 3, 1) if quick else (0.3, 1000, 7, options.epochs)
     result: Row = {"format": FORMAT, "date": datetime.date.today().isoformat(), "rounds": rounds, "machine": machine()}
-    result["ceilings"] = runner.ceilings(3 if options.quick else 7)
+    (result["ceilings"],) = runner.alone({}, kernels.ceilings, repeats)
     if "step" in suites:
-        result["step"] = runner.step_suite(chosen, list(names), rounds, 0.1 if options.quick else 0.3)
+        result["step"] = runner.step_suite(chosen, names, rounds, turn)
     if "profile" in suites:
-        result["profile"] = runner.profile_suite(chosen, 200 if options.quick else 1000)
+        rows = (runner.alone({"config": config.name}, contenders.profile, config, steps) for config in chosen)
+        result["profile"] = list(chain(*rows))
     if "kernels" in suites:
-        result["kernels"] = runner.kernel_suite(chosen[0], rounds)
-        again = runner.ceilings(3 if options.quick else 7)  # machines drift: the best of before and after
+        abouts = [{"backend": backend, "config": chosen[0].name} for backend in MODULES]
+        rows = (runner.alone(about, kernels.ladder, chosen[0], about["backend"], rounds) for about in abouts)
+        result["kernels"] = list(chain(*rows))
+        (again,) = runner.alone({}, kernels.ceilings, repeats)  # machines drift: the best of before and after
         result["ceilings"] = {name: max(value, again[name]) for name, value in result["ceilings"].items()}
         add_shares(result["kernels"], result["ceilings"])
     if "end-to-end" in suites:
-        result["training"] = endtoend.training(1 if options.quick else options.epochs)
-        result["imports"] = endtoend.import_times(3 if options.quick else 7)
-        result["installations"] = endtoend.installed_sizes()
-
+        result["training"] = runner.training(epochs)
     save(result, out)
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print(text(result) + (f"\n\n{against(result, earlier)}" if earlier else "") + f"\n\nwrote {out}", flush=True)
+    shown = [text(result), *([against(result, earlier)] if earlier else []), f"wrote {out}"]
+    print(json.dumps(result) if options.json else "\n\n".join(shown), flush=True)
     if "step" in result:
         try:
-            figure.write(result, picture)
-            runner.say(f"wrote {picture}")
+            draw(result, picture)
+            print(f"wrote {picture}", file=sys.stderr)
         except ImportError as error:
-            runner.say(f"no figure: {error}")
+            print(f"no figure: {error}", file=sys.stderr)
     return 0
-
-
-# ---- What was measured, and where
 
 
 def machine() -> Row:
@@ -107,199 +111,144 @@ def machine() -> Row:
     import numpy as np
 
     from minivae import __version__
-    from minivae.bench.contenders import available_cores
+    from minivae.bench.contenders import CORES
 
     config: Any = np.show_config(mode="dicts")
-    simd = config.get("SIMD Extensions", {})
+    simd, blas = config.get("SIMD Extensions", {}), config.get("Build Dependencies", {}).get("blas", {})
+    cpu, linked = platform.processor() or "unknown", f"{blas.get('name', 'unknown')} {blas.get('version', '')}"
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    with suppress(ImportError):  # only threadpoolctl knows for which kind of core
+        pools = [p for p in importlib.import_module("threadpoolctl").threadpool_info() if p["user_api"] == "blas"]
+        linked = ", ".join(f"{p['internal_api']} {p['version']} {p.get('architecture', '')}".strip() for p in pools)
     versions = {"minivae": __version__, "python": platform.python_version(), "numpy": np.__version__}
     for package in ("numba", "scipy", "torch", "jax", "jaxlib"):
-        try:
+        versions[package] = "not installed"
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "cpu": cpu_model(),
-        "cores": available_cores(),
-        "simd": [*simd.get("baseline", []), *simd.get("found", [])][-1:],
-        "system": f"{platform.system()} {platform.machine()}",
-        "blas": blas(config),
-        "versions": versions,
-    }
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or "unknown"
-
-
-def blas(config: Any) -> str:
-    """NumPy's BLAS with the kind of core it chose, which only threadpoolctl knows."""
-    built = config.get("Build Dependencies", {}).get("blas", {})
-    try:
-        pools = importlib.import_module("threadpoolctl").threadpool_info()
-    except ImportError:
-        return f"{built.get('name', 'unknown')} {built.get('version', '')}".strip()
-    pools = [pool for pool in pools if pool["user_api"] == "blas"]
-    return (
-        ", ".join(f"{p['internal_api']} {p['version']} {p.get('architecture', '')}".strip() for p in pools) or "unknown"
-    )
+    about = {"cpu": cpu, "cores": CORES, "simd": [*simd.get("baseline", []), *simd.get("found", [])][-1:]}
+    return about | {"system": f"{platform.system()} {platform.machine()}", "blas": linked, "versions": versions}
 
 
 def add_shares(rows: list[Row], ceilings: dict[str, float]) -> None:
     """How much of the machine a kernel uses: of its best copy or its best matrix product, whichever is nearer."""
-    best = {
-        kind: max((v for k, v in ceilings.items() if k.startswith(kind)), default=0.0) for kind in ("copy", "matrix")
-    }
+    copy, product = (max(v for k, v in ceilings.items() if k.startswith(kind)) for kind in ("copy", "matrix product"))
     for row in rows:
-        if row["status"] == "timed" and row["backend"] != "cupy" and all(best.values()):  # ceilings are the CPU's
-            row["share"] = max(row["gb_per_s"] / best["copy"], row["gflop_per_s"] / best["matrix"])
-
-
-# ---- Files
+        if row["status"] == "timed" and row["backend"] != "cupy":  # the ceilings are those of the CPU
+            row["share"] = max(row["gb_per_s"] / copy, row["gflop_per_s"] / product)
 
 
 def save(result: Row, path: Path) -> None:
     from minivae.modelfile import write_atomically
 
-    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(json.dumps(result, indent=1, allow_nan=False).encode() + b"\n"))
 
 
-def load(path: str | os.PathLike[str]) -> Row:
+def load(path: str | Path) -> Row:
     """The results of an earlier run. Raises ValueError for a file that holds none."""
-    try:
-        result = json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}); name one that `minivae bench` wrote") from error
-    if not isinstance(result, dict) or result.get("format") != FORMAT or not isinstance(result.get("machine"), dict):
-        raise ValueError(f"{path} holds no results in format {FORMAT}; name one that this `minivae bench` wrote")
-    return result
-
-
-# ---- Text
+    with suppress(ValueError, TypeError, KeyError):
+        result: Row = json.loads(Path(path).read_text())
+        if result["format"] == FORMAT and isinstance(result["machine"], dict):
+            return result
+    raise ValueError(f"{path} holds no results in format {FORMAT}; name a file that this `minivae bench` wrote")
 
 
 def text(result: Row) -> str:
-    from minivae.bench import profile
-
-    about = result["machine"]
+    about, ceilings = result["machine"], result["ceilings"].items()
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    lines = [
-        f"{about['cpu']}, {about['cores']} cores, {' '.join(about['simd'])}, {about['system']}; BLAS: {about['blas']}",
-        f"{versions}; {result['date']}",
-        "ceilings: " + ";  ".join(
-            f"{name} {value:.1f} {'GB/s' if name.startswith('copy') else 'GFLOP/s'}"
-            for name, value in result["ceilings"].items()
-        ),
-    ]  # fmt: skip
-    parts = [step_text(result), profile.text(result.get("profile", [])), kernels_text(result), end_to_end_text(result)]
-    return "\n\n".join(["\n".join(lines), *filter(None, parts)])
+    best = (f"{name} {value:.1f} {'GB/s' if name.startswith('copy') else 'GFLOP/s'}" for name, value in ceilings)
+    return f"""{about["cpu"]}, {about["cores"]} cores, {" ".join(about["simd"])}, {about["system"]}; BLAS: {about["blas"]}
+{versions}; {result["date"]}
+ceilings: {";  ".join(best)}
+
+{step_text(result)}"""
 
 
 def step_text(result: Row) -> str:
-    rows, lines = result.get("step", []), []
-    for name in dict.fromkeys(row["config"] for row in rows):
-        mine = [row for row in rows if row["config"] == name]
-        for row in mine:
-            if row["status"] == "timed" and row["contender"] != "floor":
-                lines.append(
-                    f"results match: {row['contender']:14} {row['steps_compared']} losses to {row['deviation']:.0e}"
-                )
-        lines.append(f"{name + ', ms per step':34}{'median':>9}{'least':>9}{'largest':>9}{'x floor':>9}")
-        for row in mine:
-            lines.append(f"  {row['contender']:32}{numbers(row, 1000)}")
-        lines.append("")
-    if rows:
-        lines.append(
-            "floor: all matrix products of the step alone, on NumPy's BLAS. Who makes products otherwise may be below it."
-        )
-    return "\n".join(lines)
+    """How near the results are to those of the reference; then a table for each configuration or backend."""
+    near: dict[str, float] = {}
+    blocks: dict[str, list[str]] = {}
+    for part, (factor, width, title, heads, name, numbers) in PARTS.items():
+        for row in profile_rows(result) if part == "profile" else result.get(part, []):
+            shown = defaultdict(lambda: math.nan, {"note": "differs from the reference", "kernel": ""} | row)
+            shown |= {key: factor * row[key] for key in ("seconds", "least", "largest") if key in row}
+            shown["gflop_per_s"] = shown["gflop_per_s"] or math.nan
+            timed = row["status"] == "timed"
+            cells = numbers.format_map(shown).replace("nan", "  -") if timed else "  {status}: {note}".format_map(shown)
+            line = f"  {name}".format_map(shown).rstrip().ljust(width) + cells.rstrip()
+            blocks.setdefault(title.format_map(shown).ljust(width) + heads, []).append(line)
+            if timed and "deviation" in row:
+                who = f"results match: {row.get('contender') or 'kernels of ' + row['backend']}, {row['config']}"
+                near[who] = max(near.get(who, 0.0), row["deviation"])
+    matches = "\n".join(f"{who}, to {worst:.0e}" for who, worst in near.items())
+    end = "floor: all matrix products of the step alone, on NumPy's BLAS. Who makes products otherwise may be below it."
+    tables = ["\n".join([title, *lines]) for title, lines in blocks.items()]
+    return "\n\n".join(filter(None, [matches, *tables, end if result.get("step") else ""]))
 
 
-def numbers(row: Row, scale: float) -> str:
-    if row["status"] != "timed":
-        return f"  {row['status']}: {row['note']}"
-    times = "".join(f"{scale * row[key]:9.3f}" for key in ("seconds", "least", "largest"))
-    return f"{times}{row['to_floor']:9.2f}  {row['note']}".rstrip() if "to_floor" in row else times
-
-
-def kernels_text(result: Row) -> str:
-    rows = result.get("kernels", [])
-    lines = []
-    for row in rows:
-        if "kernel" not in row:
-            lines.append(f"kernels, {row['backend']}: {row['status']}: {row['note']}")
-    for backend in dict.fromkeys(row["backend"] for row in rows if "kernel" in row):
-        mine = [row for row in rows if row["backend"] == backend and "kernel" in row]
-        wrong = [row["kernel"] for row in mine if row["status"] != "timed"]
-        worst = max((row["deviation"] for row in mine if row["status"] == "timed"), default=0.0)
-        verdict = f"WRONG: {', '.join(wrong)}" if wrong else f"results match, largest deviation {worst:.0e}"
-        lines += ["", f"kernels, {backend}, {mine[0]['config']}: {verdict}"]
-        lines.append(f"  {'':26}{'us':>10}{'GB/s':>9}{'GFLOP/s':>9}{'of the ceiling':>16}")
-        for row in mine:
-            if row["status"] == "timed":
-                flops = f"{row['gflop_per_s']:9.1f}" if row["gflop_per_s"] else f"{'':9}"
-                share = f"{row['share']:16.0%}" if "share" in row else ""
-                lines.append(f"  {row['kernel']:26}{1e6 * row['seconds']:10.1f}{row['gb_per_s']:9.1f}{flops}{share}")
-            else:
-                lines.append(f"  {row['kernel']:26}  differs from the reference: not timed")
-    return "\n".join(lines).strip("\n")
-
-
-def end_to_end_text(result: Row) -> str:
-    columns = [("epochs", ".0f"), ("seconds", ".2f"), ("seconds_per_epoch", ".2f"), ("start_up", ".2f")]
-    columns += [("peak_mb", ".0f"), ("test_loss", ".2f")]
-    titles = ("epochs", "s", "s/epoch", "start-up", "MB peak", "test loss")
-    lines = [f"{'whole processes':30}" + "".join(f"{title:>11}" for title in titles)] if "training" in result else []
-    for row in result.get("training", []):
-        shown = (format(row[key], form) if row.get(key) is not None else "-" for key, form in columns)
-        cells = (
-            "".join(f"{cell:>11}" for cell in shown)
-            if row["status"] == "timed"
-            else f"  {row['status']}: {row['note']}"
-        )
-        lines.append(f"  {row['program']:28}{cells}")
-    for part, name, value, unit in (
-        ("imports", "import", "seconds", "s"),
-        ("installations", "installation", "mb", "MB"),
-    ):
-        for row in result.get(part, []):
-            cell = f"{row[value]:9.2f} {unit}" if row["status"] == "timed" else f"  {row['status']}: {row['note']}"
-            lines.append(f"{name} {row[name]:24}{cell}")
-    return "\n".join(lines)
+def profile_rows(result: Row) -> list[Row]:
+    """For each configuration the parts of the step, the waiting, and the whole with the share and rate of its products."""
+    shown = []
+    for row in result.get("profile", []):
+        blank = {"kernel": "", "array": "", "purpose": ""} | row
+        if row["status"] != "timed":
+            shown.append(blank)
+            continue
+        products = [part for part in row.get("parts", []) if part["flops"]]
+        product = {key: sum(part[key] for part in products) for key in ("seconds", "flops")}
+        name = f"whole step, {row['threads']} thread{'s' if row['threads'] > 1 else ''}; parts with a product:"
+        for part in [*row["parts"], {"kernel": "waiting", "seconds": row["waiting"]}, {"kernel": name} | product]:
+            rate = 1e-9 * part.get("flops", 0) / part["seconds"]
+            shown.append(blank | part | {"share": part["seconds"] / row["seconds"], "gflop_per_s": rate})
+        shown[-1]["seconds"] = row["seconds"]
+    return shown
 
 
 def against(result: Row, earlier: Row) -> str:
-    """Every number that both runs have; of a step the ratio to the floor, which moves less than the machine."""
-    lines = [f"{'against the run of ' + earlier['date']:62}{'then':>10}{'now':>10}{'change':>9}"]
-    if earlier["machine"] != result["machine"]:
-        lines.insert(0, f"not the same machine or versions: {differences(earlier['machine'], result['machine'])}")
-    before, now = comparable(earlier), comparable(result)
-    shared = [name for name in now if before.get(name)]
-    lines += [f"{n:62}{before[n]:10.3f}{now[n]:10.3f}{now[n] / before[n] - 1:+9.0%}" for n in shared]
+    """Every number that both runs have, and what is different about the machine."""
+    then, now = (run["machine"] | run["machine"].get("versions", {}) | {"versions": 0} for run in (earlier, result))
+    changed = [f"{key} {then.get(key, 'unknown')} -> {now[key]}" for key in now if then.get(key) != now[key]]
+    lines = [f"not the same machine or versions: {', '.join(changed)}"] if changed else []
+    lines.append(f"{'against the run of ' + earlier['date']:62}      then       now   change")
+    before, after = (
+        {
+            name.format_map(row): factor * row[key]
+            for part, (name, key, factor) in COMPARED.items()
+            for row in run.get(part, [])
+            if key in row and row.get("contender") != "floor"
+        }
+        for run in (earlier, result)
+    )
+    shared = [name for name in after if before.get(name)]
+    lines += [f"{n:62}{before[n]:10.3f}{after[n]:10.3f}{after[n] / before[n] - 1:+9.0%}" for n in shared]
     return "\n".join(lines if shared else [*lines, "nothing was measured in both runs"])
 
 
-def comparable(result: Row) -> dict[str, float]:
-    """Name -> number, of everything that was timed; less is better."""
-    found = {}
-    for part, form, key, scale in (
-        ("step", "{config}, {contender}, x floor", "to_floor", 1),
-        ("kernels", "{config}, {kernel}, {backend}, us", "seconds", 1e6),
-        ("training", "{program}, s per epoch", "seconds_per_epoch", 1),
-        ("imports", "import {import}, s", "seconds", 1),
-    ):
-        for row in result.get(part, []):
-            if row["status"] == "timed" and row.get(key) is not None and row.get("contender") != "floor":
-                found[form.format_map(row)] = scale * row[key]
-    return found
+def draw(result: Row, path: Path) -> None:
+    """The figure of the training step: a panel for each configuration, a bar for each contender, the floor as a line."""
+    from minivae.figures.layout import COLOURS, FAINT, INK, LABEL, LINE, TICK, WIDTH, add_title, new_figure, style
+    from minivae.figures.plots import save
+    from minivae.kernels import MODULES
 
-
-def differences(then: Row, now: Row) -> str:
-    flat = [about | about.get("versions", {}) for about in (then, now)]
-    changed = [key for key in flat[1] if key != "versions" and flat[0].get(key) != flat[1][key]]
-    return ", ".join(f"{key} {flat[0].get(key, 'unknown')} -> {flat[1][key]}" for key in changed)
+    panels = [[*panel] for _, panel in groupby((r for r in result["step"] if "to_floor" in r), lambda r: r["config"])]
+    height, above = 70 + sum(40 + 20 * max(2, len(panel)) for panel in panels), 90  # pixels
+    figure = new_figure(WIDTH, height)
+    for floor, *bars in panels:
+        size, line = 20 * max(1, len(bars)), 1e3 * floor["seconds"]
+        axes = style(figure.add_axes((0.15, 1 - (above + size) / height, 0.62, size / height)))
+        above += size + 60
+        for i, row in enumerate(bars):
+            least, middle, largest = (1e3 * row[key] for key in ("least", "seconds", "largest"))
+            spread, colour = [[middle - least], [largest - middle]], COLOURS[0] if row["contender"] in MODULES else LINE
+            axes.barh(i, middle, 0.7, color=colour, xerr=spread, error_kw={"ecolor": FAINT, "lw": 1})
+            label, place = f"{middle:.3g} ms, {row['to_floor']:.2f} x floor", (max(largest, line), i)
+            look: Row = {"textcoords": "offset points", "va": "center", "fontsize": TICK, "color": INK}
+            axes.annotate(label, place, (6, 0), annotation_clip=False, **look)
+        axes.axvline(line, color=COLOURS[1], lw=1.4)
+        axes.set(ylim=(max(1, len(bars)) - 0.4, -0.6), xlim=(0, 1050 * max(row["largest"] for row in (floor, *bars))))
+        axes.set_yticks(range(len(bars)), [row["contender"] for row in bars])
+        axes.set_title(floor["config"], loc="left", fontsize=LABEL, color=INK)
+    title = f"Training step on {result['machine']['cpu']}, {result['machine']['cores']} cores"
+    note = "Milliseconds per training step: median, least, largest. Orange: its matrix products alone, the floor."
+    save(add_title(figure, title, 14, note), path)

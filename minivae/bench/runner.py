@@ -1,209 +1,151 @@
-"""Workers side by side: start them, compare their results, let them take turns, and make rows of numbers."""
-
-from __future__ import annotations
+"""Measuring, in processes of their own: contenders compared and timed in turns, kernels, the machine, whole programs."""
 
 import json
 import math
+import multiprocessing
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from minivae.bench.configs import TOLERANCE, Config, deviation
+from minivae.bench.contenders import Contender, Row, create, summary
+from minivae.data.datasets import load_dataset
 from minivae.kernels import MODULES
 
-Row = dict[str, Any]
+Pools = dict[str, ProcessPoolExecutor]  # processes by the names of their contenders
 QUIET = 0.15  # seconds before a turn: the threads of a BLAS spin for a while after the last product of the turn before
+# Both shuffle, train on the 60,000 grey images of MNIST, and evaluate the 10,000 of the test part after every epoch.
+TRAIN = "-m minivae.app.cli train mnist --hidden-dims 400 --latent-dim 20 --activation relu --batch-size 128"
+TRAIN += " --learning-rate 1e-3 --epochs {epochs} --out {folder}/run --no-figures --quiet --json --backend "
+PROGRAMS = {"PyTorch VAE example": "-m minivae.bench.peers {epochs}"}
+PROGRAMS |= {f"minivae train, {backend}": TRAIN + backend for backend in MODULES}
+SPAWN = multiprocessing.get_context("spawn")
+made: list[Contender] = []  # in the process of a contender: that one
 
 
-class WorkerFailed(Exception):
-    """The process of a contender ended; the message is the last line that it said."""
-
-
-def environment() -> dict[str, str]:
-    """The environment of a child: it finds the same minivae, however this one was found."""
-    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
-
-
-class Worker:
-    """The process of one contender. first: its first line, with a "status" other than "ready" where it cannot run."""
-
-    def __init__(self, name: str, config: str) -> None:
-        self.name = name
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the worker)
-        command = [sys.executable, "-m", "minivae.bench.worker", name, config]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
-        self.process = subprocess.Popen(command, text=True, env=environment(), **pipes)
-        try:
-            self.first: Row = self._read()
-        except WorkerFailed as error:
-            self.first = {"status": "failed", "note": str(error)}
-
-    @property
-    def ready(self) -> bool:
-        return bool(self.first["status"] == "ready")
-
-    def run(self, n: int) -> Any:
-        """Send "run N" and wait for the answer."""
-        time.sleep(QUIET)
-        with suppress(BrokenPipeError):  # it has ended: its last words, read next, say why
-            self.process.stdin.write(f"run {n}\n")  # type: ignore[union-attr]
-            self.process.stdin.flush()  # type: ignore[union-attr]
-        return self._read()
-
-    def _read(self) -> Any:
-        line = self.process.stdout.readline()  # type: ignore[union-attr]
-        if line:
-            return json.loads(line)
-        status = self.process.wait()
-        self.errors.seek(0)
-        said = [text.strip() for text in self.errors.read().splitlines() if text.strip()]
-        raise WorkerFailed(said[-1] if said else f"its process ended with status {status}")
-
-    def close(self) -> None:
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()  # type: ignore[union-attr]  # the end of its input is the end of its work
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()  # it holds nothing that has to be saved
-            self.process.wait()
-        self.process.stdout.close()  # type: ignore[union-attr]
-        self.errors.close()
-
-
-@contextmanager
-def working(names: Iterable[str], config: str) -> Iterator[list[Worker]]:
-    """Workers started one after the other, so that each chooses its threads on a quiet machine; closed at the end."""
-    workers: list[Worker] = []
+def ask(there: ProcessPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in that process, or a row that says why it does not."""
     try:
-        for name in names:
-            say(f"{config}: preparing {name}")
-            workers.append(Worker(name, config))
-        yield workers
-    finally:
-        for worker in workers:
-            worker.close()
+        return there.submit(function, *arguments).result()
+    except ImportError as reason:
+        return {"status": "unavailable", "note": str(reason)}
+    except Exception as error:
+        return {"status": "failed", "note": f"{type(error).__name__}: {error}"}
 
 
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def prepare(name: str, config: Config) -> Row:
+    for stream in (1, 2):  # what libraries print here is not part of the results
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    made.append(create(name, config))
+    return {"status": "ready", "note": made[0].note, "losses": made[0].losses()}
 
 
-def summary(times: list[float], floor: list[float] | None) -> Row:
-    """Median, least and largest of the seconds, and the median over the rounds of the ratio to the floor in that round."""
-    row: Row = {"seconds": statistics.median(times), "least": min(times), "largest": max(times)}
-    if floor:
-        row["to_floor"] = statistics.median(t / f for t, f in zip(times, floor, strict=True))
-    return row
+def run(n: int) -> float:
+    return made[0].run(n)
 
 
-def judge(workers: list[Worker]) -> dict[str, Row]:
-    """What may be timed: the floor, and each contender whose losses are those of the NumPy reference."""
-    reference: list[float] = next((w.first.get("losses", []) for w in workers if w.name == "numpy"), [])
-    rows: dict[str, Row] = {}
-    for worker in workers:
-        row: Row = {"contender": worker.name, "status": worker.first["status"], "note": worker.first["note"]}
-        if worker.ready and worker.name != "floor":
-            worst = deviation(worker.first["losses"], reference)
+def judge(rows: dict[str, Row]) -> None:
+    """Leave ready the floor, and each contender whose losses are those of the NumPy reference."""
+    reference: list[float] = rows["numpy"].get("losses", [])
+    for name, row in rows.items():
+        losses = row.pop("losses", None)
+        if row["status"] == "ready" and name != "floor":
+            worst = deviation(losses, reference)
             row |= {"steps_compared": len(reference), "deviation": worst if math.isfinite(worst) else None}
             if not worst <= TOLERANCE:
                 why = f"losses differ from the reference by {worst:.1e}" if reference else "the reference failed"
                 row |= {"status": "wrong", "note": f"{why}: not timed"}
-        rows[worker.name] = row
-    return rows
 
 
-def take_turns(workers: list[Worker], rounds: int, seconds: float) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds per step of each worker in each round, A B C A B C, in turns of about so long; and the workers that failed."""
-    steps: dict[str, int] = {}
-    times: dict[str, list[float]] = {worker.name: [] for worker in workers}
-    failed: dict[str, str] = {}
-    for turn in range(-1, rounds):  # the turn before the first warms up and finds the number of steps
-        for worker in workers:
-            if worker.name in failed:
-                continue
-            try:
-                spent = worker.run(steps.get(worker.name, 1))
-            except WorkerFailed as error:
-                failed[worker.name] = str(error)
-                times.pop(worker.name)
-                continue
-            if turn < 0:
-                steps[worker.name] = max(1, math.ceil(seconds / spent))
-            else:
-                times[worker.name].append(spent)
-    return times, failed
+def take_turns(there: Pools, rows: dict[str, Row], rounds: int, steps: dict[str, int]) -> dict[str, list[float]]:
+    """Seconds per step of each contender that is ready, over so many steps, once a round: A B C A B C."""
+    times: dict[str, list[Any]] = {name: [] for name, row in rows.items() if row["status"] == "ready"}
+    for _ in range(rounds):
+        for name in [*times]:
+            time.sleep(QUIET)
+            times[name].append(ask(there[name], run, steps[name]))
+            if isinstance(times[name][-1], dict):  # the row of a failure
+                rows[name] |= times.pop(name).pop()
+    return times
 
 
 def step_suite(configs: list[Config], names: list[str], rounds: int, seconds: float) -> list[Row]:
     """One row for each configuration and contender. The NumPy reference always runs, as the others are held to it."""
-    rows = []
+    found: list[Row] = []
     for config in configs:
-        with working(dict.fromkeys(["numpy", "floor", *names]), config.name) as workers:
-            judged = judge(workers)
-            timed = [w for w in workers if judged[w.name]["status"] == "ready" and w.name in ("floor", *names)]
-            matching = ", ".join(f"{w.name} {judged[w.name]['deviation']:.0e}" for w in timed if w.name != "floor")
-            say(f"{config.name}: results match, losses to {matching}; now {rounds} rounds of timing")
-            times, failed = take_turns(timed, rounds, seconds)
-        for name in dict.fromkeys(["floor", *names]):
-            row = {"config": config.name, **judged[name]}
-            if name in failed:
-                row |= {"status": "failed", "note": failed[name]}
-            elif name in times:
-                row |= {"status": "timed"} | summary(times[name], times.get("floor"))
-            rows.append(row)
-    return rows
+        with ExitStack() as stack:
+            there, rows = {}, {}
+            for name in dict.fromkeys(["floor", "numpy", *names]):  # one after the other: each tries threads in quiet
+                print(f"{config.name}: preparing {name}", file=sys.stderr)
+                there[name] = stack.enter_context(ProcessPoolExecutor(1, SPAWN))
+                rows[name] = {"config": config.name, "contender": name} | ask(there[name], prepare, name, config)
+            judge(rows)
+            rows = {name: row for name, row in rows.items() if name in ("floor", *names)}
+            print(f"{config.name}: {rounds} rounds of timing", file=sys.stderr)
+            first = take_turns(there, rows, 1, dict.fromkeys(rows, 1))  # warms up, and finds the steps of a turn
+            steps = {name: max(1, math.ceil(seconds / spent)) for name, (spent,) in first.items()}
+            times = take_turns(there, rows, rounds, steps)
+        for name in times:
+            rows[name] |= {"status": "timed"} | summary(times[name], times.get("floor"))
+        found += rows.values()
+    return found
 
 
-def kernel_suite(config: Config, rounds: int) -> list[Row]:
-    """One row for each kernel and backend: compared with the reference, then timed in turns."""
+def alone(about: Row, function: Callable[..., list[Row]], *arguments: Any) -> list[Row]:
+    """The rows that a function returns in a process of its own, or one that says why there are none."""
+    print(", ".join([function.__name__, *about.values()]), file=sys.stderr)
+    with ProcessPoolExecutor(1, SPAWN) as there:
+        rows = ask(there, function, *arguments)
+    return [about | row for row in (rows if isinstance(rows, list) else [rows])]
+
+
+def measure(command: list[str]) -> tuple[float, float | None, str]:
+    """Run Python: seconds from start to end, peak MB where the system tells, what it said. RuntimeError where it fails."""
+    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]  # it finds the same minivae
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    begun, peak = time.perf_counter(), None
+    with subprocess.Popen([sys.executable, *command], env=environment, **pipes) as program:
+        said = program.stdout.read()  # type: ignore[union-attr]
+        if hasattr(os, "wait4"):  # the only way to learn the peak of one child rather than of all
+            _, status, usage = os.wait4(program.pid, 0)
+            program.returncode = os.waitstatus_to_exitcode(status)
+            peak = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3 / 1.024)
+    if program.returncode:
+        raise RuntimeError([f"it ended with status {program.returncode}", *said.strip().splitlines()][-1])
+    return time.perf_counter() - begun, peak, said
+
+
+def training(epochs: int) -> list[Row]:
+    """One row for each program, of processes of 1 and of `epochs` epochs. The start-up is the shorter one less its epoch."""
+    try:
+        load_dataset("mnist")
+    except (ValueError, OSError) as error:
+        return [{"program": "training on MNIST", "status": "unavailable", "note": str(error)}]
     rows: list[Row] = []
-    timed: dict[str, list[dict[str, float]]] = {f"kernels:{backend}": [] for backend in MODULES}
-    with working(timed, config.name) as workers:
-        for worker in (w for w in workers if w.ready):
-            worst = max(worker.first["deviations"].values())
-            say(f"{worker.name}: {'results match' if worst <= TOLERANCE else 'WRONG'}, largest deviation {worst:.0e}")
-        for _ in range(rounds):
-            for worker in (w for w in workers if w.ready):
-                try:
-                    timed[worker.name].append(worker.run(3))
-                except WorkerFailed as error:
-                    worker.first = {"status": "failed", "note": str(error)}
-    for worker in workers:
-        backend = worker.name.removeprefix("kernels:")
-        if not worker.ready:
-            rows.append({"backend": backend, "status": worker.first["status"], "note": worker.first["note"]})
+    for program, command in PROGRAMS.items():
+        row: Row = {"program": program, "status": "timed", "epochs": epochs}
+        rows.append(row)
+        spent = {}
+        try:
+            for n in sorted({1, epochs}):
+                print(f"end to end: {program}, epochs: {n}", file=sys.stderr)
+                with tempfile.TemporaryDirectory() as folder:
+                    words = [word.format(epochs=n, folder=folder) for word in command.split()]
+                    spent[n], row["peak_mb"], said = measure(words)
+        except RuntimeError as error:
+            row |= {"status": "unavailable", "note": str(error)}
             continue
-        for kernel, (moved, flops) in worker.first["costs"].items():
-            worst = worker.first["deviations"][kernel]
-            row: Row = {"backend": backend, "kernel": kernel, "config": config.name, "status": "wrong"}
-            row["deviation"] = worst if math.isfinite(worst) else None
-            if kernel in timed[worker.name][0]:
-                row |= {"status": "timed"} | summary([times[kernel] for times in timed[worker.name]], None)
-                row |= {"gb_per_s": 1e-9 * moved / row["seconds"], "gflop_per_s": 1e-9 * flops / row["seconds"]}
-            rows.append(row)
+        last = json.loads(said.splitlines()[-1])
+        row |= {"seconds": spent[epochs], "test_loss": last["kept"]["test_loss"] if isinstance(last, dict) else last}
+        if epochs > 1:
+            row["seconds_per_epoch"] = (spent[epochs] - spent[1]) / (epochs - 1)
+            row["start_up"] = spent[1] - row["seconds_per_epoch"]
     return rows
-
-
-def profile_suite(configs: list[Config], steps: int) -> list[Row]:
-    """One row for each configuration: where the time of the numba backend's step goes."""
-    rows: list[Row] = []
-    for config in configs:
-        with working(["profile"], config.name) as (worker,):
-            row: Row = {"config": config.name, "status": "timed"}
-            rows.append(row | (worker.run(steps) if worker.ready else worker.first))
-    return rows
-
-
-def ceilings(repeats: int) -> dict[str, float]:
-    """GB/s and GFLOP/s of this machine, measured in a process of their own."""
-    with working(["ceilings"], "64-64-2-relu-64") as (worker,):
-        return dict(worker.run(repeats))
