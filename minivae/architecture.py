@@ -74,8 +74,7 @@ class Architecture:
             _require_positive("hidden_dims", width)
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
-        if self.likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood {self.likelihood!r} is not one of {', '.join(LIKELIHOODS)}")
+        require_likelihood(self.likelihood)
         if isinstance(self.sigma, str):
             if self.sigma not in ("learned", "elementwise"):
                 raise ValueError(f"sigma must be a positive number, 'learned' or 'elementwise', not {self.sigma!r}")
@@ -96,6 +95,11 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def require_likelihood(name: str) -> None:
+    if name not in LIKELIHOODS:
+        raise ValueError(f"likelihood {name!r} is not one of {', '.join(LIKELIHOODS)}")
 
 
 def _require_positive(name: str, value: Any) -> None:

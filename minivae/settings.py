@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae.architecture import COUNTS, LIKELIHOODS, Architecture
+from minivae.architecture import COUNTS, LIKELIHOODS, Architecture, require_likelihood
 from minivae.data.batches import Examples
 from minivae.data.checks import Scale, Summary, as_matrix, check_range, require_count, summarize
 from minivae.data.files import DataError
@@ -46,6 +46,7 @@ def checked_settings(vae: Any) -> dict[str, Any]:
             settings[name] = getattr(value, "__name__", None) or plain(str(value), name, kinds)
         else:
             settings[name] = plain(value, name, kinds)
+    require_likelihood(settings["likelihood"])
     for name in ("epochs", "batch_size"):
         require_count(name, settings[name])
     if settings["patience"] is not None:

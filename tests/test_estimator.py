@@ -411,7 +411,7 @@ def test_a_fit_says_nothing_unless_asked(digits, capfd):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no file modes like these")
-@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+@pytest.mark.parametrize("umask, mode", [(0, 0o666), (0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
 def test_a_saved_file_is_as_readable_as_any_other_that_the_user_makes(trained, tmp_path, umask, mode):
     before = os.umask(umask)
     try:
