@@ -1,39 +1,82 @@
-"""Break the library on purpose, in the ways real VAEs are broken, and see which test notices.
+"""Break the library on purpose, and see which test notices.
 
-    python tests/mutate.py            every mutation; exit status 1 if one survives
-    python tests/mutate.py adam clip  only those whose name contains one of these words
+    python tests/mutate.py                    every mutation; exit status 1 if one survives
+    python tests/mutate.py adam training.py   only those whose name or file contains one of these words
+    --only picked | generated, --per-file 20, --jobs 2, --fresh (forget what earlier calls found)
 
-Each mutation edits a copy of the package and runs the tests, the fastest first, until one fails. Most come from bugs seen
-in public implementations; those marked "consistent" change a forward and its gradient alike, so that no gradient check
-can see them. Not part of `make test` (it takes some minutes), but tests/test_mutations.py checks that each edit still
-finds its place.
+Two kinds. The picked ones below are the ways in which real VAEs are broken: most come from bugs seen in public
+implementations; those marked "consistent" change a forward and its gradient alike, so that no gradient check can see
+them. The generated ones are a fixed sample of all small edits of each file in TESTS, see mutants.py.
+
+Each is made in a copy of package and tests, which nobody edits meanwhile, and tried by the tests that concern its file until
+one fails; a test that never ends has noticed as well. What was found is kept in build/mutants.jsonl as long as neither
+package nor those tests change, so a call that was stopped goes on where it was. Not part of `make test`, but
+tests/test_mutations.py checks that each edit still finds its place.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import hashlib
+import json
 import os
+import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import mutants
+
 ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build" / "mutants"
+RESULTS = ROOT / "build" / "mutants.jsonl"
+COPIED = ("minivae", "tests", "benchmarks", "pyproject.toml")
 REFERENCE, PHILOX, CUDA = "kernels/reference.py", "kernels/philox.py", "kernels/cuda/kernels.cu"
-TESTS = (
-    *(
-        "test_gradcheck",
-        "test_randomness",
-        "kernels/test_contract",
-        "test_statistics",
-        "test_optimizers",
-        "kernels/test_cuda",
-    ),
-    *("kernels/test_gemm", "test_twin", "test_training", "test_estimator", "app/test_cli"),
-)
+CUBLAS = "kernels/cuda/cublas.py"
+ROWS, INTERPRETER = "kernels/numba/rows.py", "kernels/numba/interpreter.py"
+
+# The tests that concern a file, the likeliest and cheapest first. They run on one backend only: see `half`.
+TESTS = {
+    REFERENCE: "test_gradcheck kernels/test_contract test_optimizers test_statistics test_twin test_training",
+    PHILOX: "test_randomness kernels/test_contract test_statistics",
+    "kernels/__init__.py": "kernels/test_contract test_optimizers test_training test_estimator app/test_cli",
+    "kernels/table.py": "kernels/test_contract kernels/test_real_sizes test_house test_gradcheck",
+    "kernels/numba/gemm.py": "kernels/test_gemm kernels/test_real_sizes kernels/test_contract",
+    "kernels/numba/rows.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
+    "kernels/numba/encode.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
+    "kernels/numba/interpreter.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
+    "kernels/numba/threads.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
+    "kernels/numba/tables.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
+    "kernels/numba/tables.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
+    "kernels/numba/backend.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
+    "kernels/cuda/launches.py": "kernels/test_contract kernels/test_cuda",
+    "kernels/cuda/graph.py": "kernels/test_contract kernels/test_cuda",
+    CUBLAS: "kernels/test_contract kernels/test_cuda",
+    CUDA: "kernels/test_contract kernels/test_cuda",
+    "randomness.py": "test_small_laws test_randomness test_training test_estimator app/test_cli",
+    "parameters.py": "test_small_laws test_gradcheck test_optimizers test_twin test_estimator",
+    "architecture.py": "test_small_laws test_gradcheck test_optimizers test_counts test_statistics test_twin test_training test_estimator app/test_cli",
+    "network.py": "test_gradcheck test_optimizers kernels/test_contract test_statistics test_training test_twin test_estimator",
+    "optimizers.py": "test_optimizers test_training test_twin test_estimator app/test_cli",
+    "data/files.py": "test_small_laws data/test_data app/test_cli",
+    "data/checks.py": "test_small_laws data/test_data test_counts test_estimator app/test_cli",
+    "data/batches.py": "test_small_laws data/test_data test_statistics test_training test_estimator app/test_cli",
+    "evaluation.py": "test_small_laws test_statistics test_counts test_training test_estimator app/test_cli",
+    "training.py": "test_small_laws test_optimizers test_training test_twin test_estimator app/test_cli",
+    "modelfile.py": "test_small_laws test_estimator app/test_cli",
+    "settings.py": "test_small_laws test_optimizers test_counts test_estimator app/test_cli",
+    "estimator.py": "test_small_laws test_optimizers test_counts test_estimator test_training app/test_cli",
+}  # fmt: skip
+PICKED_ONLY = (CUBLAS,)
 
 
 @dataclass(frozen=True)
@@ -116,7 +159,7 @@ MUTATIONS = [
     mutation("sgd: momentum averages", REFERENCE, ("    m += g\n    if nesterov", "    m += (1 - momentum) * g\n    if nesterov")),
     mutation("sgd: nesterov looks ahead without momentum", REFERENCE, ("learning_rate * momentum, out=g", "learning_rate, out=g")),
     mutation("clipping scales short gradients up", REFERENCE, ("if norm[0] > max_norm:", "if norm[0] > 0:")),
-    mutation("clipping measures the squared norm", REFERENCE, ("math.sqrt(np.dot(g, g))", "np.dot(g, g)")),
+    mutation("clipping measures the squared norm", REFERENCE, ("norm[0] = math.sqrt(squares)", "norm[0] = squares")),
     mutation("cosine schedule does not reach zero", "optimizers.py", ("0.5 * (1 + math.cos", "0.5 * (1.5 + math.cos")),
     # randomness
     mutation("philox: nine rounds", PHILOX, ("for _ in range(10)", "for _ in range(9)")),
@@ -127,6 +170,16 @@ MUTATIONS = [
     mutation("the same noise at every step", "evaluation.py", ('(seed, purpose, Var("step"))', "(seed, purpose, 0)")),
     mutation("the same order in every epoch", "training.py", ("randomness.SHUFFLE, self.epoch)", "randomness.SHUFFLE, 0)")),
     mutation("binarize draws the complement", REFERENCE, ("np.less(u, x, out=x", "np.greater(u, x, out=x")),
+    # the compiled step at real sizes: column shares with an offset, second blocks of dW, batches in pieces, missing threads
+    mutation("dx of a column share ignores its first row of W", ROWS, ("at(b, c0, 0) if transpose_b", "at(b, 0, 0) if transpose_b")),
+    mutation("bias of a column share from index 0", ROWS, ("b[first:last], activation", "b[0 : last - first], activation")),
+    mutation("a column share of W begins at column 0", ROWS, ("else at(b, 0, c0), at(c, r0, c0)", "else at(b, 0, 0), at(c, r0, c0)")),
+    mutation("the second block of dW reads the first columns of x", ROWS, ("a.shape[0], at(a, 0, r0)", "a.shape[0], at(a, 0, 0)")),
+    mutation("adam updates the first block for every block", ROWS, ("p, m, v, g = p[first:last], m[first:last]", "p, m, v, g = p[: last - first], m[first:last]")),
+    mutation("all threads add their squares in one place", ROWS, ("squares[LINE * thread] += total", "squares[0] += total")),
+    mutation("a row is lost between two pieces of ROW_CHUNK", INTERPRETER, ("r0, r1 = first + (last - first) * piece", "r0, r1 = first + (piece > 0) + (last - first) * piece")),
+    mutation("the last share leaves out what is no whole vector", INTERPRETER, ("return first, n if thread == threads - 1 else", "return first, LANES * whole if thread == threads - 1 else")),
+    mutation("items of threads that could not be started are left", INTERPRETER, ("items[o].owner % threads == thread", "items[o].owner == thread")),
     # the GPU, on its emulator, and the products of compiled code
     mutation("cuda: a barrier is missing in the block sum", CUDA, ("    numbers[threadIdx.x] = mine;\n    __syncthreads();\n", "    numbers[threadIdx.x] = mine;\n")),
     mutation("cuda: relu hides NaN", CUDA, ("return x < 0 ? real(0) : x; }", "return x > 0 ? x : real(0); }")),
@@ -148,7 +201,7 @@ MUTATIONS = [
     mutation("warm-up counted in steps of the whole run", "training.py", ("position = self.epoch + index", "position = self.step + index")),
     mutation("log-likelihood without - log K", "evaluation.py", ("total - math.log(n_samples)", "total")),
     mutation("log-likelihood without the entropy of q", "evaluation.py", ("(logvar + eps**2 - z**2)", "(eps**2 - z**2)")),
-    mutation("decoder means are logits", "evaluation.py", ('if network.arch.likelihood == "bernoulli":', "if False:")),
+    mutation("decoder means are logits", "evaluation.py", ("    if isinstance(mean, str):\n", "    if False:\n")),
     mutation("transform returns logvar", "evaluation.py", ("    return mu, logvar\n", "    return logvar, mu\n")),
     mutation("no Glorot: weights ten times too small", "architecture.py", ("limit * (2 * u - 1)", "0.1 * limit * (2 * u - 1)")),
 ]  # fmt: skip
@@ -165,38 +218,244 @@ def apply(mutated: Mutation, package: Path) -> None:
     path.write_text(text)
 
 
-def caught_by(mutated: Mutation) -> str | None:
-    """The first test that fails, or None when the mutation survives."""
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(ROOT / "minivae", Path(folder) / "minivae", ignore=shutil.ignore_patterns("__pycache__"))
-        apply(mutated, Path(folder) / "minivae")
-        environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}
-        environment["MINIVAE_BACKEND"] = "numpy"  # the compiled kernels are held to the reference, which is mutated
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-        for name in TESTS:
-            others = (
-                "not numba and not cupy" if name == "test_twin" else "not numba"
-            )  # a thousand steps on an emulator are slow
-            command = [sys.executable, "-m", "pytest", *options, "-k", others, str(ROOT / "tests" / f"{name}.py")]
-            # run in the copy's folder: Python looks there first, and finds the mutated package
-            result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-            if result.returncode:
-                found = re.search(r"^(?:FAILED|ERROR) (\S+)", result.stdout, re.MULTILINE)
-                return found[1].partition("tests/")[2] if found else f"{name} (exit status {result.returncode})"
-    return None
+# ---- One mutation and its tests
 
 
-def main(words: list[str]) -> int:
-    chosen = [m for m in MUTATIONS if not words or any(word in m.name for word in words)]
-    survivors, begun = [], time.monotonic()
-    for i, mutated in enumerate(chosen, 1):
-        test = caught_by(mutated)
-        print(f"{i:3}/{len(chosen)}  {mutated.name:52} {test or 'SURVIVED'}", flush=True)
-        if test is None:
-            survivors.append(mutated.name)
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutations caught in {time.monotonic() - begun:.0f} s")
-    return 1 if survivors else 0
+@dataclass(frozen=True)
+class Job:
+    """A mutation to be tried: what it is called, its file under minivae/, and that file's text with it; none: as it is."""
+
+    name: str
+    file: str
+    text: str | None = None
+    mutant: mutants.Mutant | None = None
+
+
+def half(file: str) -> tuple[str, str]:
+    """MINIVAE_BACKEND, and which of the tests that run on every backend: the one that this file belongs to."""
+    words = {"numpy": "[numpy", "numba": "[numba", "cupy": "[cupy"}
+    own = "numba" if file.startswith("kernels/numba/") else "cupy" if file.startswith("kernels/cuda/") else "numpy"
+    others = " and ".join(f"not {word}" for name, word in words.items() if name != own)
+    return "numba" if own == "numba" else "numpy", others  # cupy is asked for by name, and runs on an emulator
+
+
+def digest(*parts: str | bytes) -> str:
+    return hashlib.sha256(b"\0".join(p.encode() if isinstance(p, str) else p for p in parts)).hexdigest()[:16]
+
+
+def state(base: Path, file: str) -> str:
+    """A word that changes with the package, with the tests of this file, and with what all tests share."""
+    own = {base / "tests" / f"{name}.py" for name in TESTS[file].split()}
+    shared = {p for p in (base / "tests").rglob("*") if not p.name.startswith(("test_", "mut", "equivalent"))}
+    paths = own | {p for p in shared if p.is_file()} | {p for p in (base / "minivae").rglob("*") if p.is_file()}
+    return digest(TESTS[file], *(p.read_bytes() for p in sorted(paths)))
+
+
+@dataclass
+class Workers:
+    """Folders with a copy of package and tests, each lent to one test run at a time, and the runs under way."""
+
+    base: Path
+    scratch: Path
+    folders: queue.Queue = field(default_factory=queue.Queue)
+    running: set[subprocess.Popen] = field(default_factory=set)
+
+    def start(self, count: int) -> None:
+        for i in range(count):
+            folder = BUILD / str(i)  # the same folder each time, for Numba's cache goes by the path
+            for part in COPIED:
+                copy(self.base / part, folder / part)
+            (self.scratch / str(i)).mkdir()
+            self.folders.put(folder)
+
+    def stop(self) -> None:
+        for process in list(self.running):
+            end(process)
+
+    def run(self, job: Job, limit: float) -> tuple[str, float]:
+        """The first test that fails, "" if none does, and how long it took. Longer than the limit counts as failed."""
+        folder = self.folders.get()
+        path, kept = folder / "minivae" / job.file, self.base / "minivae" / job.file
+        try:
+            if job.text is not None:
+                path.write_text(job.text)
+            begun = time.monotonic()
+            return self.tests(folder, job, limit), time.monotonic() - begun
+        finally:
+            shutil.copy2(kept, path)
+            self.folders.put(folder)
+
+    def tests(self, folder: Path, job: Job, limit: float) -> str:
+        backend, choice = half(job.file)
+        scratch = self.scratch / folder.name
+        cache = folder / "numba"
+        if job.text is not None and job.file.startswith("kernels/"):  # compiled into what the cache holds
+            cache = Path(tempfile.mkdtemp(dir=scratch))
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MINIVAE_")}
+        environment |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(scratch)}
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "NUMBA_CACHE_DIR": str(cache), "MINIVAE_BACKEND": backend}
+        environment["HYPOTHESIS_STORAGE_DIRECTORY"] = str(scratch / "hypothesis")
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-c", "pyproject.toml", "-k", choice]
+        files = [f"tests/{name}.py" for name in TESTS[job.file].split()]
+        with tempfile.TemporaryFile("w+", dir=scratch) as output:
+            # in the copy's folder: Python looks there first, and finds the mutated package; with a session of its own, so
+            # that all that the tests have started ends with it
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *options, *files],
+                **{"cwd": folder, "env": environment, "start_new_session": True},
+                **{"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT},
+            )
+            self.running.add(process)
+            limit_memory(process)
+            try:
+                status = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                return f"no end within {limit:.0f} s"
+            finally:
+                end(process)
+                self.running.discard(process)
+                if cache.parent == scratch:
+                    shutil.rmtree(cache, ignore_errors=True)
+            output.seek(0)
+            found = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", output.read(), re.MULTILINE)
+            return "" if status == 0 else found[1] if found else f"exit status {status}"
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a test run and all that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+    process.wait()
+
+
+def limit_memory(process: subprocess.Popen) -> None:
+    """A mutant may ask for more memory than there is; where the system can tell, it gets none."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import resource
+
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (2**33, 2**33))
+
+
+def copy(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy2(source, target)
+
+
+# ---- All of them
+
+
+def jobs(base: Path, words: list[str], only: str, per_file: int) -> Iterator[Job]:
+    """The chosen mutations of the package as it lies in `base`; those that are known to change nothing left out."""
+    known = mutants.equivalent()
+    for picked in MUTATIONS if only != "generated" else []:
+        if not words or any(word in picked.name or word in picked.file for word in words):
+            with tempfile.TemporaryDirectory() as folder:
+                copy(base / "minivae" / picked.file, Path(folder) / picked.file)
+                apply(picked, Path(folder))
+                yield Job(picked.name, picked.file, (Path(folder) / picked.file).read_text())
+    for file in TESTS if only != "picked" else []:
+        if file not in PICKED_ONLY:
+            source = (base / "minivae" / file).read_text()
+            for m in mutants.sample(mutants.mutants(file, source), per_file):
+                name = f"{file}:{m.line} {m.kind}"
+                if m.key not in known and (not words or any(word in name for word in words)):
+                    yield Job(name, file, m.apply(source), m)
+
+
+def known_results(fresh: bool) -> dict[str, dict]:
+    if fresh or not RESULTS.exists():
+        RESULTS.unlink(missing_ok=True)
+        return {}
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines() if line.endswith("}")]
+    return {line["key"]: line for line in lines}
+
+
+def try_all(workers: Workers, todo: dict[str, tuple[Job, float]], results: dict[str, dict], count: int) -> None:
+    """Run them side by side, each with its limit, and add what comes out to the results and to their file."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    with ThreadPoolExecutor(count) as pool, RESULTS.open("a") as file:
+        futures = {pool.submit(workers.run, job, limit): (key, job) for key, (job, limit) in todo.items()}
+        try:
+            for i, future in enumerate(as_completed(futures), 1):
+                (key, job), (test, seconds) = futures[future], future.result()
+                results[key] = {"key": key, "name": job.name, "caught_by": test, "seconds": round(seconds, 1)}
+                file.write(json.dumps(results[key]) + "\n")
+                file.flush()
+                test = test or ("SURVIVED" if job.text else "passed")
+                print(f"{i:3}/{len(todo)} {seconds:6.1f} s  {job.name:52} {test}", flush=True)
+        finally:  # whoever interrupts us leaves no test behind, and nothing on record that did not end by itself
+            pool.shutdown(wait=False, cancel_futures=True)
+            workers.stop()
+
+
+def report(chosen: dict[str, Job], results: dict[str, dict]) -> bool:
+    """The table by file and the survivors; whether there are none."""
+    width = max(map(len, TESTS))
+    print(f"\n{'file':{width}}  mutants  killed  survived  killed %")
+    survivors = [(key, job) for key, job in chosen.items() if not results[key]["caught_by"]]
+    for file in [f for f in TESTS if any(job.file == f for job in chosen.values())] + [""]:
+        here = [job for job in chosen.values() if job.file.startswith(file)]
+        lost = sum(job.file.startswith(file) for _, job in survivors)
+        share = 100 * (len(here) - lost) / len(here)
+        print(f"{file or 'all':{width}}  {len(here):7}  {len(here) - lost:6}  {lost:8}  {share:7.1f}%")
+    for _, job in survivors:
+        print(f"\nSURVIVED  {job.name}")
+        if job.mutant:
+            print(f"  {job.mutant.key}\n  - {job.mutant.old}\n  + {job.mutant.new}")
+    return not survivors
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Break the library on purpose, and see which test notices.")
+    parser.add_argument("words", nargs="*", help="only mutations whose name or file contains one of these")
+    parser.add_argument("--only", choices=("picked", "generated"), default="")
+    parser.add_argument("--per-file", type=int, default=20, help="generated mutants of a file (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="side by side (default: one per processor)")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier calls have found")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    base, begun = BUILD / "base", time.monotonic()
+    for part in COPIED:
+        copy(ROOT / part, base / part)
+    states = {file: state(base, file) for file in TESTS}
+    chosen = {
+        digest(states[job.file], job.file, job.text): job
+        for job in jobs(base, options.words, options.only, options.per_file)
+    }
+    results = known_results(options.fresh)
+    # first the tests without a mutation: they have to pass, and show how long they take
+    plain = {job.file: digest(states[job.file], *half(job.file)) for key, job in chosen.items() if key not in results}
+    first = {
+        key: (Job(f"no mutation, tests of {file}", file), 1800.0)
+        for file, key in plain.items()
+        if key not in results or results[key]["caught_by"]
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        workers = Workers(base, Path(scratch))
+        workers.start(options.jobs)
+        try_all(workers, first, results, options.jobs)
+        for key in plain.values():
+            if test := results[key]["caught_by"]:
+                raise SystemExit(f"{results[key]['name']}: {test} fails as it is")
+        limits = {file: 60 + 4 * results[key]["seconds"] for file, key in plain.items()}
+        todo = {key: (job, limits[job.file]) for key, job in chosen.items() if key not in results}
+        print(f"{len(chosen)} mutations, {len(chosen) - len(todo)} of them known from before", flush=True)
+        try_all(workers, todo, results, options.jobs)
+    passed = report(chosen, results)
+    every = {m.key for file in TESTS for m in mutants.mutants(file, (base / "minivae" / file).read_text())}
+    for key, rest in mutants.equivalent().items():
+        if key not in every:
+            print(f"equivalent_mutants.txt names a mutant that no longer exists: {key} {rest}")
+    print(f"\n{time.monotonic() - begun:.0f} s")
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the next call goes on from here")
