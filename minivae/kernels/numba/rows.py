@@ -402,14 +402,12 @@ def gather_rows(x, data, rows, divide_by, r0, r1):
             source, target = address + rows[r] * row_bytes, x[r]
             for d in range(D):
                 target[d] = real(load_number(source, d, kind)) / divisor
-    elif abs(column_bytes) > abs(row_bytes):  # a column lies together: all that the batch wants of it at a time
-        for d in range(D):
+    else:  # sixteen columns at a time, so that a line of x is written once though each number comes from another line
+        for d0 in range(0, D, 16):
             for r in range(r0, r1):
-                x[r, d] = real(load_number(address + rows[r] * row_bytes + d * column_bytes, 0, kind)) / divisor
-    else:
-        for r in range(r0, r1):
-            for d in range(D):
-                x[r, d] = real(load_number(address + rows[r] * row_bytes + d * column_bytes, 0, kind)) / divisor
+                source = address + rows[r] * row_bytes
+                for d in range(d0, min(d0 + 16, D)):
+                    x[r, d] = real(load_number(source + d * column_bytes, 0, kind)) / divisor
 
 
 @compiled
