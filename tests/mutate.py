@@ -56,7 +56,6 @@ TESTS = {
     "kernels/numba/interpreter.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
     "kernels/numba/threads.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
     "kernels/numba/tables.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
-    "kernels/numba/tables.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
     "kernels/numba/backend.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
     "kernels/cuda/launches.py": "kernels/test_contract kernels/test_cuda",
     "kernels/cuda/graph.py": "kernels/test_contract kernels/test_cuda",

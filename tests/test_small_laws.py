@@ -8,9 +8,9 @@ import tempfile
 import numpy as np
 import pytest
 
-from minivae import VAE, DataError, randomness
+from minivae import VAE, DataError, NotFinite, randomness
 from minivae.architecture import Architecture
-from minivae.data import files
+from minivae.data import checks, files
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import summarize
 from minivae.evaluation import active_units
@@ -45,9 +45,53 @@ def test_an_order_may_be_any_sequence():
 
 def test_a_nan_among_chosen_rows_is_named_by_its_row_in_the_data():
     X = np.zeros((9, 3))
-    X[7, 1] = np.nan
-    with pytest.raises(DataError, match="NaN at row 7, column 1"):
+    X[5, 1] = np.nan
+    with pytest.raises(DataError, match="NaN at row 5, column 1"):
         summarize(X, rows=np.array([2, 5, 7, 8]))
+
+
+@pytest.mark.parametrize("fraction, which", [(0, "none held out"), (1, "none to train on"), (1.5, "none to train on")])
+def test_a_fraction_that_leaves_one_side_empty_says_which(fraction, which):
+    with pytest.raises(DataError, match=f"leaves {which};"):
+        holdout(10, fraction, np.arange(10))
+
+
+def test_rows_of_examples_are_rows_of_the_data():
+    for mask in (np.array([True, False, True]), np.array([0.0, 1.0])):
+        with pytest.raises(TypeError, match=r"np\.flatnonzero"):
+            Examples(np.zeros((3, 2)), mask)
+    for wrong, row in (([0, 3], 3), ([-1, 0], -1)):
+        with pytest.raises(ValueError, match=f"row {row} is not among the 3 rows"):
+            Examples(np.zeros((3, 2)), np.array(wrong))
+
+
+@pytest.mark.parametrize("reach, advised", [(10.0, False), (10.5, True)])
+def test_data_beyond_ten_are_advised_to_be_scaled(reach, advised):
+    X = np.full((8, 2), reach)
+    with pytest.raises(NotFinite) as caught:
+        VAE(likelihood="gaussian", learning_rate=1e30, epochs=3, random_state=0, hidden_dims=(3,)).fit(X)
+    assert ("scale the data" in str(caught.value)) == advised
+
+
+def test_a_pass_over_pixels_takes_one_piece_at_a_time(monkeypatch):
+    """As many values as fit the limit, whatever the shape: a memory map may be larger than memory."""
+    monkeypatch.setattr(checks, "_CHUNK_VALUES", 20)
+    pieces = []
+
+    class Spy(np.ndarray):
+        def __getitem__(self, key):
+            piece = super().__getitem__(key)
+            pieces.append(piece.shape)
+            return piece
+
+    X = np.zeros((10, 6), np.uint8).view(Spy)
+    assert checks.resolve_divisor(X, None) == 1.0 and max(rows * columns for rows, columns in pieces) <= 20
+
+
+def test_a_header_beyond_the_limit_allocates_nothing(tmp_path):
+    (tmp_path / "x-ubyte").write_bytes(b"\0\0\x08\x02" + (2**17).to_bytes(4, "big") + (2**17 + 1).to_bytes(4, "big"))
+    with pytest.raises(DataError, match="more than the 17,179,869,184 accepted"):
+        files.read_idx(tmp_path / "x-ubyte")
 
 
 def test_images_that_need_more_than_the_limit_are_refused_before_memory_is_taken(tmp_path, monkeypatch):

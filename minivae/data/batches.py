@@ -30,7 +30,7 @@ def holdout(n: int, fraction: float, order: Array) -> tuple[Array, Array]:
     ------
     DataError : `fraction` leaves no row on one side, or `order` is not a permutation of range(n)
     """
-    held = round(n * fraction) if 0 < fraction < 1 else 0
+    held = round(n * max(fraction, 0))
     if not 0 < held < n:
         raise DataError(
             f"holding out a fraction of {fraction} of {n} rows leaves {'none to train on' if held else 'none held out'}; "

@@ -167,6 +167,14 @@ def test_an_array_that_compiled_code_cannot_address_is_copied_and_copied_back():
     np.testing.assert_allclose(y, np.tanh(x @ W + b), rtol=1e-13)
 
 
+def test_numbers_of_another_machines_byte_order_are_refused_and_not_misread():
+    foreign = np.dtype(np.float64).newbyteorder()
+    x, u = np.full((2, 3), 0.5, foreign), np.full((2, 3), 0.25, foreign)
+    with pytest.raises(TypeError, match="computes in float32 or float64"):
+        load("numba").binarize(x, u)
+    assert (x == 0.5).all()
+
+
 @pytest.mark.parametrize("bad", [[0, 1, 5], [-1, 0, 1], [2**40, 0, 0]])
 def test_rows_that_are_not_there_are_an_error_before_anything_is_read(bad):
     from minivae.kernels import Call
