@@ -204,7 +204,7 @@ def initial_parameters(
     if data_mean is not None and (output_bias == "data_mean" or (output_bias == "auto" and likelihood.from_mean)):
         bias[: arch.data_dim] = likelihood.link(data_mean)
     if data_mean is not None and data_variance is not None and likelihood.data == COUNTS:
-        # counts may be of any size, and scaled they would be none: the first layer begins as if they were of unit size
+        # counts may be large, and scaled they would be none: the first layer begins as if they were of unit size
         named["encoder.0.W"] /= np.maximum(1, np.sqrt(data_mean**2 + data_variance))[:, None]
     if data_variance is not None and arch.likelihood == "gaussian":
         log_sigma = 0.5 * math.log(max(float(np.mean(data_variance)), 1e-12))

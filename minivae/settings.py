@@ -47,6 +47,10 @@ def checked_settings(vae: Any) -> dict[str, Any]:
         else:
             settings[name] = plain(value, name, kinds)
     require_likelihood(settings["likelihood"])
+    if settings["binarize"] != "none" and LIKELIHOODS[settings["likelihood"]].data == COUNTS:
+        raise ValueError(
+            f"binarize makes yes or no of grey values, and {settings['likelihood']!r} takes counts; leave it 'none'"
+        )
     for name in ("epochs", "batch_size"):
         require_count(name, settings[name])
     if settings["patience"] is not None:

@@ -235,7 +235,10 @@ class Trainer:
         bad = next((n for n in names if not np.isfinite(self.network.kernels.to_host(arrays[n])).all()), "the loss")
         advice = f"lower learning_rate (now {rate:g}) or set max_grad_norm"
         reach = float(np.abs(self.network.kernels.to_host(arrays["x"])).max())
-        if reach > 10 and LIKELIHOODS[self.network.arch.likelihood].data != COUNTS:
+        counts = LIKELIHOODS[self.network.arch.likelihood].data == COUNTS
+        if counts and reach > 1000:
+            advice += f"; counts that reach {reach:g} are much for an encoder: try likelihood='gaussian' on their log1p"
+        elif reach > 10 and not counts:
             advice = (
                 f"scale the data, which reach {reach:g}, to about unit size (divide_by, or standardise the columns)"
             )

@@ -69,7 +69,7 @@ def test_rows_of_examples_are_rows_of_the_data():
 def test_data_beyond_ten_are_advised_to_be_scaled(reach, advised):
     X = np.full((8, 2), reach)
     with pytest.raises(NotFinite) as caught:
-        VAE(likelihood="gaussian", learning_rate=1e30, epochs=3, random_state=0, hidden_dims=(3,)).fit(X)
+        VAE(likelihood="gaussian", learning_rate=1e30, batch_size=4, random_state=0, validation_fraction=0).fit(X)
     assert ("scale the data" in str(caught.value)) == advised
 
 

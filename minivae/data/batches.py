@@ -30,7 +30,7 @@ def holdout(n: int, fraction: float, order: Array) -> tuple[Array, Array]:
     ------
     DataError : `fraction` leaves no row on one side, or `order` is not a permutation of range(n)
     """
-    held = round(n * max(fraction, 0))
+    held = round(n * fraction) if fraction > 0 else 0  # not of NaN
     if not 0 < held < n:
         raise DataError(
             f"holding out a fraction of {fraction} of {n} rows leaves {'none to train on' if held else 'none held out'}; "

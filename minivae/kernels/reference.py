@@ -261,31 +261,39 @@ def gaussian_elementwise_loss(dout, nll, out, x, weight):
 def poisson_loss(dlog_rate, nll, log_rate, x, weight):
     """nll [B] of counts x [B, D] = 0, 1, 2, ... under Poisson(exp(a)), a = log_rate [B, D], and dlog_rate [B, D].
 
-    p = rate^x exp(-rate) / x!;   -log p = exp(a) - x a + log x!
-    da = weight (exp(a) - x)                          log x! is there for nll to be a probability's, and has no gradient
+    p = rate^x exp(-rate) / x!;   -log p = exp(a) - x a + log x!       large numbers that cancel where x is large: there
+    log x! = x log x - x + log(2 pi x) / 2 + S(x),   and with u = a - log x
+    -log p = x ( exp(u) - 1 - u ) + log(2 pi x) / 2 + S(x)             no more than a few nats near the best a
+    da = weight (exp(a) - x)
     """
     np.exp(log_rate, out=dlog_rate)
-    np.add.reduce(dlog_rate - x * log_rate + log_factorial(x), axis=1, out=nll)
+    n = np.maximum(x, FEW + 1)
+    u = log_rate - np.log(n)
+    many = n * (np.expm1(u) - u) + 0.5 * (LOG_2PI + np.log(n)) + stirling(n)
+    few = dlog_rate - x * log_rate + np.log(few_factorial(x))
+    np.add.reduce(np.where(x > FEW, many, few), axis=1, out=nll)
     dlog_rate -= x
     dlog_rate *= weight[:, None]
 
 
-def log_factorial(x):
-    """log x! for whole x: the product itself up to 8, from then on Stirling's series, exact but for 1 / (156 x^13)
-
-    log x! = (x + 1/2) log x - x + log(2 pi) / 2 + 1/12x - 1/360x^3 + 1/1260x^5 - 1/1680x^7 + 1/1188x^9 - 691/360360x^11
-    """
+def few_factorial(x):
+    """x! for x = 0 .. 8, a product without rounding, so that 0! = 1! = 1 add nothing to a logarithm"""
     product = np.ones_like(x)
-    for k in range(2, 9):
+    for k in range(2, FEW + 1):
         product[x >= k] *= k
-    n = np.maximum(x, 9)
-    z, series = 1 / (n * n), np.zeros_like(x)
+    return product
+
+
+def stirling(x):
+    """S(x) = 1/12x - 1/360x^3 + 1/1260x^5 - 1/1680x^7 + 1/1188x^9 - 691/360360x^11, exact but for 1 / (156 x^13)"""
+    z, series = 1 / (x * x), np.zeros_like(x)
     for term in STIRLING:
         series = series * z + term
-    return np.where(x < 9, np.log(product), (n + 0.5) * np.log(n) - n + 0.5 * LOG_2PI + series / n)
+    return series / x
 
 
 LOG_2PI = math.log(2 * math.pi)
+FEW = 8
 STIRLING = (-691 / 360360, 1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12)
 
 

@@ -3,7 +3,8 @@
     arrays written  <-  arrays read;  scalars;  row by row, if no example looks at another
 
 Sizes are letters: B batch, I and O a layer's, D data, Z latent, N parameters, n examples in all, T steps. An array is of the
-computation's type unless another is named. dy! is read and changed as well, dx? may be None. What every backend needs to
+computation's type unless another is named. dy! is read and changed as well, dx? may be None; and s+,
+in pieces of kernels, is added to by each thread in a place of its own. What every backend needs to
 know of a kernel beside its formula is read off here: names, order, shapes, what may be shared out by rows.
 """
 

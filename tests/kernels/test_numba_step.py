@@ -167,12 +167,44 @@ def test_an_array_that_compiled_code_cannot_address_is_copied_and_copied_back():
     np.testing.assert_allclose(y, np.tanh(x @ W + b), rtol=1e-13)
 
 
+def test_what_would_be_written_elsewhere_is_refused():
+    from minivae.kernels import Call, Var
+
+    kernels, whole = load("numba"), np.zeros((6, 4))
+    given = np.ones(3), np.ones(2), np.ones(1), np.ones(3)
+    with pytest.raises(IndexError, match="index holds 4"):
+        kernels.record(whole[:2], *given, 4)
+    x = np.full((2, 3), 0.5)
+    x.flags.writeable = False
+    with pytest.raises(ValueError, match="writes to x, which is read-only"):
+        kernels.binarize(x, np.zeros((2, 3)))
+    arrays = {"x": np.zeros((3, 2)), "data": np.ones((9, 2)), "rows": np.zeros(3, np.int64)}
+    program = kernels.compile_program(kernels, [Call("gather", ("x", "data", "rows"), (Var("by"),))], arrays)
+    with pytest.raises(ValueError, match=r"rows have shape \(2, 2\); this program takes 3 at a time"):
+        program.steps(np.zeros((2, 2), np.int64), by=np.ones(2))
+    assert not whole.any() and not arrays["x"].any()
+
+
+def test_two_views_of_one_strided_array_stay_one():
+    y = np.zeros((2, 8))[:, ::2]
+    load("numba").dense_forward(y, y, np.ones((2, 1)), np.array([[1.0, -2, 3, -4]]), np.zeros(4), "relu")
+    np.testing.assert_array_equal(y, [[1, 0, 3, 0]] * 2)
+    wide = np.zeros((2, 8))
+    load("numba").dense_forward(
+        wide[:, ::2], wide[:, ::2], np.ones((2, 1)), np.array([[1.0, -2, 3, -4]]), np.zeros(4), "relu"
+    )
+    np.testing.assert_array_equal(wide[:, ::2], [[1, 0, 3, 0]] * 2)
+
+
 def test_numbers_of_another_machines_byte_order_are_refused_and_not_misread():
     foreign = np.dtype(np.float64).newbyteorder()
     x, u = np.full((2, 3), 0.5, foreign), np.full((2, 3), 0.25, foreign)
     with pytest.raises(TypeError, match="computes in float32 or float64"):
         load("numba").binarize(x, u)
     assert (x == 0.5).all()
+    out = np.zeros((1, 3))
+    load("numba").gather(out, x, np.array([1]), 2.0)  # data are read in any order
+    np.testing.assert_array_equal(out, 0.25)
 
 
 @pytest.mark.parametrize("bad", [[0, 1, 5], [-1, 0, 1], [2**40, 0, 0]])
@@ -209,7 +241,7 @@ def test_threads_that_cannot_be_started_are_fewer_threads(room_for, threads, mon
 
     threads(3)
     expected = train("numba", "gaussian learned sgd", "float64", 3).network.get_parameters()
-    start, join, give_way = tables.system_functions()
+    start, *others = tables.system_functions()
     real = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(start)
     asked = []
 
@@ -219,7 +251,7 @@ def test_threads_that_cannot_be_started_are_fewer_threads(room_for, threads, mon
 
     instead = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(limited)
     address = ctypes.cast(instead, ctypes.c_void_p).value
-    monkeypatch.setattr(tables, "system_functions", lambda: (address, join, give_way))
+    monkeypatch.setattr(tables, "system_functions", lambda: (address, *others))
     found = train("numba", "gaussian learned sgd", "float64", 3).network.get_parameters()
     assert asked
     np.testing.assert_allclose(found, expected, rtol=1e-9)  # the norm that clips is summed by threads

@@ -215,16 +215,17 @@ extern "C" __global__ void gaussian_elementwise_loss(real* dout, real* nll, cons
     if (threadIdx.x == 0) nll[blockIdx.x] = real(0.5) * sum + real(D) * HALF_LOG_2PI;
 }
 
-// log x! for whole x: the product itself up to 8, from then on Stirling's series (reference.log_factorial)
-__device__ inline real log_factorial(real x) {
+// exp(a) - x a + log x! for whole x, as the book takes it: without large numbers that cancel
+__device__ inline real nll_of_count(real a, real x) {
     if (x < 9) {
         real product = 1;
         for (int k = 2; k < 9; k++) product *= x >= k ? real(k) : real(1);
-        return log_of(product);
+        return exp_of(a) - x * a + log_of(product);
     }
     real z = real(1) / (x * x), series = real(-691.0 / 360360);
     series = ((((series * z + real(1.0 / 1188)) * z - real(1.0 / 1680)) * z + real(1.0 / 1260)) * z - real(1.0 / 360)) * z;
-    return (x + real(0.5)) * log_of(x) - x + HALF_LOG_2PI + (series + real(1.0 / 12)) / x;
+    real l = log_of(x), u = a - l;
+    return x * (expm1_of(u) - u) + HALF_LOG_2PI + real(0.5) * l + (series + real(1.0 / 12)) / x;
 }
 
 // a = log_rate;  nll = sum_d exp(a) - x a + log x!;  dlog_rate = weight (exp(a) - x)
@@ -233,9 +234,9 @@ extern "C" __global__ void poisson_loss(real* dlog_rate, real* nll, const real* 
     whole row = blockIdx.x * D;
     real mine = 0, w = weight[blockIdx.x];
     for (whole d = threadIdx.x; d < D; d += THREADS) {
-        real a = log_rate[row + d], target = x[row + d], rate = exp_of(a);
-        mine += rate - target * a + log_factorial(target);
-        dlog_rate[row + d] = w * (rate - target);
+        real a = log_rate[row + d], target = x[row + d];
+        mine += nll_of_count(a, target);
+        dlog_rate[row + d] = w * (exp_of(a) - target);
     }
     real sum = block_sum(mine);
     if (threadIdx.x == 0) nll[blockIdx.x] = sum;

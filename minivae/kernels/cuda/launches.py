@@ -118,12 +118,11 @@ def spread(size: int) -> int:
 
 def launch(L: Any, kernel: str, arrays: Sequence[Any], values: Sequence[Any]) -> None:
     """Whatever this kernel of the table launches."""
-    own = globals().get(kernel)
+    row, own = ROWS[kernel], globals().get(kernel)
+    sizes = row.sizes(arrays)
     if own is not None:
         return own(L, *arrays, *values)
-    row = ROWS[kernel]
     given = dict(zip((array.name for array in row.arrays), arrays)) | dict(zip(row.scalars, values))
-    sizes = row.sizes(arrays)
     letters = {"size": arrays[0].size} | {
         letter: sizes[letter] for letter in sizes if letter.isupper()
     }  # n is a pointer

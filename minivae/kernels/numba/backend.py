@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae.kernels import Call, CallByCall
+from minivae.kernels import Call, CallByCall, Var
 from minivae.kernels.reference import empty, synchronize, to_device, to_host  # noqa: F401  (where NumPy's arrays live)
 from minivae.kernels.table import TABLE
 
@@ -51,6 +51,10 @@ class CompiledProgram(CallByCall):
             sizes = [len(arrays[name]) for row, name in named if row.dtype == "any"]
             self.examples = min(sizes, default=None)
             self.places = min((len(arrays[name]) for row, name in named if row.name == "trace"), default=None)
+            fixed = [
+                s for call in program for s in call.scalars[:1] if call.kernel == "record" and not isinstance(s, Var)
+            ]
+            require_within("index", np.array(fixed), self.places or 0)
 
     def __call__(self, **variables: Any) -> None:
         if not self.compiled:
@@ -61,6 +65,10 @@ class CompiledProgram(CallByCall):
     def steps(self, rows: Any, **variables: Any) -> int:
         if not self.compiled:
             return super().steps(rows, **variables)
+        if "rows" in self.arrays and np.shape(rows)[1:] != self.arrays["rows"].shape:
+            raise ValueError(
+                f"rows have shape {np.shape(rows)}; this program takes {len(self.arrays['rows'])} at a time"
+            )
         return self._run(len(rows), whole_numbers("rows", rows), variables, stop_at_nan=True)
 
     def _run(self, count: int, rows: Any, variables: Mapping[str, Any], stop_at_nan: bool) -> int:
@@ -86,14 +94,17 @@ def at_once(name: str, *given: Any) -> None:
     from minivae.kernels.numba import encode
 
     row = TABLE[name]
-    arrays, copies = {}, dict[int, tuple[np.ndarray, np.ndarray]]()  # by identity: two arguments may be one array
+    arrays, copies = {}, dict[Any, np.ndarray]()  # by their place in memory: two arguments may be one array
     for array, value in zip(row.arrays, given):
         if array.dtype == "int64":
             value = whole_numbers(array.name, value)
-        elif array.dtype == "any" and value.dtype.name not in encode.DATA_TYPES:
-            value = value.astype(np.float64)
+        elif array.dtype == "any":
+            known = value.dtype.name in encode.DATA_TYPES
+            value = value.astype(value.dtype.newbyteorder("=") if known else np.float64, copy=False)
+        if (array.written or array.changed) and value is not None and not value.flags.writeable:
+            raise ValueError(f"{name} writes to {array.name}, which is read-only; pass a copy of it")
         if value is not None and not encode.addressable(value, array.dtype):
-            value = copies.setdefault(id(value), (value, np.array(value, order="C")))[1]
+            value = copies.setdefault(place(value), np.array(value, order="C"))
         arrays[array.name] = value
     row.sizes(list(arrays.values()))
     call = Call(name, tuple(n if a is not None else None for n, a in arrays.items()), given[len(row.arrays) :])
@@ -102,8 +113,12 @@ def at_once(name: str, *given: Any) -> None:
         raise TypeError(f"{name} computes in float32 or float64; pass arrays of one of them")
     program()
     for array, value in zip(row.arrays, given):
-        if id(value) in copies and (array.written or array.changed):
-            value[...] = copies[id(value)][1]
+        if value is not None and (array.written or array.changed) and place(value) in copies:
+            value[...] = copies[place(value)]
+
+
+def place(array: Any) -> Any:
+    return array.ctypes.data, array.shape, array.strides
 
 
 def whole_numbers(name: str, rows: Any) -> np.ndarray:

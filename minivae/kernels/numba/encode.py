@@ -1,13 +1,8 @@
 """A program as instructions for the compiled interpreter: which, in which order, and how threads share them.
 
-Each call of the program becomes a few instructions. One that works row by row is shared out by rows: a thread takes its own
-rows through as many of these as follow one another, from the batch to the gradient of the first layer, without a barrier.
-Where that would leave a thread few rows (a product then reads all of W for little), products are shared out by columns.
-Gradients of W are dealt out in blocks, and each block's parameters are updated at once, while they are in the cache. What
-little needs all rows is done by thread 0.
-
-The order follows from the arrays: an instruction waits for a barrier only where it reads or writes what others of the
-same phase have written or read in pieces that are not its own.
+Each call of the program becomes a few instructions, shared out by rows, by columns, or in blocks (README.md). Their order
+follows from the arrays: an instruction waits for a barrier only where it reads or writes what others of the same
+phase have written or read in pieces that are not its own.
 """
 
 from __future__ import annotations
@@ -104,13 +99,11 @@ class Lowering:
         self.add("gemm", (c, a, b), (False, transpose_b, self.by_columns), **how)
         return how
 
-    def dense_forward(self, call: Call, y: Any, a: Any, x: Any, W: Any, b: Any, activation: str) -> None:
+    def dense_forward(self, call, y, a, x, W, b, activation):
         how = self.share_product(a, x, W, False)
         self.add("bias_activation", (y, a, b), (CODES[activation], self.by_columns), **how)
 
-    def dense_backward(
-        self, call: Call, dx: Any, dW: Any, db: Any, dy: Any, x: Any, a: Any, y: Any, W: Any, activation: str
-    ) -> None:
+    def dense_backward(self, call, dx, dW, db, dy, x, a, y, W, activation):
         self.by_rows("activation_backward", (dy, a, y), (CODES[activation],))
         if dx is not None:
             self.share_product(dx, dy, W, True)
@@ -129,7 +122,11 @@ class Lowering:
         self.add(function, arrays, scalars, key=place, pieces=pieces, purpose=GRADIENT)
         self.blocks[place] = self.call, [(first * width, last * width, cost) for first, last, cost in pieces]
 
-    def kl_loss(self, call: Call, kl_mean: Any, dkl_mean: Any, kl: Any, weight: Any, beta: Any, free_bits: Any) -> None:
+    def gaussian_loss(self, call, dmean, dlog_sigma, nll, mean, x, log_sigma, weight):
+        self.by_rows("gaussian_loss_rows", (dmean, dlog_sigma, nll, mean, x, log_sigma, weight))
+        self.add("sigma_gradient", (dlog_sigma, mean, x, log_sigma, weight))
+
+    def kl_loss(self, call, kl_mean, dkl_mean, kl, weight, beta, free_bits):
         if isinstance(free_bits, Var) or free_bits > 0:
             self.add("kl_loss_all", (kl_mean, dkl_mean, kl, weight), (beta, free_bits))
         else:  # dkl_mean is beta whatever the mean will be, and the backward pass need not wait for it
@@ -155,16 +152,16 @@ class Lowering:
             how: dict[str, Any] = {"key": interval(cut[-1]), "pieces": blocks, "purpose": UPDATE}
             self.found.append(Instruction(function, arrays, list(scalars), call, **how))
 
-    def clip_global_norm(self, call: Call, norm: Any, g: Any, max_norm: Any) -> None:
+    def clip_global_norm(self, call, norm, g, max_norm):
         self.in_blocks("squared_norm", (g,), (self.squares,), ())
         self.add("norm_of_squares", (norm, self.squares))
         if isinstance(max_norm, Var) or math.isfinite(max_norm):
             self.in_blocks("scale_to_norm", (g,), (norm,), (max_norm,))
 
-    def sgd_step(self, call: Call, p: Any, m: Any, g: Any, *scalars: Any) -> None:
+    def sgd_step(self, call, p, m, g, *scalars):
         self.in_blocks("sgd_update", (p, m, g), (), scalars)
 
-    def adam_step(self, call: Call, p: Any, m: Any, v: Any, g: Any, *scalars: Any) -> None:
+    def adam_step(self, call, p, m, v, g, *scalars):
         self.in_blocks("adam_update", (p, m, v, g), (), scalars)
 
 
@@ -237,13 +234,16 @@ def thread_count(program: Sequence[Call], arrays: Mapping[str, Any]) -> int:
 
 def can_encode(program: Sequence[Call], arrays: Mapping[str, Any]) -> bool:
     """Whether compiled code can address every array exactly. Of data it needs no more than a type that it knows."""
+    reals = set[str]()  # a program computes in one type
     for call in program:
         if call.kernel not in TABLE:
             return False
         for row, name in zip(TABLE[call.kernel].arrays, call.arrays):
             if name is not None and not addressable(arrays[name], row.dtype):
                 return False
-    return True
+            if name is not None and not row.dtype:
+                reals.add(arrays[name].dtype.name)
+    return len(reals) == 1
 
 
 def addressable(array: Any, dtype: str) -> bool:

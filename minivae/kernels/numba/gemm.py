@@ -9,7 +9,7 @@ A tile is a few rows by a few vectors of c. It is kept in registers while k runs
 One row of b is read in vectors, and a number by number with any two strides, so that a b and a^T b are the same loop and
 neither operand is copied first: a panel of b as wide as a tile stays in the cache while all rows of a pass by. Only
 a b^T needs b the other way round; its panels are transposed on the way. A BLAS copies both operands into packed form,
-which pays for itself in large products; those of a training step are thin, and the tiles are faster (docs/backends.md).
+which pays for itself in large products; those of a training step are thin, and the tiles are faster (README.md).
 
 Each number of c is summed in the order of k, whatever the tile: a product has the same bits for any number of threads.
 """

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, types
 
-from minivae.kernels import table
+from minivae.kernels import reference, table
 from minivae.kernels.numba.gemm import SCRATCH
 from minivae.kernels.numba.rows import ANSWERING, FUNCTIONS
 from minivae.kernels.numba.threads import (
@@ -38,30 +38,30 @@ ROWS, COLUMNS, DEALT = range(3)  # how a segment is shared out
 LANES = 16  # a share of the columns begins at a multiple of this, so that vectors stay whole
 ROW_CHUNK = 512  # rows taken through a segment at a time: fewer would have each product read all of W more often
 
+
+def record(names: str) -> np.dtype:
+    """Whole numbers with names, as compiled code and NumPy both read them."""
+    return np.dtype([(name, "i8") for name in names.split()])
+
+
 # An array: where it lies, its sizes, the bytes from row to row and from column to column, and from one step to the next.
-OPERAND = np.dtype([(name, "i8") for name in ("address", "rows", "columns", "row_bytes", "column_bytes", "step_bytes")])
+OPERAND = record("address rows columns row_bytes column_bytes step_bytes")
 # A call of a compiled function. first .. last: the piece that its owner does, of columns all there are; by rows not used.
-ITEM = np.dtype([(name, "i8") for name in ("function", "operands", "numbers", "owner", "first", "last", "place")])
+ITEM = record("function operands numbers owner first last place")
 # Items start .. stop, shared out in one way; extent: rows of the batch; wait: whether a barrier follows.
-SEGMENT = np.dtype([(name, "i8") for name in ("kind", "start", "stop", "extent", "wait")])
+SEGMENT = record("kind start stop extent wait")
 # Everything that a thread has to know. numbers: the scalars of all items, [steps, numbers_size]. spent, scratch, handles
 # and arguments have a row for each thread. The rest are counts, flags, and the system's functions.
-PLAN = np.dtype(
-    [
-        (name, "i8")
-        for name in (
-            *("steps", "stop_at_nan", "segments", "segment_count", "items", "item_count", "numbers", "numbers_size"),
-            *("state", "spent", "spent_size", "scratch", "scratch_bytes", "threads", "arguments", "handles", "enter"),
-            *("start", "join", "give_way", "done"),
-        )
-    ]
+PLAN = record(
+    "steps stop_at_nan segments segment_count items item_count numbers numbers_size state spent spent_size scratch "
+    "scratch_bytes threads arguments handles enter start join give_way close done"
 )
-ARGUMENT = np.dtype([("plan", "i8"), ("thread", "i8")])
+ARGUMENT = record("plan thread")
 
 
 def fingerprint() -> str:
     """A word that changes with the source of anything that is compiled here."""
-    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(table.__file__)]
+    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(table.__file__), Path(reference.__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
@@ -76,13 +76,14 @@ def by_address(function: Any, arguments: int) -> Any:
     function.__qualname__ = f"{function.__name__}_{SOURCES}"
     signature, begun = types.int64(*[types.int64] * arguments), time.perf_counter()
     compiled = cfunc(signature, cache=CAN_CACHE, error_model="numpy", fastmath={"contract"})(function)
-    before, _waited[0] = _waited[0], _waited[0] + time.perf_counter() - begun
+    spent = 0.0 if compiled.cache_hits else time.perf_counter() - begun
+    before, _waited[0] = _waited[0], _waited[0] + spent
     if before < LONG <= _waited[0]:
         print("minivae: compiling the numba backend for this machine, once; it takes some 10 seconds", file=sys.stderr)
     return compiled
 
 
-LONG = 1.0  # seconds of compiling that call for a word; from the cache all of it takes less
+LONG = 1.0  # seconds of compiling that call for a word
 _waited = [0.0]
 
 
@@ -113,13 +114,8 @@ def strided(operands, i, size, kind):
 
 
 @inner
-def real_number(numbers, i):
-    return carray(pointer(numbers), (i + 1,), np.float64)[i]
-
-
-@inner
-def whole_number(numbers, i):
-    return carray(pointer(numbers), (i + 1,), np.int64)[i]
+def number(numbers, i, kind):
+    return carray(pointer(numbers), (i + 1,), kind)[i]
 
 
 @functools.cache
@@ -137,7 +133,7 @@ def instruction(name: str, real: str, data: str = "") -> Any:
         if array.dtype == "any":
             place[array.name] = f"strided(operands, {i}, {np.dtype(data).itemsize}, np.{data}(0))"
     for i, scalar in enumerate(row.scalars):
-        place[scalar] = f"{'whole' if table.is_whole(scalar) else 'real'}_number(numbers, {i})"
+        place[scalar] = f"number(numbers, {i}, np.{'int64' if table.is_whole(scalar) else 'float64'})"
     code = function.py_func.__code__
     arguments = ", ".join(place.get(word, word) for word in code.co_varnames[: code.co_argcount])
     full_name = "_".join(filter(None, (name, real, data)))
@@ -203,14 +199,14 @@ def work(plan, thread, threads):
                     ):  # fewer threads than there should be do the others' items too
                         answer = run_item(items[o], plan, i, items[o].first, items[o].last, thread)
                         lap(spent, items[o].place)
-                        if answer != 0 and plan.stop_at_nan != 0:
-                            atomic_add(plan.state + 8 * STOP, 1)
+                        if answer != 0 and plan.stop_at_nan != 0 and atomic_load(plan.state + 8 * STOP) == 0:
+                            atomic_add(plan.state + 8 * STOP, i + 1)
             if segment.wait != 0:
                 barrier(plan.state, threads, plan.give_way)
                 lap(spent, -2)
         if thread == 0:
             carray(pointer(plan.done), (1,), np.int64)[0] = i + 1
-        if atomic_load(plan.state + 8 * STOP) != 0:
+        if atomic_load(plan.state + 8 * STOP) == i + 1:  # of this step: thread 0 may be in the next one already
             break
     return 0
 
@@ -236,7 +232,7 @@ def run(address):
     atomic_add(plan.state + 8 * THREADS, threads)
     work(plan, 0, threads)
     for t in range(1, threads):
-        join_thread(plan.join, plan.handles + 8 * t)
+        join_thread(plan.join, plan.close, plan.handles + 8 * t)
     return threads
 
 

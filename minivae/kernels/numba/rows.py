@@ -15,7 +15,7 @@ from numba import njit, uint32, uint64
 from minivae.kernels import reference
 from minivae.kernels.numba.gemm import product
 from minivae.kernels.numba.threads import load_number
-from minivae.kernels.numba.vector_math import exp, expm1, log, log_factorial, sigmoid, sincos_2pi, softplus, tanh
+from minivae.kernels.numba.vector_math import exp, expm1, log, nll_of_count, sigmoid, sincos_2pi, softplus, tanh
 from minivae.kernels.table import TABLE, parse
 
 # by_columns: first .. last are columns of the result and not rows, for a thread that takes its share of the columns
@@ -26,6 +26,7 @@ activation_backward   dy! [B, O]  <-  a [B, O], y [B, O];  activation
 bias_gradient         db [O]  <-  dy [B, O]
 kl_weight             dkl_mean [Z]  <-  ;  beta
 squared_norm          squares+ float64 [T]  <-  g [N]
+sigma_gradient        dlog_sigma [1]  <-  mean [B, D], x [B, D], log_sigma [1], weight [B]
 norm_of_squares       norm [1], squares! float64 [T]  <-  ;
 scale_to_norm         g! [N]  <-  norm [1];  max_norm
 sgd_update            p! [N], m! [N]  <-  g [N];  learning_rate, momentum, nesterov
@@ -191,7 +192,7 @@ def sample_backward_rows(dh, dz, h, eps, dkl_mean, weight, r0, r1):
 
 @compiled
 def kl_weight(dkl_mean, beta):
-    """dkl_mean of kl_loss where no bits are free: known before any mean is."""
+    """dkl_mean of kl_loss where no bits are free: known before any mean is. Every thread writes all of it, the same."""
     for j in range(len(dkl_mean)):
         dkl_mean[j] = beta
 
@@ -236,7 +237,7 @@ def gaussian_loss_rows(dmean, dlog_sigma, nll, mean, x, log_sigma, weight, r0, r
 
 
 @compiled_sum
-def gaussian_loss_all(dmean, dlog_sigma, nll, mean, x, log_sigma, weight):
+def sigma_gradient(dlog_sigma, mean, x, log_sigma, weight):
     """dlog_sigma = sum_b weight_b ( D - sum_d r_bd^2 ), in float64: it needs all rows."""
     inverse_sigma, gradient = math.exp(-log_sigma[0]), 0.0
     for r in range(len(x)):
@@ -270,9 +271,8 @@ def poisson_loss_rows(dlog_rate, nll, log_rate, x, weight, r0, r1):
         total, w = dlog_rate.dtype.type(0), weight[r]
         for d in range(x.shape[1]):
             a, target = log_rate[r, d], x[r, d]
-            rate = exp(a)
-            total += rate - target * a + log_factorial(target)
-            dlog_rate[r, d] = w * (rate - target)
+            total += nll_of_count(a, target)
+            dlog_rate[r, d] = w * (exp(a) - target)
         nll[r] = total
 
 

@@ -94,10 +94,10 @@ class Tables:
         if rows is not None:
             self.operands["address"][self.batches] = rows.ctypes.data
             self.operands["step_bytes"][self.batches] = rows.strides[0]
-        start, join, give_way = system_functions()
+        start, join, give_way, close = system_functions()
         self.state[...], self.done[...] = 0, 0
         plan = self.fixed | {"steps": count, "stop_at_nan": stop_at_nan, "spent": self.spent.ctypes.data}
-        plan |= {"spent_size": self.spent.shape[1], "start": start, "join": join, "give_way": give_way}
+        plan |= {"spent_size": self.spent.shape[1], "start": start, "join": join, "give_way": give_way, "close": close}
         plan |= {"numbers": numbers.ctypes.data, "numbers_size": numbers.shape[1]}
         self.plan[0] = tuple(plan[name] for name in interpreter.PLAN.names)
         self.run.ctypes(self.plan_address)

@@ -36,15 +36,18 @@ def thread_limit() -> int:
 
 
 @functools.cache
-def system_functions() -> tuple[int, int, int]:
-    """Addresses of the system's functions that start a thread, wait for its end, and let other threads run."""
-    library, names = ctypes, ("CreateThread", "WaitForSingleObject", "SwitchToThread")
+def system_functions() -> tuple[int, int, int, int]:
+    """Addresses of the system's functions that start a thread, wait for its end, let others run, and close a handle."""
+    library, names = ctypes, ("CreateThread", "WaitForSingleObject", "SwitchToThread", "CloseHandle")
     if WINDOWS:
         library = ctypes.WinDLL("kernel32")
     else:
-        library, names = ctypes.CDLL(None), ("pthread_create", "pthread_join", "sched_yield")
-    start, join, give_way = (ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names)
-    return start, join, give_way
+        library, names = (
+            ctypes.CDLL(None),
+            ("pthread_create", "pthread_join", "sched_yield", "sched_yield"),
+        )  # none to close
+    start, join, give_way, close = (ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names)
+    return start, join, give_way, close
 
 
 def can_cache() -> bool:
@@ -140,10 +143,12 @@ def start_thread(start, function, argument, handle):
 
 
 @inner
-def join_thread(join, handle):
+def join_thread(join, close, handle):
     """Wait for the end of the thread whose handle lies at this address, for ever if need be."""
     thread = carray(pointer(handle), (1,), np.int64)[0]
     call(join, thread, 0xFFFFFFFF if WINDOWS else 0, 0, 0, 0, 0, 0)
+    if WINDOWS:  # pthread_join has let go of the thread, WaitForSingleObject has not
+        call(close, thread, 0, 0, 0, 0, 0, 0)
 
 
 @inner

@@ -9,9 +9,6 @@ by way of the bits of the number. Each docstring bounds the first term left out 
 tests/kernels/test_vector_math.py, is at most 1.1 ulp (distance between neighbours) for exp and log, 2.1 for tanh, else 2.
 Sources: reduction by ln 2 in two parts: Cody and Waite, Software Manual for the Elementary Functions (1980); the two parts
 in float32: Cephes (Moshier); in float64, and log by way of s = f / (2 + f): FDLIBM (Sun Microsystems, 1993).
-
-Use:  from minivae.kernels.numba.vector_math import exp  and  exp(x[i])  in any function under numba.njit, of any flags:
-these functions keep their own. Numba's cache of such a function does not notice a later change of this file.
 """
 
 from __future__ import annotations
@@ -282,16 +279,17 @@ def softplus(x):
 
 
 @vector_function
-def log_factorial(x):
-    """log x! for whole x: the product itself up to 8, from then on Stirling's series (reference.log_factorial)."""
+def nll_of_count(a, x):
+    """exp(a) - x a + log x! for whole x, as the book takes it: without large numbers that cancel."""
     c = constants(x)
-    product, small = c.one, x < c.nine
+    product, few = c.one, x < c.nine
     for k in c.small_factors:
         product *= select(x >= k, k, c.one)
-    logarithm = log(select(small, product, x))
-    n = select(small, c.nine, x)
+    logarithm = log(select(few, product, x))
+    n, u = select(few, c.nine, x), a - logarithm
     series = polynomial(c.one / (n * n), c.stirling) / n
-    return select(small, logarithm, (n + c.half) * logarithm - n + c.half_log_2pi + series)
+    many = n * (expm1(u) - u) + c.half_log_2pi + c.half * logarithm + series
+    return select(few, exp(a) - x * a + logarithm, many)
 
 
 @vector_function
