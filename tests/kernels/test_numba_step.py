@@ -260,7 +260,7 @@ def test_threads_that_cannot_be_started_are_fewer_threads(room_for, threads, mon
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer signals")
 def test_interrupts_at_any_moment_leave_nothing_behind(threads):
     threads(3)
-    assert interrupts.many(60, seed=1) >= 30  # so many of the sixty arrived in time to interrupt something
+    assert interrupts.many(60, seed=1) >= 15  # so many of the sixty, at least, arrived in time to interrupt something
 
 
 def test_settings_of_the_users_blas_and_environment_are_left_alone(digits, threads):
