@@ -240,19 +240,19 @@ def main() -> int:
     @check("gaps between launches")
     def _() -> Any:
         from minivae.bench import configs, contenders
-        from minivae.kernels.cuda import graph
+        from minivae.kernels.cuda import graph as recording
 
-        found, config, usual = {}, configs.parse(CONFIGS[0]), graph.STEPS_PER_GRAPH
+        found, config, usual = {}, configs.parse(CONFIGS[0]), recording.STEPS_PER_GRAPH
         try:
             for name, graph, steps in (("eager", "0", 16), ("graph of 1", "1", 1), ("graph of 16", "1", 16)):
-                graph.STEPS_PER_GRAPH = steps
+                recording.STEPS_PER_GRAPH = steps
                 for products in ("cublas", "own"):
                     with setting(MINIVAE_CUDA_GRAPH=graph, MINIVAE_CUDA_PRODUCTS=products):
                         made = contenders.create("cupy", config)
                         made.run(50)
                         found[f"{name}, {products}, us"] = 1e6 * float(np.median([made.run(500) for _ in range(3)]))
         finally:
-            graph.STEPS_PER_GRAPH = usual
+            recording.STEPS_PER_GRAPH = usual
         return found["graph of 16, cublas, us"] < found["eager, cublas, us"], found
 
     @check("ceilings of the card")
