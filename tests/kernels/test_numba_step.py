@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -45,6 +46,11 @@ def train(backend, case, dtype, epochs, threads=1, batch=13):
     return trainer
 
 
+@functools.cache
+def numpys(case, dtype, epochs):
+    return train("numpy", case, dtype, epochs)
+
+
 @pytest.fixture
 def threads(monkeypatch):
     """Set the number of threads, for models of any size."""
@@ -61,7 +67,7 @@ def threads(monkeypatch):
 def test_a_thousand_steps_equal_numpys_for_any_number_of_threads(case, n, threads):
     threads(n)
     epochs = 125  # of 8 batches, the last a short one
-    expected, trainer = train("numpy", case, "float64", epochs), train("numba", case, "float64", epochs)
+    expected, trainer = numpys(case, "float64", epochs), train("numba", case, "float64", epochs)
     assert trainer.step == 1000
     for name in ("loss", "recon", "kl", "grad_norm"):
         want, got = ([record[name] for record in t.history] for t in (expected, trainer))
@@ -74,7 +80,7 @@ def test_a_thousand_steps_equal_numpys_for_any_number_of_threads(case, n, thread
 @pytest.mark.parametrize("case", ["bernoulli relu adam", "gaussian learned sgd"])
 def test_float32_stays_within_its_rounding(case, threads):
     threads(2)
-    expected, trainer = train("numpy", case, "float32", 40), train("numba", case, "float32", 40)
+    expected, trainer = numpys(case, "float32", 40), train("numba", case, "float32", 40)
     want, got = ([record["loss"] for record in t.history] for t in (expected, trainer))
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
