@@ -116,6 +116,33 @@ def test_a_wrong_number_of_threads_is_one_clear_sentence(monkeypatch):
     assert 1 <= thread_limit() <= os.cpu_count()
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity masks")
+def test_a_process_held_to_one_processor_takes_one_thread(monkeypatch):
+    monkeypatch.delenv("MINIVAE_NUM_THREADS", raising=False)
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert thread_limit() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert thread_limit() == len(allowed)
+
+
+def test_the_shares_of_a_measured_step_are_the_whole_of_each_thread(threads):
+    threads(2)
+    arch, n = CASES["bernoulli relu adam"][0], np.arange(96)
+    trainer = Trainer(Network(arch, load("numba")), Optimizer(), Objective(), 13, seed=0)
+    work = trainer._workspace(Examples(DATA, n), np.zeros((8, 5)))
+    tables = work.bound(13)[0].tables
+    tables.measure()
+    fixed = {"beta": np.ones(4), "learning_rate": np.full(4, 1e-3), "index": np.arange(4)}
+    work.steps(n[:52].reshape(4, 13), step=1 + np.arange(4), update=1 + np.arange(4), **fixed)
+    shares = tables.shares()
+    assert shares.shape == (2, 3 * len(work.program) + 1) and (shares >= 0).all()
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert (shares[:, :-1] > 0).any(axis=1).all()  # each has done something
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_same_seed_same_bits_for_any_number_of_threads(case, threads):
     """Every sum over the batch is taken in one order, however the work is shared out; only a norm that clips is summed
