@@ -132,8 +132,8 @@ def our_training(golden, kernels, optimizer, dtype):
 
 
 def our_losses(golden, kernels, optimizer, dtype):
-    """The loss of every step of the library's own step program; of a fifth of them where a CPU plays the GPU."""
-    steps = twin.STEPS // 5 if kernels.__name__.endswith("cuda.backend") and cuda_on_cpu.is_running() else twin.STEPS
+    """The loss of every step of the library's own step program; of a tenth of them where a CPU plays the GPU."""
+    steps = twin.STEPS // 10 if kernels.__name__.endswith("cuda.backend") and cuda_on_cpu.is_running() else twin.STEPS
     network, settings, examples = our_training(golden, kernels, optimizer, dtype)
     program = step_program(network, examples, Objective(), settings, twin.SEED)
     moments = {n: kernels.to_device(v) for n, v in settings.state(network.parameters.size, dtype).items()}

@@ -6,10 +6,13 @@ tests/kernels/test_contract.py runs there too, kernel by kernel. What only a GPU
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
+import itertools
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cuda_on_cpu
@@ -275,11 +278,22 @@ def compile_cuda(library, *options):
     return log, result
 
 
+@functools.cache
+def for_all_cards():
+    """(log, machine code) for each card and type, compiled side by side."""
+    library, kinds = nvrtc(), list(itertools.product(ARCHITECTURES, ("float", "double")))
+
+    def build(kind):
+        return compile_cuda(library, f"-arch=sm_{kind[0]}", "--std=c++17", f"-DREAL={kind[1]}", "--ptxas-options=-v")
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(kinds, pool.map(build, kinds)))
+
+
 @pytest.mark.parametrize("real", ["float", "double"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_kernel_compiles_without_a_spill(architecture, real):
-    options = (f"-arch=sm_{architecture}", "--std=c++17", f"-DREAL={real}", "--ptxas-options=-v")
-    log, machine_code = compile_cuda(nvrtc(), *options)
+    log, machine_code = for_all_cards()[architecture, real]
     assert machine_code[:4] == b"\x7fELF"
     names = cuda_on_cpu.kernel_names(SOURCE)
     registers = dict(re.findall(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", log, re.S))
