@@ -42,7 +42,7 @@ RESULTS = ROOT / "build" / "mutants.jsonl"
 COPIED = ("minivae", "tests", "benchmarks", "pyproject.toml")
 REFERENCE, PHILOX, CUDA = "kernels/reference.py", "kernels/philox.py", "kernels/cuda/kernels.cu"
 CUBLAS = "kernels/cuda/cublas.py"
-ROWS, INTERPRETER = "kernels/numba/rows.py", "kernels/numba/interpreter.py"
+ROWS, INTERPRETER, ENCODE = (f"kernels/numba/{name}.py" for name in ("rows", "interpreter", "encode"))
 
 # The tests that concern a file, the likeliest and cheapest first. They run on one backend only: see `half`.
 TESTS = {
@@ -50,6 +50,7 @@ TESTS = {
     PHILOX: "test_randomness kernels/test_contract test_statistics",
     "kernels/__init__.py": "kernels/test_contract test_optimizers test_training test_estimator app/test_cli",
     "kernels/table.py": "kernels/test_contract kernels/test_real_sizes test_house test_gradcheck",
+    "kernels/numba/tile.py": "kernels/test_gemm kernels/test_real_sizes kernels/test_contract",
     "kernels/numba/gemm.py": "kernels/test_gemm kernels/test_real_sizes kernels/test_contract",
     "kernels/numba/rows.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
     "kernels/numba/encode.py": "kernels/test_real_sizes kernels/test_numba_step kernels/test_contract",
@@ -175,10 +176,10 @@ MUTATIONS = [
     mutation("a column share of W begins at column 0", ROWS, ("else at(b, 0, c0), at(c, r0, c0)", "else at(b, 0, 0), at(c, r0, c0)")),
     mutation("the second block of dW reads the first columns of x", ROWS, ("a.shape[0], at(a, 0, r0)", "a.shape[0], at(a, 0, 0)")),
     mutation("adam updates the first block for every block", ROWS, ("p, m, v, g = p[first:last], m[first:last]", "p, m, v, g = p[: last - first], m[first:last]")),
-    mutation("all threads add their squares in one place", ROWS, ("squares[LINE * thread] += total", "squares[0] += total")),
-    mutation("a row is lost between two pieces of ROW_CHUNK", INTERPRETER, ("r0, r1 = first + (last - first) * piece", "r0, r1 = first + (piece > 0) + (last - first) * piece")),
-    mutation("the last share leaves out what is no whole vector", INTERPRETER, ("return first, n if thread == threads - 1 else", "return first, LANES * whole if thread == threads - 1 else")),
-    mutation("items of threads that could not be started are left", INTERPRETER, ("items[o].owner % threads == thread", "items[o].owner == thread")),
+    mutation("all pieces keep their squares in one place", ROWS, ("squares[slot] = total", "squares[0] = total")),
+    mutation("a row is lost between two pieces", ENCODE, ("return [(first, last, float(last - first))", "return [(first + (unit == 1 < first), last, float(last - first))")),
+    mutation("the last share leaves out what is no whole vector", ENCODE, ("* unit, n)).tolist()", "* unit, n // unit * unit)).tolist()")),
+    mutation("a block begins before the phase above it is done", INTERPRETER, ("            wait(plan.state, end, plan.give_way)\n", "")),
     # the GPU, on its emulator, and the products of compiled code
     mutation("cuda: a barrier is missing in the block sum", CUDA, ("    numbers[threadIdx.x] = mine;\n    __syncthreads();\n", "    numbers[threadIdx.x] = mine;\n")),
     mutation("cuda: relu hides NaN", CUDA, ("return x < 0 ? real(0) : x; }", "return x > 0 ? x : real(0); }")),
@@ -190,8 +191,8 @@ MUTATIONS = [
     mutation("cublas: factors in the order of C", "kernels/cuda/cublas.py", ("for x in (b, a) for", "for x in (a, b) for")),
     mutation("graph: variables one step late", "kernels/cuda/graph.py", ("np.asarray(values)[ran : ran + count]", "np.asarray(values)[:count]")),
     mutation("graph: adam's scalars at kl's place", "kernels/cuda/graph.py", ("self.places.append(tuple(counts))", "self.places.append((0, 0))")),
-    mutation("products: later blocks of k replace the sum", "kernels/numba/gemm.py", ("c_row, block > 0, scratch)", "c_row, False, scratch)")),
-    mutation("products: the mask of the last vector is one too long", "kernels/numba/gemm.py", ('at.icmp_signed("<", numbers', 'at.icmp_signed("<=", numbers')),
+    mutation("products: later blocks of k replace the sum", "kernels/numba/gemm.py", ("i1 - i0, block > 0", "i1 - i0, False")),
+    mutation("products: the mask of the last vector is one too long", "kernels/numba/tile.py", ('at.icmp_signed("<", numbers', 'at.icmp_signed("<=", numbers')),
     # the loop and what surrounds it
     mutation("stale rows: only the first batch is gathered", "kernels/__init__.py", ("self.to_device(rows[i])", "self.to_device(rows[0])")),
     mutation("data are not divided", REFERENCE, ("np.divide(data[rows], divide_by,", "np.divide(data[rows], 1.0,")),

@@ -15,6 +15,7 @@ pytest.importorskip("numba", reason="the numba backend needs Numba")
 from numba import njit
 
 from minivae.kernels.numba import gemm as products
+from minivae.kernels.numba import tile
 
 KINDS = ("a b", "a^T b", "a b^T")
 
@@ -46,6 +47,10 @@ def operands(m, n, k, kind, dtype, seed=0):
 BLOCK = products.K_BLOCK
 SIZES = [(1, 1, 1), (1, 784, 3), (5, 7, 9), (13, 49, 40), (20, 200, 50), (8, 48, 16), (17, 95, 33), (31, 16, 17)]
 SIZES += [(3, 31, BLOCK), (9, 47, BLOCK + 1), (2, 33, 2 * BLOCK + 3), (12, 20, 0)]
+# packed: b where enough rows pass by, in several panels and in none that is whole; a in tiles of each height, in two parts
+PACKED = products.PACK_ROWS
+SIZES += [(PACKED, 5, 7), (PACKED + 8, 301, 2 * products.CHUNK + 1), (PACKED + 1, 130, BLOCK + 9)]
+SIZES += [(products.BLOCK_ROWS + 51, products.PACK_COLUMNS + 1, 19), (products.BLOCK_ROWS, products.PACK_COLUMNS, 5)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -99,10 +104,10 @@ def test_nan_and_infinity_stay_in_their_rows_and_columns():
 
 
 def test_tiles_fit_into_the_registers_of_the_processor():
-    tallest = products.HEIGHTS[0]
-    assert tallest * products.VECTORS + products.VECTORS + 1 <= products.REGISTERS
-    assert products.HEIGHTS[-1] == 1 and list(products.HEIGHTS) == sorted(products.HEIGHTS, reverse=True)
-    assert f"{tallest} x {products.VECTORS * products.VECTOR_BYTES // 4}" in products.description()
+    tallest = tile.HEIGHTS[0]
+    assert tallest * tile.VECTORS + tile.VECTORS + 1 <= tile.REGISTERS
+    assert tile.HEIGHTS[-1] == 1 and list(tile.HEIGHTS) == sorted(tile.HEIGHTS, reverse=True)
+    assert f"{tallest} x {tile.VECTORS * tile.VECTOR_BYTES // 4}" in tile.description()
 
 
 PLAIN = "+64bit,+cmov,+cx8,+fxsr,+mmx,+sse,+sse2,+x87"
@@ -114,13 +119,13 @@ PLAIN = "+64bit,+cmov,+cx8,+fxsr,+mmx,+sse,+sse2,+x87"
     ("features", "width"), [(PLAIN, "16"), (PLAIN + ",+sse3,+ssse3,+sse4.1,+sse4.2,+avx,+avx2,+fma", "32")]
 )
 def test_the_tiles_of_other_processors_pass_the_same_tests(features, width):
-    """Numba told to compile for any x86-64 (vectors of 16 bytes, whole and masked tiles, no fused add), and for AVX2."""
-    if "32" in width and products.VECTOR_BYTES < 32:
+    """Numba told to compile for any x86-64 (vectors of 16 bytes, no fused add), and for AVX2."""
+    if "32" in width and tile.VECTOR_BYTES < 32:
         pytest.skip("this processor has no AVX")
     environment = os.environ | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": features, "MINIVAE_OTHER_TILES": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
-    code = "from minivae.kernels.numba import gemm as products; print(products.VECTOR_BYTES)"
+    code = "from minivae.kernels.numba import tile; print(tile.VECTOR_BYTES)"
     chosen = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert chosen.stdout.strip() == width

@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 
 from minivae.kernels import Call, Var
-from minivae.kernels.numba.gemm import HEIGHTS
-from minivae.kernels.numba.interpreter import COLUMNS, DEALT, ROWS
-from minivae.kernels.numba.rows import FUNCTIONS, LINE
+from minivae.kernels.numba.rows import FUNCTIONS
 from minivae.kernels.numba.threads import thread_limit
+from minivae.kernels.numba.tile import HEIGHTS
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.kernels.table import TABLE, Kernel
 
 GRAIN = 2e6  # floating point operations of a program's products that make one more thread worth its barriers
 UPDATE_ROWS = 20  # updating a parameter takes the time of so many rows' products with it
+ROW_PIECE = 256  # rows taken through a chain of instructions at a time, at most
+LANES = 16  # a share of the columns begins at a multiple of this, so that vectors stay whole
 FEW_ROWS = 48  # rows per thread below which the products of dense layers are shared out by columns instead
-BLOCK_BYTES = 2**18  # of a block of dW: with its parameters and moments it stays in the cache of one core
+BLOCK_BYTES = 2**19  # of a block of dW: with its parameters and moments it stays in the cache of one core
 DATA_TYPES = {"uint8": "uint8", "bool": "uint8", "float32": "float32", "float64": "float64"}  # and how they are read
 FORWARD, GRADIENT, UPDATE = range(3)  # what a call's time is spent on, where it is measured
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
@@ -36,18 +37,18 @@ CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 class Instruction:
     """A function of rows.py on these arrays. key: instructions of one phase that touch the same array must share it.
 
-    extent: the rows, or columns, to be shared out. pieces: (first, last, cost) of each block that is dealt out.
+    pieces: (first, last, cost) of what may be done by different threads; none: it is done as a whole.
+    slot: of the first piece; the others follow.
     """
 
     function: str
     arrays: list[Any]
     scalars: list[Any]
     call: int
-    kind: int = DEALT
-    extent: int = 0
-    key: Any = "thread 0"
+    key: Any = "whole"
     pieces: list[tuple[int, int, float]] = field(default_factory=list)
     purpose: int = FORWARD
+    slot: int = 0
     phase: int = 0
 
     @property
@@ -70,7 +71,6 @@ class Lowering:
     def __init__(self, program: Sequence[Call], arrays: Mapping[str, Any], threads: int) -> None:
         self.threads, self.found = threads, list[Instruction]()
         self.blocks: dict[tuple[int, int], Any] = {}  # of each gradient, by its place in memory: (call, pieces)
-        self.squares = np.zeros(LINE * threads)
         for self.call, call in enumerate(program):
             bound = [None if name is None else arrays[name] for name in call.arrays]
             self.rows = TABLE[call.kernel].sizes(bound).get("B", 1)
@@ -80,8 +80,12 @@ class Lowering:
     def add(self, function: str, arrays: Sequence[Any], scalars: Sequence[Any] = (), **how: Any) -> None:
         self.found.append(Instruction(function, list(arrays), list(scalars), self.call, **how))
 
+    def row_pieces(self) -> dict[str, Any]:
+        count = self.threads * max(1, math.ceil(self.rows / self.threads / ROW_PIECE))
+        return {"key": ("rows", self.rows), "pieces": cut(self.rows, count)}
+
     def by_rows(self, function: str, arrays: Sequence[Any], scalars: Sequence[Any] = ()) -> None:
-        self.add(function, arrays, scalars, kind=ROWS, extent=self.rows, key=("rows", self.rows))
+        self.add(function, arrays, scalars, **self.row_pieces())
 
     def in_general(self, call: Call, *given: Any) -> None:
         """By rows what can be done so, then what is left."""
@@ -93,9 +97,9 @@ class Lowering:
 
     def share_product(self, c: Any, a: Any, b: Any, transpose_b: bool) -> Any:
         """c = a b or a b^T by rows, or by columns where there are few rows; how it was shared out."""
-        how: dict[str, Any] = {"kind": ROWS, "extent": self.rows, "key": ("rows", self.rows)}
+        how = self.row_pieces()
         if self.by_columns:
-            how = {"kind": COLUMNS, "extent": c.shape[1], "key": ("columns", self.call)}
+            how = {"key": ("columns", self.call), "pieces": cut(c.shape[1], self.threads, LANES)}
         self.add("gemm", (c, a, b), (False, transpose_b, self.by_columns), **how)
         return how
 
@@ -109,12 +113,12 @@ class Lowering:
             self.share_product(dx, dy, W, True)
         (inputs, outputs), batch = dW.shape, len(dy)
         count = max(1, math.ceil(dW.nbytes / BLOCK_BYTES), self.threads if dW.size * batch > 1e5 else 1)
-        tall = HEIGHTS[0]  # blocks end where tiles do, but for the last
-        edges = np.unique(np.append(np.linspace(0, inputs // tall, min(count, inputs) + 1).astype(int) * tall, inputs))
-        cost = outputs * (batch + UPDATE_ROWS)
-        pieces = [(int(i0), int(i1), float((i1 - i0) * cost)) for i0, i1 in itertools.pairwise(edges)]
+        per_row = outputs * (batch + UPDATE_ROWS)
+        pieces = [
+            (i0, i1, rows * per_row) for i0, i1, rows in cut(inputs, count, HEIGHTS[0])
+        ]  # they end where tiles do
         self.gradient("gemm", (dW, x, dy), (True, False, False), pieces, outputs)
-        self.gradient("bias_gradient", (db, dy), (), [(0, 1, float(cost))], outputs)
+        self.gradient("bias_gradient", (db, dy), (), [(0, 1, float(per_row))], outputs)
 
     def gradient(self, function: str, arrays: Any, scalars: Any, pieces: Any, width: int) -> None:
         """A gradient in blocks: the same blocks, counted in numbers and not in rows, will be updated."""
@@ -135,26 +139,31 @@ class Lowering:
 
     # ---- Flat vectors [N], in the blocks of their gradients
 
-    def in_blocks(self, function: str, vectors: Sequence[Any], others: Sequence[Any], scalars: Sequence[Any]) -> None:
-        """others, then vectors, the last of them the gradient: block by block; at the end, what no layer has written."""
-        g, free = vectors[-1], np.ones(vectors[-1].size, bool)
-        parts = []
+    def parts(self, g: Any) -> list[Any]:
+        """(call, first, last, blocks) of each gradient within g; at the end, what no layer has written."""
+        free, parts = np.ones(g.size, bool), []
         for (start, stop), (call, blocks) in self.blocks.items():
             first, last = (start - g.ctypes.data) // g.itemsize, (stop - g.ctypes.data) // g.itemsize
             if first >= 0 and last <= g.size:
                 parts.append((call, first, last, blocks))
                 free[first:last] = False
         edges = np.flatnonzero(np.diff(np.concatenate(([False], free, [False])).astype(np.int8)))
-        parts += [(self.call, first, last, [(0, last - first, 1.0)]) for first, last in edges.reshape(-1, 2).tolist()]
-        for call, first, last, blocks in parts:
-            cut = [vector[first:last] for vector in vectors]
-            arrays = [*others, *cut] if function == "squared_norm" else [*cut, *others]
-            how: dict[str, Any] = {"key": interval(cut[-1]), "pieces": blocks, "purpose": UPDATE}
+        return parts + [(self.call, a, b, [(0, b - a, 1.0)]) for a, b in edges.reshape(-1, 2).tolist()]
+
+    def in_blocks(self, function: str, vectors: Sequence[Any], others: Sequence[Any], scalars: Sequence[Any]) -> None:
+        """vectors, the last of them the gradient, then others, block by block; of squares others come first."""
+        slot = 0
+        for call, first, last, blocks in self.parts(vectors[-1]):
+            pieces = [vector[first:last] for vector in vectors]
+            arrays = [*others, *pieces] if function == "squared_norm" else [*pieces, *others]
+            how: dict[str, Any] = {"key": interval(pieces[-1]), "pieces": blocks, "purpose": UPDATE, "slot": slot}
             self.found.append(Instruction(function, arrays, list(scalars), call, **how))
+            slot += len(blocks)
 
     def clip_global_norm(self, call, norm, g, max_norm):
-        self.in_blocks("squared_norm", (g,), (self.squares,), ())
-        self.add("norm_of_squares", (norm, self.squares))
+        squares = np.zeros(sum(len(blocks) for *_, blocks in self.parts(g)))
+        self.in_blocks("squared_norm", (g,), (squares,), ())
+        self.add("norm_of_squares", (norm, squares))
         if isinstance(max_norm, Var) or math.isfinite(max_norm):
             self.in_blocks("scale_to_norm", (g,), (norm,), (max_norm,))
 
@@ -168,6 +177,12 @@ class Lowering:
 # ---- From instructions to phases
 
 
+def cut(n: int, count: int, unit: int = 1) -> list[tuple[int, int, float]]:
+    """(first, last, size) of so many parts of n, or of fewer; each begins at a multiple of the unit."""
+    edges = np.unique(np.append(np.linspace(0, n // unit, min(count, n) + 1).astype(int) * unit, n)).tolist()
+    return [(first, last, float(last - first)) for first, last in itertools.pairwise(edges)]
+
+
 def interval(array: Any) -> tuple[int, int]:
     """Where an array begins and ends in memory."""
     low, high = np.lib.array_utils.byte_bounds(array)
@@ -177,14 +192,14 @@ def interval(array: Any) -> tuple[int, int]:
 def set_phases(instructions: Sequence[Instruction]) -> None:
     """Give each instruction the first phase in which all that it depends on is done.
 
-    Gradients are dealt out together, after all that goes by rows, so that the threads' shares are even.
+    Gradients come together, after all that goes by rows or columns, so that the threads' shares are even.
     """
     READ, WRITE, ADD = range(3)
     earliest = 0
     for _ in range(2):
         seen = np.zeros((0, 4), np.int64)  # begin, end, what is done there, by which instruction
         for j, this in enumerate(instructions):
-            this.phase = earliest if this.pieces else 0
+            this.phase = 0 if this.purpose == FORWARD else earliest
             mine = []
             for row, array in zip(this.row.arrays, this.arrays):
                 mode = ADD if row.added else WRITE if row.written or row.changed else READ
@@ -194,25 +209,19 @@ def set_phases(instructions: Sequence[Instruction]) -> None:
                 others = [instructions[i] for i in np.unique(seen[meets, 3])]
                 this.phase = max([this.phase, *(other.phase + (other.key != this.key) for other in others)])
             seen = np.concatenate((seen, mine))
-        earliest = 1 + max((i.phase for i in instructions if i.kind != DEALT), default=-1)
+        earliest = 1 + max((i.phase for i in instructions if i.pieces and i.purpose == FORWARD), default=-1)
 
 
-def deal(instructions: Sequence[Instruction], threads: int) -> list[tuple[Instruction, int, int, int]]:
-    """(instruction, owner, first, last) of the dealt instructions of one phase: those of thread 0, then block by block.
+def blocks(instructions: Sequence[Instruction]) -> list[list[tuple[Instruction, int, int, int]]]:
+    """What threads take from one phase, the most costly first: lists of (instruction, slot, first, last).
 
-    The most costly block first, each to the thread that has the least to do so far; all that happens to a block together.
+    All that happens to a piece is done together, in order.
     """
-    items = [(i, 0, 0, 0) for i in instructions if not i.pieces]
-    blocks: dict[Any, list[tuple[Instruction, int, int, float]]] = {}
+    found: dict[Any, list[Any]] = {}
     for i in instructions:
-        for n, (first, last, cost) in enumerate(i.pieces):
-            blocks.setdefault((i.key, n), []).append((i, first, last, cost))
-    load = [0.0] * threads
-    for block in sorted(blocks.values(), key=lambda block: -block[0][3]):
-        owner = int(np.argmin(load))
-        load[owner] += block[0][3]
-        items += [(i, owner, first, last) for i, first, last, _ in block]
-    return items
+        for n, (first, last, cost) in enumerate(i.pieces or [(0, 0, 0.0)]):
+            found.setdefault((i.key, n), []).append((cost, (i, i.slot + n, first, last)))
+    return [[piece for _, piece in block] for block in sorted(found.values(), key=lambda block: -block[0][0])]
 
 
 # ---- What a program needs, and whether it can be encoded

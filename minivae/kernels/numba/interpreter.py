@@ -21,22 +21,19 @@ from minivae.kernels.numba.gemm import SCRATCH
 from minivae.kernels.numba.rows import ANSWERING, FUNCTIONS
 from minivae.kernels.numba.threads import (
     CAN_CACHE,
+    DONE,
     STOP,
-    THREADS,
     atomic_add,
     atomic_load,
-    barrier,
     call,
     inner,
     join_thread,
     lap,
     pointer,
     start_thread,
+    take,
+    wait,
 )
-
-ROWS, COLUMNS, DEALT = range(3)  # how a segment is shared out
-LANES = 16  # a share of the columns begins at a multiple of this, so that vectors stay whole
-ROW_CHUNK = 512  # rows taken through a segment at a time: fewer would have each product read all of W more often
 
 
 def record(names: str) -> np.dtype:
@@ -46,15 +43,17 @@ def record(names: str) -> np.dtype:
 
 # An array: where it lies, its sizes, the bytes from row to row and from column to column, and from one step to the next.
 OPERAND = record("address rows columns row_bytes column_bytes step_bytes")
-# A call of a compiled function. first .. last: the piece that its owner does, of columns all there are; by rows not used.
-ITEM = record("function operands numbers owner first last place")
-# Items start .. stop, shared out in one way; extent: rows of the batch; wait: whether a barrier follows.
-SEGMENT = record("kind start stop extent wait")
+# A call of a compiled function on rows, columns or numbers first .. last. slot: where its sum goes, if it makes one.
+ITEM = record("function operands numbers slot first last place")
+# Items start .. stop, which one thread does one after the other.
+BLOCK = record("start stop")
+# Blocks up to `stop`, in any order and by any threads; those of the next phase begin when all of these are done.
+PHASE = record("stop")
 # Everything that a thread has to know. numbers: the scalars of all items, [steps, numbers_size]. spent, scratch, handles
 # and arguments have a row for each thread. The rest are counts, flags, and the system's functions.
 PLAN = record(
-    "steps stop_at_nan segments segment_count items item_count numbers numbers_size state spent spent_size scratch "
-    "scratch_bytes threads arguments handles enter start join give_way close done"
+    "steps stop_at_nan phases phase_count blocks block_count items item_count numbers numbers_size state spent spent_size "
+    "scratch scratch_bytes threads arguments handles enter start join give_way close"
 )
 ARGUMENT = record("plan thread")
 
@@ -138,7 +137,7 @@ def instruction(name: str, real: str, data: str = "") -> Any:
     arguments = ", ".join(place.get(word, word) for word in code.co_varnames[: code.co_argcount])
     full_name = "_".join(filter(None, (name, real, data)))
     answer = f"0 if function({arguments}) else 1" if name in ANSWERING else f"done(function({arguments}))"
-    source = f"def {full_name}(operands, numbers, step, first, last, thread, scratch):\n    return {answer}\n"
+    source = f"def {full_name}(operands, numbers, step, first, last, slot, scratch):\n    return {answer}\n"
     names = globals() | {"function": function, "real": np.dtype(real).type}
     exec(compile(source, __file__, "exec"), names)  # the file is named for Numba, which keeps its cache beside it
     return by_address(names[full_name], 7)
@@ -153,72 +152,41 @@ def done(nothing):
 
 
 @inner
-def share(n, thread, threads):
-    """This thread's part of n columns."""
-    whole = n // LANES
-    first = LANES * (whole * thread // threads)
-    return first, n if thread == threads - 1 else LANES * (whole * (thread + 1) // threads)
-
-
-@inner
-def run_item(item, plan, i, first, last, thread):
-    numbers = plan.numbers + 8 * (i * plan.numbers_size + item.numbers)
-    scratch = plan.scratch + thread * plan.scratch_bytes
-    return call(item.function, item.operands, numbers, i, first, last, thread, scratch)
-
-
-@inner
-def work(plan, thread, threads):
-    """What one thread does of all steps; thread 0 counts those that ran."""
-    segments = carray(pointer(plan.segments), (plan.segment_count,), SEGMENT)
+def work(plan, thread):
+    """What one thread does of all steps: of each phase what others have not taken, and on when all of it is done."""
+    phases = carray(pointer(plan.phases), (plan.phase_count,), PHASE)
+    blocks = carray(pointer(plan.blocks), (plan.block_count,), BLOCK)
     items = carray(pointer(plan.items), (plan.item_count,), ITEM)
     spent = carray(pointer(plan.spent + 8 * thread * plan.spent_size), (plan.spent_size,), np.int64)
+    scratch = plan.scratch + thread * plan.scratch_bytes
     lap(spent, -1)  # sets the clock
     for i in range(plan.steps):
-        for s in range(plan.segment_count):
-            segment = segments[s]
-            if segment.kind == ROWS:
-                first, last = segment.extent * thread // threads, segment.extent * (thread + 1) // threads
-                pieces = max(1, (last - first + ROW_CHUNK - 1) // ROW_CHUNK)
-                for piece in range(pieces):
-                    r0, r1 = first + (last - first) * piece // pieces, first + (last - first) * (piece + 1) // pieces
-                    if r1 > r0:
-                        for o in range(segment.start, segment.stop):
-                            run_item(items[o], plan, i, r0, r1, thread)
-                            lap(spent, items[o].place)
-            elif segment.kind == COLUMNS:
-                for o in range(segment.start, segment.stop):
-                    c0, c1 = share(items[o].last, thread, threads)
-                    if c1 > c0:
-                        run_item(items[o], plan, i, c0, c1, thread)
-                        lap(spent, items[o].place)
-            else:
-                for o in range(segment.start, segment.stop):
-                    if (
-                        items[o].owner % threads == thread
-                    ):  # fewer threads than there should be do the others' items too
-                        answer = run_item(items[o], plan, i, items[o].first, items[o].last, thread)
-                        lap(spent, items[o].place)
-                        if answer != 0 and plan.stop_at_nan != 0 and atomic_load(plan.state + 8 * STOP) == 0:
-                            atomic_add(plan.state + 8 * STOP, i + 1)
-            if segment.wait != 0:
-                barrier(plan.state, threads, plan.give_way)
-                lap(spent, -2)
-        if thread == 0:
-            carray(pointer(plan.done), (1,), np.int64)[0] = i + 1
-        if atomic_load(plan.state + 8 * STOP) == i + 1:  # of this step: thread 0 may be in the next one already
+        begin = i * plan.block_count  # blocks are counted through all steps
+        for p in range(plan.phase_count):
+            end = begin + phases[p].stop
+            taken = take(plan.state, end)
+            while taken >= 0:
+                block = blocks[taken - begin]
+                for o in range(block.start, block.stop):
+                    item = items[o]
+                    numbers = plan.numbers + 8 * (i * plan.numbers_size + item.numbers)
+                    answer = call(item.function, item.operands, numbers, i, item.first, item.last, item.slot, scratch)
+                    if answer != 0 and plan.stop_at_nan != 0:
+                        atomic_add(plan.state + 8 * STOP, i + 1)
+                    lap(spent, item.place)
+                atomic_add(plan.state + 8 * DONE, 1)
+                taken = take(plan.state, end)
+            wait(plan.state, end, plan.give_way)
+            lap(spent, -2)
+        if atomic_load(plan.state + 8 * STOP) == i + 1:  # of this step: others may be ahead already
             break
     return 0
 
 
 def enter(argument):
-    """A thread that was started: it waits until it is known how many there are."""
+    """A thread that was started."""
     mine = carray(pointer(argument), (1,), ARGUMENT)[0]
-    plan = carray(pointer(mine.plan), (1,), PLAN)[0]
-    while atomic_load(plan.state + 8 * THREADS) == 0:
-        call(plan.give_way, 0, 0, 0, 0, 0, 0, 0)
-    work(plan, mine.thread, atomic_load(plan.state + 8 * THREADS))
-    return 0
+    return work(carray(pointer(mine.plan), (1,), PLAN)[0], mine.thread)
 
 
 def run(address):
@@ -229,8 +197,7 @@ def run(address):
         plan.start, plan.enter, plan.arguments + 16 * threads, plan.handles + 8 * threads
     ):
         threads += 1
-    atomic_add(plan.state + 8 * THREADS, threads)
-    work(plan, 0, threads)
+    work(plan, 0)
     for t in range(1, threads):
         join_thread(plan.join, plan.close, plan.handles + 8 * t)
     return threads

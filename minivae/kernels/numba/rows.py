@@ -27,12 +27,11 @@ bias_gradient         db [O]  <-  dy [B, O]
 kl_weight             dkl_mean [Z]  <-  ;  beta
 squared_norm          squares+ float64 [T]  <-  g [N]
 sigma_gradient        dlog_sigma [1]  <-  mean [B, D], x [B, D], log_sigma [1], weight [B]
-norm_of_squares       norm [1], squares! float64 [T]  <-  ;
+norm_of_squares       norm [1]  <-  squares float64 [T];
 scale_to_norm         g! [N]  <-  norm [1];  max_norm
 sgd_update            p! [N], m! [N]  <-  g [N];  learning_rate, momentum, nesterov
 adam_update           p! [N], m! [N], v! [N]  <-  g [N];  learning_rate, beta1, beta2, epsilon, step, weight_decay
 """)
-LINE = 8  # float64 of a cache line: threads that add up side by side keep so far apart
 
 # Contraction is the only liberty: NaN, infinity and the order of sums stay as written. reassociate is added where a sum
 # over a row may be taken in any order, so that it can be vectorised.
@@ -280,21 +279,19 @@ def poisson_loss_rows(dlog_rate, nll, log_rate, x, weight, r0, r1):
 
 
 @compiled_sum
-def squared_norm(squares, g, first, last, thread):
-    """Added to this thread's place in squares."""
+def squared_norm(squares, g, first, last, slot):
+    """Each piece has a place of its own in squares: their sum is the same whoever made them."""
     total, g = 0.0, g[first:last]  # of an index that may be negative, Numba makes no vectors
     for i in range(len(g)):
         total += np.float64(g[i]) * np.float64(g[i])
-    squares[LINE * thread] += total
+    squares[slot] = total
 
 
 @compiled
 def norm_of_squares(norm, squares):
-    """And squares begin at 0 again."""
     total = 0.0
-    for t in range(len(squares) // LINE):
-        total += squares[LINE * t]
-        squares[LINE * t] = 0
+    for square in squares:
+        total += square
     norm[0] = math.sqrt(total)
 
 

@@ -9,10 +9,9 @@ import numpy as np
 
 from minivae.kernels import Call, Var
 from minivae.kernels.numba import interpreter
-from minivae.kernels.numba.encode import Instruction, Lowering, deal, set_phases
+from minivae.kernels.numba.encode import Instruction, Lowering, blocks, set_phases
 from minivae.kernels.numba.gemm import SCRATCH
-from minivae.kernels.numba.interpreter import DEALT, ROWS
-from minivae.kernels.numba.threads import STATE_SIZE, system_functions
+from minivae.kernels.numba.threads import STATE_SIZE, STOP, system_functions
 from minivae.kernels.table import is_whole
 
 
@@ -38,7 +37,7 @@ class Tables:
                     self.batches.append(len(operands))
                 operands.append(operand(array))
         self.operands = np.array([(*o, 0) for o in operands], interpreter.OPERAND)
-        self.segments, items = self._segments()
+        self.phases, self.blocks, items = self._phases()
         self.items = np.zeros(len(items), interpreter.ITEM)
         self.functions = []
         for n, (i, *piece) in enumerate(items):
@@ -48,30 +47,26 @@ class Tables:
         # the scalars of one step, as they lie in memory: a seed may need all 64 bits of a whole number
         bits = [(np.float64 if isinstance(v, float) else np.uint64)(v).view(np.int64) for v in self.template]
         self.numbers = np.array(bits, np.int64)
-        self.state, self.done = np.zeros(STATE_SIZE, np.int64), np.zeros(1, np.int64)
+        self.state = np.zeros(STATE_SIZE, np.int64)
         self.scratch, self.handles = np.zeros((threads, SCRATCH), self.dtype), np.zeros(threads, np.int64)
         self.spent, self.arguments = np.zeros((threads, 0), np.int64), np.zeros(threads, interpreter.ARGUMENT)
         self.plan, (self.enter, self.run) = np.zeros(1, interpreter.PLAN), interpreter.entry_points()
         self.plan_address = self.plan.ctypes.data
         self.arguments["plan"], self.arguments["thread"] = self.plan_address, np.arange(threads)
-        held = ("segments", "items", "state", "scratch", "handles", "arguments", "done")
+        held = ("phases", "blocks", "items", "state", "scratch", "handles", "arguments")
         self.fixed = {name: getattr(self, name).ctypes.data for name in held} | {"enter": self.enter.address}
-        self.fixed |= {"segment_count": len(self.segments), "item_count": len(self.items), "threads": threads}
-        self.fixed["scratch_bytes"] = self.scratch[0].nbytes
+        self.fixed |= {f"{name[:-1]}_count": len(getattr(self, name)) for name in ("phases", "blocks", "items")}
+        self.fixed |= {"scratch_bytes": self.scratch[0].nbytes, "threads": threads}
 
-    def _segments(self) -> tuple[np.ndarray, list[Any]]:
-        """Phase by phase what is shared out alike, and the items in that order."""
-        segments, items = [], list[Any]()
+    def _phases(self) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+        """Phases, their blocks one after the other, and the items of these."""
+        stops, found, items = list[int](), list[tuple[int, int]](), list[Any]()
         for phase in sorted({i.phase for i in self.instructions}):
-            ways = {(i.kind, i.extent if i.kind == ROWS else 0) for i in self.instructions if i.phase == phase}
-            for kind, extent in sorted(ways):
-                chosen = [i for i in self.instructions if (i.phase, i.kind) == (phase, kind)]
-                chosen = [i for i in chosen if kind != ROWS or i.extent == extent]
-                listed = deal(chosen, self.threads) if kind == DEALT else [(i, 0, 0, i.extent) for i in chosen]
-                segments.append((kind, len(items), len(items) + len(listed), extent, 0))
-                items += listed
-            segments[-1] = (*segments[-1][:-1], 1)
-        return np.array(segments, interpreter.SEGMENT), items
+            for block in blocks([i for i in self.instructions if i.phase == phase]):
+                found.append((len(items), len(items) + len(block)))
+                items += block
+            stops.append(len(found))
+        return np.array(stops, interpreter.PHASE), np.array(found, interpreter.BLOCK), items
 
     def _slot(self, i: Instruction) -> int:
         """Where the scalars of an instruction stand in the template; equal ones stand there once."""
@@ -95,13 +90,13 @@ class Tables:
             self.operands["address"][self.batches] = rows.ctypes.data
             self.operands["step_bytes"][self.batches] = rows.strides[0]
         start, join, give_way, close = system_functions()
-        self.state[...], self.done[...] = 0, 0
+        self.state[...] = 0
         plan = self.fixed | {"steps": count, "stop_at_nan": stop_at_nan, "spent": self.spent.ctypes.data}
         plan |= {"spent_size": self.spent.shape[1], "start": start, "join": join, "give_way": give_way, "close": close}
         plan |= {"numbers": numbers.ctypes.data, "numbers_size": numbers.shape[1]}
         self.plan[0] = tuple(plan[name] for name in interpreter.PLAN.names)
         self.run.ctypes(self.plan_address)
-        return int(self.done[0])
+        return int(self.state[STOP]) or count
 
     def measure(self) -> None:
         """From now on, count where the time of each thread goes."""

@@ -1,8 +1,11 @@
-"""What threads need inside compiled code: numbers by their address, threads, a counter that all see, and a barrier.
+"""What threads need inside compiled code: numbers by their address, threads, counters that all see, and the taking of work.
 
 The threads of a compiled step are started, and waited for, by compiled code within one call. No line of Python runs between
 their beginning and their end, so nothing that Python may raise (Ctrl-C, no memory, no room for one more thread) can leave
 one behind: there is no pool to start, to break at a fork or to enter twice.
+
+Work lies ready in numbered blocks, and who has time takes the next. Nobody waits for a thread, only for blocks to be done: a
+thread that the system has put aside, because others want its processor, holds up no more than the block it was at.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-ARRIVED, ROUND, STOP, THREADS = 0, 16, 32, 48  # places in the state, what threads share on lines of its own
-STATE_SIZE = 64
+TAKEN, DONE, STOP = 0, 16, 32  # places in the state, what threads share on lines of its own
+STATE_SIZE = 48
 WORD, WINDOWS = ir.IntType(64), os.name == "nt"
-SPINS = 4000  # looks at the round before a waiting thread offers its processor to others
+SPINS = 4000  # looks at what is done before a waiting thread offers its processor to others
 
 
 def thread_limit() -> int:
@@ -81,6 +84,17 @@ def atomic_add(context, address, value):
         return builder.atomic_rmw("add", builder.inttoptr(arguments[0], WORD.as_pointer()), arguments[1], "seq_cst")
 
     return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def compare_exchange(context, address, expected, value):
+    """The integer at this address, which becomes `value` if it is the expected one, in one indivisible step."""
+
+    def codegen(context, builder, signature, arguments):
+        place = builder.inttoptr(arguments[0], WORD.as_pointer())
+        return builder.extract_value(builder.cmpxchg(place, *arguments[1:], "seq_cst", "seq_cst"), 0)
+
+    return types.int64(*[types.int64] * 3), codegen
 
 
 @intrinsic
@@ -152,18 +166,22 @@ def join_thread(join, close, handle):
 
 
 @inner
-def barrier(state, threads, give_way):
-    """Wait here until all threads have come. state: the address of int64 [STATE_SIZE], zeros at first."""
-    if threads == 1:
-        return
-    arrived, turn = state + 8 * ARRIVED, state + 8 * ROUND
-    round_now = atomic_load(turn)
-    if atomic_add(arrived, 1) == threads - 1:
-        atomic_add(arrived, -threads)
-        atomic_add(turn, 1)
-        return
+def take(state, end):
+    """The number of the next block before `end` that nobody has taken, or -1. state: the address of int64 [STATE_SIZE]."""
+    taken = atomic_load(state + 8 * TAKEN)
+    while taken < end:
+        found = compare_exchange(state + 8 * TAKEN, taken, taken + 1)
+        if found == taken:
+            return taken
+        taken = found
+    return -1
+
+
+@inner
+def wait(state, end, give_way):
+    """Wait until so many blocks are done."""
     looks = 0
-    while atomic_load(turn) == round_now:
+    while atomic_load(state + 8 * DONE) < end:
         looks += 1
         if looks > SPINS:
             call(give_way, 0, 0, 0, 0, 0, 0, 0)
