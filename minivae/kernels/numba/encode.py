@@ -1,7 +1,7 @@
 """A program as instructions for the compiled interpreter: which, in which order, and how threads share them.
 
 Each call of the program becomes a few instructions, shared out by rows, by columns, or in blocks (README.md). Their order
-follows from the arrays: an instruction waits for a barrier only where it reads or writes what others of the same
+follows from the arrays: an instruction waits for a phase to end only where it reads or writes what others of the same
 phase have written or read in pieces that are not its own.
 """
 
@@ -22,7 +22,7 @@ from minivae.kernels.numba.tile import HEIGHTS
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.kernels.table import TABLE, Kernel
 
-GRAIN = 2e6  # floating point operations of a program's products that make one more thread worth its barriers
+GRAIN = 2e6  # floating point operations of a program's products that make one more thread worth waiting for
 UPDATE_ROWS = 20  # updating a parameter takes the time of so many rows' products with it
 ROW_PIECE = 256  # rows taken through a chain of instructions at a time, at most
 LANES = 16  # a share of the columns begins at a multiple of this, so that vectors stay whole
