@@ -176,7 +176,7 @@ MUTATIONS = [
     mutation("a column share of W begins at column 0", ROWS, ("else at(b, 0, c0), at(c, r0, c0)", "else at(b, 0, 0), at(c, r0, c0)")),
     mutation("the second block of dW reads the first columns of x", ROWS, ("a.shape[0], at(a, 0, r0)", "a.shape[0], at(a, 0, 0)")),
     mutation("adam updates the first block for every block", ROWS, ("p, m, v, g = p[first:last], m[first:last]", "p, m, v, g = p[: last - first], m[first:last]")),
-    mutation("all pieces keep their squares in one place", ROWS, ("squares[slot] = total", "squares[0] = total")),
+    mutation("all rows keep their squares in one place", ROWS, ("squares[r] = total", "squares[0] = total")),
     mutation("a row is lost between two pieces", ENCODE, ("return [(first, last, float(last - first))", "return [(first + (unit == 1 < first), last, float(last - first))")),
     mutation("the last share leaves out what is no whole vector", ENCODE, ("* unit, n)).tolist()", "* unit, n // unit * unit)).tolist()")),
     mutation("a block begins before the phase above it is done", INTERPRETER, ("            wait(plan.state, end, plan.give_way)\n", "")),

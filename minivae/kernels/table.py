@@ -3,8 +3,7 @@
     arrays written  <-  arrays read;  scalars;  row by row, if no example looks at another
 
 Sizes are letters: B batch, I and O a layer's, D data, Z latent, N parameters, n examples in all, T steps. An array is of the
-computation's type unless another is named. dy! is read and changed as well, dx? may be None; and s+,
-in pieces of kernels, is added to by each thread in a place of its own. What every backend needs to
+computation's type unless another is named. dy! is read and changed as well, dx? may be None. What every backend needs to
 know of a kernel beside its formula is read off here: names, order, shapes, what may be shared out by rows.
 """
 
@@ -38,7 +37,8 @@ record                      trace float64 [T, 2+Z]  <-  nll [B], kl_mean [Z], no
 """
 MEMORY = ("empty", "to_device", "to_host", "synchronize")  # where a backend's arrays live; not of a step
 # scalars that are whole numbers, flags or choices, and no real numbers
-WHOLE = {"activation", "nesterov", "seed", "purpose", "step", "index", "transpose_a", "transpose_b", "by_columns"}
+WHOLE = {"activation", "nesterov", "seed", "purpose", "step", "index"}
+WHOLE |= {"transpose_a", "transpose_b", "by_columns", "width"}  # of pieces
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Array:
     dtype: str = ""
     written: bool = False  # whatever it held before
     changed: bool = False  # read, then written
-    added: bool = False  # added to, by each thread in a place of its own
     optional: bool = False
 
 
@@ -115,9 +114,9 @@ def parse(rows: str) -> dict[str, Kernel]:
 
 
 def _arrays(text: str, written: bool) -> Iterable[Array]:
-    for name, mark, dtype, sizes in re.findall(r"(\w+)([!?+]?) ?(\w*) \[([^\]]*)\]", text):
+    for name, mark, dtype, sizes in re.findall(r"(\w+)([!?]?) ?(\w*) \[([^\]]*)\]", text):
         shape = tuple(size.strip() for size in sizes.split(","))
-        yield Array(name, shape, dtype, written and mark in ("", "?"), mark in ("!", "+"), mark == "+", mark == "?")
+        yield Array(name, shape, dtype, written and mark in ("", "?"), mark == "!", mark == "?")
 
 
 TABLE = parse(KERNELS)

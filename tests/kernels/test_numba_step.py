@@ -140,15 +140,14 @@ def test_the_shares_of_a_measured_step_are_the_whole_of_each_thread(threads):
     shares = tables.shares()
     assert shares.shape == (2, 3 * len(work.program) + 1) and (shares >= 0).all()
     np.testing.assert_allclose(shares.sum(axis=1), 1)
-    assert (shares[:, :-1] > 0).any(axis=1).all()  # each has done something
+    assert (shares[:, :-1] > 0).any()  # who came late may have found nothing left to do
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_same_seed_same_bits_for_any_number_of_threads(case, threads):
-    """Every sum over the batch is taken in one order, however the work is shared out; only a norm that clips is summed
-    by threads."""
+    """Every sum is taken in one order, however the work is shared out: those over the batch, and the norm that clips."""
     found = []
-    for n in (2, 2) if CASES[case][1].max_grad_norm else (2, 2, 1, 3):
+    for n in (2, 2, 1, 3, 7):
         threads(n)
         found.append(train("numba", case, "float32", 10).network.get_parameters())
     for again in found[1:]:

@@ -86,6 +86,21 @@ def test_a_compiled_step_leaves_what_numpys_leaves(model, batch, dtype, threads,
     compare(load("numba"), model, batch, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_compiled_step_has_the_same_bits_for_any_number_of_threads(model, dtype, monkeypatch):
+    """The norm too, clipped by or not, though with the threads the blocks of a gradient are cut elsewhere."""
+    encode = pytest.importorskip("minivae.kernels.numba.encode", reason="the numba backend needs Numba")
+    monkeypatch.setattr(encode, "GRAIN", 1)
+    found = []
+    for threads in (1, 2, 5, 7):
+        monkeypatch.setenv("MINIVAE_NUM_THREADS", str(threads))
+        found.append(two_steps(load("numba"), model, 129, dtype))
+    for again in found[1:]:
+        for name in again:
+            np.testing.assert_array_equal(again[name], found[0][name], err_msg=name)
+
+
 @pytest.mark.parametrize("products", ["cublas", "own"])
 @pytest.mark.parametrize("model, batch", [("130-70-33-7", 129), ("131-257-17", 13), ("200-150-50 elementwise", 1)])
 def test_a_recorded_step_leaves_what_numpys_leaves(cupy, model, batch, products, monkeypatch):

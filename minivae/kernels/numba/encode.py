@@ -38,7 +38,6 @@ class Instruction:
     """A function of rows.py on these arrays. key: instructions of one phase that touch the same array must share it.
 
     pieces: (first, last, cost) of what may be done by different threads; none: it is done as a whole.
-    slot: of the first piece; the others follow.
     """
 
     function: str
@@ -48,7 +47,6 @@ class Instruction:
     key: Any = "whole"
     pieces: list[tuple[int, int, float]] = field(default_factory=list)
     purpose: int = FORWARD
-    slot: int = 0
     phase: int = 0
 
     @property
@@ -70,7 +68,9 @@ class Lowering:
 
     def __init__(self, program: Sequence[Call], arrays: Mapping[str, Any], threads: int) -> None:
         self.threads, self.found = threads, list[Instruction]()
-        self.blocks: dict[tuple[int, int], Any] = {}  # of each gradient, by its place in memory: (call, pieces)
+        self.blocks: dict[
+            tuple[int, int], Any
+        ] = {}  # of each gradient, by its place in memory: (call, width of a row, pieces)
         for self.call, call in enumerate(program):
             bound = [None if name is None else arrays[name] for name in call.arrays]
             self.rows = TABLE[call.kernel].sizes(bound).get("B", 1)
@@ -114,9 +114,8 @@ class Lowering:
         (inputs, outputs), batch = dW.shape, len(dy)
         count = max(1, math.ceil(dW.nbytes / BLOCK_BYTES), self.threads if dW.size * batch > 1e5 else 1)
         per_row = outputs * (batch + UPDATE_ROWS)
-        pieces = [
-            (i0, i1, rows * per_row) for i0, i1, rows in cut(inputs, count, HEIGHTS[0])
-        ]  # they end where tiles do
+        tall = HEIGHTS[0]  # blocks end where tiles do, but for the last
+        pieces = [(i0, i1, rows * per_row) for i0, i1, rows in cut(inputs, count, tall)]
         self.gradient("gemm", (dW, x, dy), (True, False, False), pieces, outputs)
         self.gradient("bias_gradient", (db, dy), (), [(0, 1, float(per_row))], outputs)
 
@@ -124,7 +123,7 @@ class Lowering:
         """A gradient in blocks: the same blocks, counted in numbers and not in rows, will be updated."""
         place = interval(arrays[0])
         self.add(function, arrays, scalars, key=place, pieces=pieces, purpose=GRADIENT)
-        self.blocks[place] = self.call, [(first * width, last * width, cost) for first, last, cost in pieces]
+        self.blocks[place] = self.call, width, [(first * width, last * width, cost) for first, last, cost in pieces]
 
     def gaussian_loss(self, call, dmean, dlog_sigma, nll, mean, x, log_sigma, weight):
         self.by_rows("gaussian_loss_rows", (dmean, dlog_sigma, nll, mean, x, log_sigma, weight))
@@ -140,29 +139,32 @@ class Lowering:
     # ---- Flat vectors [N], in the blocks of their gradients
 
     def parts(self, g: Any) -> list[Any]:
-        """(call, first, last, blocks) of each gradient within g; at the end, what no layer has written."""
+        """(call, first, last, width of a row, blocks) of each gradient within g; at the end, what no layer has written."""
         free, parts = np.ones(g.size, bool), []
-        for (start, stop), (call, blocks) in self.blocks.items():
+        for (start, stop), (call, width, blocks) in self.blocks.items():
             first, last = (start - g.ctypes.data) // g.itemsize, (stop - g.ctypes.data) // g.itemsize
             if first >= 0 and last <= g.size:
-                parts.append((call, first, last, blocks))
+                parts.append((call, first, last, width, blocks))
                 free[first:last] = False
         edges = np.flatnonzero(np.diff(np.concatenate(([False], free, [False])).astype(np.int8)))
-        return parts + [(self.call, a, b, [(0, b - a, 1.0)]) for a, b in edges.reshape(-1, 2).tolist()]
+        return parts + [(self.call, a, b, b - a, [(0, b - a, 1.0)]) for a, b in edges.reshape(-1, 2).tolist()]
 
     def in_blocks(self, function: str, vectors: Sequence[Any], others: Sequence[Any], scalars: Sequence[Any]) -> None:
-        """vectors, the last of them the gradient, then others, block by block; of squares others come first."""
-        slot = 0
-        for call, first, last, blocks in self.parts(vectors[-1]):
+        """vectors, the last of them the gradient, then others: block by block."""
+        for call, first, last, _, blocks in self.parts(vectors[-1]):
             pieces = [vector[first:last] for vector in vectors]
-            arrays = [*others, *pieces] if function == "squared_norm" else [*pieces, *others]
-            how: dict[str, Any] = {"key": interval(pieces[-1]), "pieces": blocks, "purpose": UPDATE, "slot": slot}
-            self.found.append(Instruction(function, arrays, list(scalars), call, **how))
-            slot += len(blocks)
+            how: dict[str, Any] = {"key": interval(pieces[-1]), "pieces": blocks, "purpose": UPDATE}
+            self.found.append(Instruction(function, [*pieces, *others], list(scalars), call, **how))
 
     def clip_global_norm(self, call, norm, g, max_norm):
-        squares = np.zeros(sum(len(blocks) for *_, blocks in self.parts(g)))
-        self.in_blocks("squared_norm", (g,), (squares,), ())
+        parts = self.parts(g)
+        squares, done = np.zeros(sum((last - first) // width for _, first, last, width, _ in parts)), 0
+        for origin, first, last, width, blocks in parts:
+            piece, rows = g[first:last], (last - first) // width
+            how: dict[str, Any] = {"key": interval(piece), "pieces": blocks, "purpose": UPDATE}
+            arrays = [squares[done : done + rows], piece]
+            self.found.append(Instruction("squared_norm", arrays, [width], origin, **how))
+            done += rows
         self.add("norm_of_squares", (norm, squares))
         if isinstance(max_norm, Var) or math.isfinite(max_norm):
             self.in_blocks("scale_to_norm", (g,), (norm,), (max_norm,))
@@ -194,18 +196,16 @@ def set_phases(instructions: Sequence[Instruction]) -> None:
 
     Gradients come together, after all that goes by rows or columns, so that the threads' shares are even.
     """
-    READ, WRITE, ADD = range(3)
     earliest = 0
     for _ in range(2):
-        seen = np.zeros((0, 4), np.int64)  # begin, end, what is done there, by which instruction
+        seen = np.zeros((0, 4), np.int64)  # begin, end, whether it is written, by which instruction
         for j, this in enumerate(instructions):
             this.phase = 0 if this.purpose == FORWARD else earliest
             mine = []
             for row, array in zip(this.row.arrays, this.arrays):
-                mode = ADD if row.added else WRITE if row.written or row.changed else READ
-                mine.append((*interval(array), mode, j))
-            for begin, end, mode, _ in mine:
-                meets = (seen[:, 0] < end) & (begin < seen[:, 1]) & ((seen[:, 2] != mode) | (mode == WRITE))
+                mine.append((*interval(array), row.written or row.changed, j))
+            for begin, end, writes, _ in mine:
+                meets = (seen[:, 0] < end) & (begin < seen[:, 1]) & ((seen[:, 2] == 1) | writes)
                 others = [instructions[i] for i in np.unique(seen[meets, 3])]
                 this.phase = max([this.phase, *(other.phase + (other.key != this.key) for other in others)])
             seen = np.concatenate((seen, mine))
@@ -213,14 +213,14 @@ def set_phases(instructions: Sequence[Instruction]) -> None:
 
 
 def blocks(instructions: Sequence[Instruction]) -> list[list[tuple[Instruction, int, int, int]]]:
-    """What threads take from one phase, the most costly first: lists of (instruction, slot, first, last).
+    """What threads take from one phase, the most costly first: lists of (instruction, first, last).
 
     All that happens to a piece is done together, in order.
     """
     found: dict[Any, list[Any]] = {}
     for i in instructions:
         for n, (first, last, cost) in enumerate(i.pieces or [(0, 0, 0.0)]):
-            found.setdefault((i.key, n), []).append((cost, (i, i.slot + n, first, last)))
+            found.setdefault((i.key, n), []).append((cost, (i, first, last)))
     return [[piece for _, piece in block] for block in sorted(found.values(), key=lambda block: -block[0][0])]
 
 

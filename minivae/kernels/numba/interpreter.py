@@ -43,8 +43,8 @@ def record(names: str) -> np.dtype:
 
 # An array: where it lies, its sizes, the bytes from row to row and from column to column, and from one step to the next.
 OPERAND = record("address rows columns row_bytes column_bytes step_bytes")
-# A call of a compiled function on rows, columns or numbers first .. last. slot: where its sum goes, if it makes one.
-ITEM = record("function operands numbers slot first last place")
+# A call of a compiled function on rows, columns or numbers first .. last.
+ITEM = record("function operands numbers first last place")
 # Items start .. stop, which one thread does one after the other.
 BLOCK = record("start stop")
 # Blocks up to `stop`, in any order and by any threads; those of the next phase begin when all of these are done.
@@ -137,10 +137,10 @@ def instruction(name: str, real: str, data: str = "") -> Any:
     arguments = ", ".join(place.get(word, word) for word in code.co_varnames[: code.co_argcount])
     full_name = "_".join(filter(None, (name, real, data)))
     answer = f"0 if function({arguments}) else 1" if name in ANSWERING else f"done(function({arguments}))"
-    source = f"def {full_name}(operands, numbers, step, first, last, slot, scratch):\n    return {answer}\n"
+    source = f"def {full_name}(operands, numbers, step, first, last, scratch):\n    return {answer}\n"
     names = globals() | {"function": function, "real": np.dtype(real).type}
     exec(compile(source, __file__, "exec"), names)  # the file is named for Numba, which keeps its cache beside it
-    return by_address(names[full_name], 7)
+    return by_address(names[full_name], 6)
 
 
 @inner
@@ -170,7 +170,7 @@ def work(plan, thread):
                 for o in range(block.start, block.stop):
                     item = items[o]
                     numbers = plan.numbers + 8 * (i * plan.numbers_size + item.numbers)
-                    answer = call(item.function, item.operands, numbers, i, item.first, item.last, item.slot, scratch)
+                    answer = call(item.function, item.operands, numbers, i, item.first, item.last, scratch, 0)
                     if answer != 0 and plan.stop_at_nan != 0:
                         atomic_add(plan.state + 8 * STOP, i + 1)
                     lap(spent, item.place)

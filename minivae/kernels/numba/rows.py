@@ -25,7 +25,7 @@ bias_activation       y [B, O], a! [B, O]  <-  b [O];  activation, by_columns
 activation_backward   dy! [B, O]  <-  a [B, O], y [B, O];  activation
 bias_gradient         db [O]  <-  dy [B, O]
 kl_weight             dkl_mean [Z]  <-  ;  beta
-squared_norm          squares+ float64 [T]  <-  g [N]
+squared_norm          squares float64 [T]  <-  g [N];  width
 sigma_gradient        dlog_sigma [1]  <-  mean [B, D], x [B, D], log_sigma [1], weight [B]
 norm_of_squares       norm [1]  <-  squares float64 [T];
 scale_to_norm         g! [N]  <-  norm [1];  max_norm
@@ -279,19 +279,20 @@ def poisson_loss_rows(dlog_rate, nll, log_rate, x, weight, r0, r1):
 
 
 @compiled_sum
-def squared_norm(squares, g, first, last, slot):
-    """Each piece has a place of its own in squares: their sum is the same whoever made them."""
-    total, g = 0.0, g[first:last]  # of an index that may be negative, Numba makes no vectors
-    for i in range(len(g)):
-        total += np.float64(g[i]) * np.float64(g[i])
-    squares[slot] = total
+def squared_norm(squares, g, width, first, last):
+    """A sum for each row of a gradient: where it is cut into blocks does not change the sum of all."""
+    for r in range(first // width, last // width):
+        total, row = 0.0, g[r * width : (r + 1) * width]
+        for i in range(len(row)):
+            total += np.float64(row[i]) * np.float64(row[i])
+        squares[r] = total
 
 
-@compiled
+@compiled_sum
 def norm_of_squares(norm, squares):
     total = 0.0
-    for square in squares:
-        total += square
+    for t in range(len(squares)):
+        total += squares[t]
     norm[0] = math.sqrt(total)
 
 
