@@ -24,11 +24,10 @@ from minivae.evaluation import elbo_terms, noise_call
 from minivae.kernels import Call, Var
 from minivae.network import Network, Workspace, backward_program, forward_program, total_loss
 from minivae.optimizers import Optimizer, ramp
+from minivae.processors import one_blas_thread
 
 Record = dict[str, Any]
 Callback = Callable[["Trainer", Record], Any]
-
-
 INTERRUPTED = "interrupted by Ctrl-C"
 
 
@@ -132,10 +131,13 @@ class Trainer:
         steps = math.ceil(len(examples.rows) / self.batch_size)
         trace = self.network.kernels.empty((steps, 2 + self.network.arch.latent_dim), np.float64)
         work = self._workspace(examples, trace)
+        for rows in {work.capacity, len(examples.rows) % self.batch_size} - {0}:
+            work.bound(rows)  # what must be compiled or recorded is so before any epoch is timed
         good, best_loss, best_epoch = self.network.get_parameters(), math.inf, self.epoch
         self.stopped, kept = "", True
         try:
-            with interruptible(self), np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
+            blas = one_blas_thread(self.network, work.capacity, self._say)
+            with interruptible(self), blas, np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
                 for _ in range(epochs):
                     kept = False
                     record = self._train_epoch(work, examples, trace, schedule_epochs)
@@ -170,8 +172,8 @@ class Trainer:
 
     def _train_epoch(self, work: Workspace, examples: Examples, trace: Any, epochs: int) -> Record:
         n, size = len(examples.rows), self.batch_size
-        order = examples.rows[randomness.permutation(n, self.seed, randomness.SHUFFLE, self.epoch)]
         begun, kernels = time.perf_counter(), self.network.kernels
+        order = examples.rows[randomness.permutation(n, self.seed, randomness.SHUFFLE, self.epoch)]
         index = np.arange(math.ceil(n / size))
         position = self.epoch + index * size / n
         beta = np.array([self.objective.beta_at(t) for t in position])

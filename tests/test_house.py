@@ -16,6 +16,7 @@ PACKAGE = Path(minivae.__file__).parent
 # Bottom to top: a file imports only from files above it in this list.
 ORDER = [
     "__init__",
+    "processors",
     *("kernels.philox", "kernels.reference", "kernels.table", "kernels"),
     *(
         "kernels.numba",

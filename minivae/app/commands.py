@@ -7,13 +7,14 @@ import json
 import math
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minivae import __version__, evaluation, modelfile
-from minivae.app.runs import Run, choose_folder, open_run, pick, write_history, write_json
+from minivae.app.runs import Run, add_to_history, choose_folder, open_run, pick, write_json
 from minivae.architecture import Architecture, parameter_layout
 from minivae.data.checks import require_count
 from minivae.data.datasets import NAMES, Dataset, dataset_status, load_dataset
@@ -29,6 +30,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mnist": {"epochs": 20},
     "fashion-mnist": {"epochs": 20},
 }
+SAVE_SECONDS = 30  # of training that a run cut short may lose, at most
 FIGURES = ("loss", "reconstructions", "samples", "kl", "latent", "manifold", "traversals", "interpolations")
 
 
@@ -58,16 +60,25 @@ def train(options: argparse.Namespace) -> int:
     if not options.quiet:
         _announce(config["settings"], arch, dataset, watch_test, recipe, folder)
 
+    saved, saved_at = 0, 0.0
+
     def keep(vae: VAE, record: dict[str, Any]) -> None:
-        """After each epoch the folder is complete, so that a run cut short is still worth something."""
+        """After each epoch the folder is complete, so that a run cut short is still worth something.
+
+        The model holds the history: if each of many short epochs wrote it, bytes would grow as their square. It may be 1 %
+        of the epochs behind, but not more than SAVE_SECONDS.
+        """
+        nonlocal saved, saved_at
         if len(vae.history_) == 1:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "config.json", config | {"seed": vae.seed_})
             for name in FIGURES if options.overwrite else ():  # they show the model that is replaced here
                 (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
-        if record["kept"]:
+        add_to_history(folder / "history.csv", record)
+        due = record["epoch"] - saved > record["epoch"] / 100 or time.monotonic() - saved_at > SAVE_SECONDS
+        if record["kept"] and due:
             vae.save(folder / "model.npz")
-        write_history(folder / "history.csv", vae.history_)
+            saved, saved_at = record["epoch"], time.monotonic()
 
     vae.callbacks = [keep]
     status = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import re
@@ -83,17 +82,16 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     modelfile.write_atomically(path, lambda file: file.write(json.dumps(value, indent=2).encode() + b"\n"))
 
 
-def write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    """One line per epoch; kl_per_dim becomes the columns kl_0, kl_1, ..."""
-    rows = []
-    for record in history:
-        row = {name: value for name, value in record.items() if name != "kl_per_dim"}
-        rows.append(row | {f"kl_{j}": value for j, value in enumerate(record["kl_per_dim"])})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    modelfile.write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+def add_to_history(path: Path, record: dict[str, Any]) -> None:
+    """A line of history.csv, under the heads if it is the first; kl_per_dim becomes the columns kl_0, kl_1, ..."""
+    row = {name: value for name, value in record.items() if name != "kl_per_dim"}
+    row |= {f"kl_{j}": value for j, value in enumerate(record["kl_per_dim"])}
+    first = record["epoch"] == 1
+    with open(path, "w" if first else "a", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if first:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 class Part(NamedTuple):

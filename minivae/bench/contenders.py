@@ -2,7 +2,6 @@
 
 import importlib
 import math
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from minivae import processors
 from minivae.bench.configs import CHECKED_STEPS, LEARNING_RATE, SEED, Config, inputs
 from minivae.data.batches import Examples
 from minivae.kernels import MODULES, load
@@ -35,7 +35,7 @@ TABLE: dict[str, tuple[str, str, str, dict[str, bool]]] = {
     "torch-cuda-graph": ("peers.torch", "torch", "cuda", {"graph": True}),
 }
 NAMES = tuple(name for name in TABLE if not name.startswith("torch-cuda"))  # those that run unless others are asked for
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = processors.usable()
 THREADS = {f"{n} thread{'s' if n > 1 else ''}": n for n in sorted({1, CORES})}  # what is tried
 
 

@@ -267,6 +267,24 @@ def test_every_command_has_a_help_with_an_example(command, capsys):
     assert caught.value.code == 0 and f"example:\n  minivae {command}" in out
 
 
+def test_what_a_run_writes_grows_as_its_epochs(monkeypatch):
+    """The model holds the history: written after every epoch, four times the epochs were nearly sixteen times the bytes."""
+    written = []
+    save = VAE.save
+    monkeypatch.setattr(VAE, "save", lambda vae, path: (save(vae, path), written.append(os.path.getsize(path))))
+    spent = {}
+    for epochs in (300, 1200):
+        written.clear()
+        tiny = ["--hidden-dims", "1", "--latent-dim", "1", "--batch-size", "2000", "--no-figures", "--quiet"]
+        assert main(["train", "digits", *tiny, "--epochs", str(epochs), "--out", f"run-{epochs}"]) == 0
+        spent[epochs] = sum(written) + os.path.getsize(f"run-{epochs}/history.csv")
+        with open(f"run-{epochs}/history.csv") as file:
+            rows = list(csv.DictReader(file))
+        history = VAE.load(f"run-{epochs}/model.npz").history_
+        assert [float(row["loss"]) for row in rows] == [record["loss"] for record in history] and len(rows) == epochs
+    assert spent[1200] < 5 * spent[300]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a child process")
 def test_ctrl_c_keeps_the_model_and_exits_130(tmp_path, ctrl_c):
     command = [sys.executable, "-m", "minivae.app.cli", "train", "digits", "--hidden-dims", "64", "--epochs", "100000"]

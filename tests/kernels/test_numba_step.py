@@ -32,7 +32,7 @@ from training_cases import CASES, suited
 
 from minivae.kernels.numba import encode, tables
 from minivae.kernels.numba.backend import CompiledProgram
-from minivae.kernels.numba.threads import thread_limit
+from minivae.processors import thread_limit
 
 DATA = np.random.default_rng(0).random((96, 12)) ** 3
 

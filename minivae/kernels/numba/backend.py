@@ -25,8 +25,8 @@ def availability() -> tuple[bool, str]:
     if importlib.util.find_spec("numba") is None:
         return False, "numba is not installed; run pip install 'minivae[numba]'"
     try:
-        from minivae.kernels.numba.threads import thread_limit
         from minivae.kernels.numba.tile import description
+        from minivae.processors import thread_limit
     except ImportError as error:  # a Numba that does not fit this NumPy
         return False, str(error)
     version = importlib.metadata.version("numba")

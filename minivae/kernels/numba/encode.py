@@ -17,10 +17,10 @@ import numpy as np
 
 from minivae.kernels import Call, Var
 from minivae.kernels.numba.rows import FUNCTIONS
-from minivae.kernels.numba.threads import thread_limit
 from minivae.kernels.numba.tile import HEIGHTS
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.kernels.table import TABLE, Kernel
+from minivae.processors import thread_limit
 
 GRAIN = 2e6  # floating point operations of a program's products that make one more thread worth waiting for
 UPDATE_ROWS = 20  # updating a parameter takes the time of so many rows' products with it

@@ -26,18 +26,6 @@ WORD, WINDOWS = ir.IntType(64), os.name == "nt"
 SPINS = 4000  # looks at what is done before a waiting thread offers its processor to others
 
 
-def thread_limit() -> int:
-    """MINIVAE_NUM_THREADS, or the processors that this process may use."""
-    wanted = os.environ.get("MINIVAE_NUM_THREADS", "")
-    if wanted and not (wanted.isdecimal() and int(wanted) > 0):
-        raise ValueError(
-            f"MINIVAE_NUM_THREADS must be a whole number of at least 1, not {wanted!r}; set it or unset it"
-        )
-    if wanted:
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @functools.cache
 def system_functions() -> tuple[int, int, int, int]:
     """Addresses of the system's functions that start a thread, wait for its end, let others run, and close a handle."""
@@ -56,7 +44,7 @@ def system_functions() -> tuple[int, int, int, int]:
 def can_cache() -> bool:
     """Whether Numba finds a folder for compiled code: not on a read-only tree without a home directory."""
     try:
-        njit(cache=True)(thread_limit)
+        njit(cache=True)(system_functions.__wrapped__)
     except RuntimeError:
         return False
     return True

@@ -1,0 +1,77 @@
+"""How many processors this process may use: what the user says, else what the system and its neighbours leave to it."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+# what joblib and others set in their workers, so that n workers do not take n times all processors
+SHARED_OUT = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+BLAS_LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+SMALL = 4e6  # multiply-adds of a product below which a second thread of a BLAS costs more than it brings
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # where Linux keeps what a container may spend
+
+
+def thread_limit() -> int:
+    """MINIVAE_NUM_THREADS; else the least of the processors allowed, a container's quota, and the limits of SHARED_OUT."""
+    wanted = os.environ.get("MINIVAE_NUM_THREADS", "")
+    if wanted and not (wanted.isdecimal() and int(wanted) > 0):
+        raise ValueError(
+            f"MINIVAE_NUM_THREADS must be a whole number of at least 1, not {wanted!r}; set it or unset it"
+        )
+    return int(wanted) if wanted else usable()
+
+
+def usable() -> int:
+    """The processors that this process may use and was not asked to leave to others."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [os.environ.get(name, "").split(",")[0].strip() for name in SHARED_OUT]  # OpenMP takes a list, by nesting
+    asked = [int(limit) for limit in limits if limit.isdecimal() and int(limit) > 0]
+    return max(1, math.ceil(min(allowed, quota(GROUPS, OWN_GROUPS), *asked)))
+
+
+def quota(groups: Path, own: Path) -> float:
+    """The processors' time that the control groups of this process may spend, in processors; infinity without a limit."""
+    found = [math.inf]
+    with suppress(OSError, ValueError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers or "cpu" in controllers.split(","):  # the second version of the groups, or the first
+                top = groups / "cpu" if controllers else groups
+                place = top / path.lstrip("/")
+                found += [_share(folder) for folder in (place, *place.parents) if folder.is_relative_to(top)]
+    return min(found)
+
+
+def _share(folder: Path) -> float:
+    with suppress(OSError, ValueError, ZeroDivisionError):  # no file: no limit here; the word "max" is no number
+        if (folder / "cpu.max").exists():
+            spend, period = (folder / "cpu.max").read_text().split()
+        else:
+            spend, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return float(spend) / float(period) if float(spend) > 0 else math.inf
+    return math.inf
+
+
+@contextmanager
+def one_blas_thread(network: Any, batch: int, say: Callable[[str], None]) -> Iterator[None]:
+    """For a network's small products NumPy's BLAS takes one thread, if threadpoolctl is there to set it and to set it back.
+
+    Beside busy neighbours the threads of a BLAS wait for one another at each product. Other backends have no BLAS.
+    """
+    with ExitStack() as stack:
+        small = batch * max(math.prod(shape) for _, shape in network.layout) < SMALL
+        if small and network.kernels.__name__ == "minivae.kernels.reference" and usable() > 1:
+            try:
+                stack.enter_context(importlib.import_module("threadpoolctl").threadpool_limits(1, user_api="blas"))
+            except ImportError:
+                if not any(name in os.environ for name in BLAS_LIMITS):
+                    say(
+                        "products so small want one BLAS thread; pip install threadpoolctl, or set OPENBLAS_NUM_THREADS=1"
+                    )
+        yield
