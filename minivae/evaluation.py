@@ -28,6 +28,11 @@ def elbo_terms(network: Network, examples: Examples, seed: int, sample: int = 0)
 
     z is sampled, not set to its mean: at the mean, recon + kl bounds nothing. `sample` numbers the draw.
     """
+    return elbo_of(network, examples, seed)(sample)
+
+
+def elbo_of(network: Network, examples: Examples, seed: int) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """elbo_terms as a function of the sample alone, for one who asks after every epoch: its arrays are made once."""
     examples = examples.fixed()
     program = [
         *examples.batch_program(seed),
@@ -35,13 +40,16 @@ def elbo_terms(network: Network, examples: Examples, seed: int, sample: int = 0)
         *forward_program(network.arch),
     ]
     work = _workspace(network, program, examples)
-    recon = np.empty(len(examples.rows))
-    kl = np.empty((len(examples.rows), network.arch.latent_dim))
-    for piece, rows in examples.chunks(CHUNK):
-        work.put("rows", rows)
-        work.run(len(rows), step=sample, beta=1.0)
-        recon[piece], kl[piece] = work.get("nll"), work.get("kl")
-    return recon, kl
+
+    def terms(sample: int) -> tuple[np.ndarray, np.ndarray]:
+        recon, kl = np.empty(len(examples.rows)), np.empty((len(examples.rows), network.arch.latent_dim))
+        for piece, rows in examples.chunks(CHUNK):
+            work.put("rows", rows)
+            work.run(len(rows), step=sample, beta=1.0)
+            recon[piece], kl[piece] = work.get("nll"), work.get("kl")
+        return recon, kl
+
+    return terms
 
 
 def log_likelihood(

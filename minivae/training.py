@@ -20,7 +20,7 @@ import numpy as np
 from minivae import randomness
 from minivae.architecture import COUNTS, LIKELIHOODS
 from minivae.data.batches import Examples
-from minivae.evaluation import elbo_terms, noise_call
+from minivae.evaluation import elbo_of, noise_call
 from minivae.kernels import Call, Var
 from minivae.network import Network, Workspace, backward_program, forward_program, total_loss
 from minivae.optimizers import Optimizer, ramp
@@ -133,16 +133,17 @@ class Trainer:
         work = self._workspace(examples, trace)
         for rows in {work.capacity, len(examples.rows) % self.batch_size} - {0}:
             work.bound(rows)  # what must be compiled or recorded is so before any epoch is timed
+        parts = [("val", val), ("test", test)]
+        held_out = {name: elbo_of(self.network, part, self.seed) for name, part in parts if part is not None}
         good, best_loss, best_epoch = self.network.get_parameters(), math.inf, self.epoch
-        self.stopped, kept = "", True
+        self.stopped, kept, blas = "", True, one_blas_thread(self.network, work.capacity, self._say)
         try:
-            blas = one_blas_thread(self.network, work.capacity, self._say)
             with interruptible(self), blas, np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
                 for _ in range(epochs):
                     kept = False
                     record = self._train_epoch(work, examples, trace, schedule_epochs)
-                    for name, part in (("val", val), ("test", test)):
-                        record |= {} if part is None else self._held_out(part, name)
+                    for name, terms in held_out.items():
+                        record |= self._held_out(name, *terms(0))
                     kept = record["kept"] = val is None or record["val_loss"] < best_loss
                     if kept:
                         good, best_epoch = self.network.get_parameters(), self.epoch
@@ -218,8 +219,7 @@ class Trainer:
             "examples_per_second": done / seconds,
         }
 
-    def _held_out(self, examples: Examples, name: str) -> Record:
-        recon, kl = elbo_terms(self.network, examples, self.seed)
+    def _held_out(self, name: str, recon: np.ndarray, kl: np.ndarray) -> Record:
         kl_mean = kl.mean(axis=0)
         loss = total_loss(float(recon.mean()), kl_mean, self.objective.beta, self.objective.free_bits)
         if not math.isfinite(loss):
