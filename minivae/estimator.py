@@ -55,8 +55,8 @@ class VAE:
     patience : stop after so many epochs without a better held-out loss; None never stops early.
     binarize : "none", "static" (each pixel drawn once) or "dynamic" (anew at every step).
     divide_by : all data are divided by it as batches are made. None decides in fit: 255 for uint8 (1 where that holds only
-        0 and 1, or counts), 1 for others; later arrays of the other kind are
-        what the likelihood's range says ([0, 1] or counts), an error to a gaussian.
+        0 and 1, or counts), 1 for others; later arrays of the other kind are what the likelihood's range says ([0, 1]
+        or counts), an error to a gaussian.
     backend, dtype : "auto", "numpy", "numba", "cupy"; "float32" or "float64".
     random_state : seed of everything; None takes a fresh one and keeps it in seed_.
     verbose : 0 silent, 1 a line per epoch and, on a terminal, a bar.

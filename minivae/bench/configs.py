@@ -1,6 +1,7 @@
 """What is measured: named configurations, and the weights, batches and noise that all contenders share."""
 
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -40,15 +41,14 @@ class Config(NamedTuple):
 
 def parse(name: str) -> Config:
     """The configuration with this name, "784-400-20-relu-128". Raises ValueError with the form of a name."""
+    parts = re.fullmatch(r"(\d+(?:-\d+)+)-([a-z_]+)-([1-9]\d*)", name)
+    if parts is None:
+        raise ValueError(f"{name!r} is not a configuration; write widths, activation and batch, as in {DESIGN[0]}")
+    data_dim, *hidden, latent = map(int, parts[1].split("-"))
     try:
-        *widths, activation, batch = name.split("-")
-        data_dim, *hidden, latent = map(int, widths)
-        if int(batch) < 1:
-            raise ValueError("the batch must be at least 1")
-        return Config(name, Architecture(data_dim, latent, tuple(hidden), activation), int(batch))
+        return Config(name, Architecture(data_dim, latent, tuple(hidden), parts[2]), int(parts[3]))
     except ValueError as error:
-        form = f"write widths, activation and batch, as in {DESIGN[0]}"
-        raise ValueError(f"{name!r} is not a configuration ({error}); {form}") from error
+        raise ValueError(f"{name!r} is not a configuration: {error}; write it as {DESIGN[0]}") from error
 
 
 def select(names: list[str]) -> list[Config]:

@@ -81,7 +81,7 @@ def torch(config: Config, library: str, device: str, compiled: bool = False, gra
     made = Contender(len(batches), block, reset)
     if device == "cpu":
         made.with_best_threads(torch.set_num_threads)
-        made.note += ", the best of eager" if compiled else ""  # trying every number of threads compiled would take too long
+        made.note += ", eager's" if compiled else ""  # trying every number of threads compiled would take too long
     else:
         made.note, made.wait = torch.cuda.get_device_name(), torch.cuda.synchronize
     if compiled:
