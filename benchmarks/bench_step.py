@@ -30,12 +30,14 @@ def test_step(benchmark, name, contender):
         made = contenders.create(contender, config)
     except contenders.Unavailable as reason:
         pytest.skip(f"{contender}: {reason}")
-    if contender != "floor":
-        assert configs.deviation(made.losses(), reference_losses(name)) <= configs.TOLERANCE
+    made.choose_threads()
+    made.compile()
+    assert configs.deviation(made.losses(), reference_losses(name)) <= configs.TOLERANCE
     benchmark.group = f"{name}, {made.steps} steps"
 
     def run():
         made.block()
-        made.wait()
+        if made.wait is not None:
+            made.wait()
 
     benchmark.pedantic(run, setup=made.reset, rounds=10, warmup_rounds=1)

@@ -286,12 +286,11 @@ def main() -> int:
 
         @check("step against the peers")
         def _() -> Any:
-            from minivae.bench import configs, runner
-            from minivae.bench import report as bench_report
+            from minivae.bench import configs, runner, tables
 
             rows = runner.step_suite(configs.select(list(CONFIGS)), list(CONTENDERS), rounds=5, seconds=0.2)
             report["step"] = rows
-            print(bench_report.step_text({"step": rows}), flush=True)
+            print(tables.step_text({"step": rows}), flush=True)
             timed = {(r["config"], r["contender"]): r["seconds"] for r in rows if r["status"] == "timed"}
             facts = {}
             for name in CONFIGS:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import minivae
-from minivae.bench import configs, contenders, kernels, report, runner
+from minivae.bench import configs, contenders, kernels, report, runner, tables
 from minivae.kernels import INTERFACE, MODULES, availability, load, reference
 from minivae.kernels.table import MEMORY
 
@@ -33,8 +33,9 @@ def options(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def row(contender: str, seconds: float, to_floor: float, config: str = TINY, **more: object) -> dict:
-    times = {"seconds": seconds, "least": 0.9 * seconds, "largest": 1.2 * seconds, "to_floor": to_floor}
+def row(contender: str, seconds: float, share: float, config: str = TINY, **more: object) -> dict:
+    times = {"seconds": seconds, "least": 0.9 * seconds, "largest": 1.1 * seconds, "share": share}
+    times["times"] = [times["least"], seconds, times["largest"]]
     return {"config": config, "contender": contender, "status": "timed", "note": "2 threads"} | times | more
 
 
@@ -45,8 +46,7 @@ def result() -> dict:
         "format": report.FORMAT,
         "date": "2026-01-02",
         "machine": report.machine(),
-        "ceilings": {"copy, 1 thread": 20.0, "matrix product, 1 thread": 100.0},
-        "step": [row("floor", 0.001, 1.0), row("numpy", 0.004, 4.0, **checked), missing],
+        "step": [row("roofline", 0.001, 1.0), row("numpy", 0.004, 0.25, **checked), missing],
     }
 
 
@@ -72,19 +72,30 @@ def test_flops_of_the_matrix_products_equal_a_count_by_hand():
     assert configs.parse(TINY).flops == 3 * forward - 2 * 4 * 6 * 5
 
 
-def test_the_floor_makes_the_products_of_a_step_and_no_others(monkeypatch):
-    config, made, matmul = configs.parse(TINY), [], np.matmul
+def test_the_roofline_is_the_longer_of_multiply_adds_and_bytes_at_the_rates_it_reports(monkeypatch):
+    """With a clock that ticks once per product and once per sweep of the state, all of it can be computed."""
+    config = configs.parse(TINY)
+    roofline = contenders.Roofline(config, side=8)
+    assert config.parameters == (6 * 5 + 5) + (5 * 4 + 4) + (2 * 5 + 5) + (5 * 6 + 6)
+    for per_product, per_pass in ((0.5, 1e-9), (1e-9, 0.5)):
 
-    def noted(a, b, out):
-        transposed = ("A" if a.flags.f_contiguous else "") + ("B" if b.flags.f_contiguous else "")
-        made.append((transposed, 2 * a.shape[0] * a.shape[1] * b.shape[1]))
-        return matmul(a, b, out=out)
+        def clock(work, number, seconds=(per_product, per_pass)):
+            products = work.__code__.co_names.count("matmul")
+            work()
+            return number * seconds[0] if products else 10 * seconds[1]
 
-    floor = contenders.create("floor", config)
-    monkeypatch.setattr(np, "matmul", noted)
-    assert floor.block() == [] and len(made) == 11 * config.ready_steps
-    assert sorted(transposed for transposed, _ in made[:11]) == [""] * 4 + ["A"] * 4 + ["B"] * 3
-    assert sum(flops for _, flops in made[:11]) == config.flops
+        monkeypatch.setattr(contenders, "timeit", clock)
+        computing, moving = per_product * config.flops / (2 * 8**3), per_pass
+        assert roofline.run(10) == pytest.approx(max(computing, moving), rel=1e-12)
+    assert roofline.rates == (2 * 8**3 / 1e-9, pytest.approx(2 * 3 * 4 * config.parameters / 1e-9))
+    assert "GFLOP/s" in roofline.note and "GB/s" in roofline.note
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "poisson"])
+def test_a_likelihood_is_named_between_activation_and_batch(likelihood):
+    config = configs.parse(f"6-5-2-leaky_relu-{likelihood}-4")
+    assert config.arch.likelihood == likelihood and config.arch.activation == "leaky_relu" and config.batch == 4
+    assert configs.parse("6-5-2-leaky_relu-4").arch.likelihood == "bernoulli"
 
 
 def test_inputs_are_the_same_every_time_and_the_noise_is_minivaes_own():
@@ -106,7 +117,7 @@ def process() -> ProcessPoolExecutor:
 
 def test_a_contender_in_its_process():
     with process() as there:
-        first = runner.ask(there, runner.prepare, "numpy", configs.parse(TINY))
+        first = runner.ask(there, runner.prepare, "numpy", configs.parse(TINY), contenders.TABLE["numpy"])
         times = [runner.ask(there, runner.run, n) for n in (1, 60)]
         refused = runner.ask(there, runner.run, 0)
     assert first["status"] == "ready" and len(first["losses"]) == configs.CHECKED_STEPS
@@ -130,10 +141,10 @@ def test_the_profile_accounts_for_the_whole_step_and_all_its_products():
     (row,) = contenders.profile(configs.parse(TINY), 100)
     assert math.isclose(sum(p["seconds"] for p in row["parts"]) + row["waiting"], row["seconds"], rel_tol=1e-6)
     assert sum(p["flops"] for p in row["parts"]) == configs.parse(TINY).flops
-    text = report.step_text({"profile": [{"config": TINY} | row]})
+    text = tables.step_text({"profile": [{"config": TINY} | row]})
     assert "bernoulli_loss" in text and "whole step, 1 thread;" in text
     missing = {"config": TINY, "status": "unavailable", "note": "no Numba"}
-    assert report.step_text({"profile": [missing]}).endswith("unavailable: no Numba")
+    assert tables.step_text({"profile": [missing]}).endswith("unavailable: no Numba")
 
 
 @pytest.mark.parametrize("name", [n for n in contenders.NAMES if contenders.TABLE[n][1] in ("torch", "jax")])
@@ -154,22 +165,22 @@ def test_a_missing_peer_is_listed_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     rows = runner.step_suite([configs.parse(TINY)], ["torch", "jax-scan"], 1, 0.0)
     assert {r["contender"]: r["status"] for r in rows} == {
-        "floor": "timed",
+        "roofline": "timed",
         "torch": "unavailable",
         "jax-scan": "unavailable",
     }
-    shown = report.step_text({"step": rows})
+    shown = tables.step_text({"step": rows})
     assert "no torch on this machine" in shown and "pip install jax" in shown
 
 
 def test_a_process_that_fails_or_dies_is_listed_with_its_reason():
     config = configs.parse(TINY)
     with process() as there:
-        failed = runner.ask(there, runner.prepare, "nonsense", config)
-        rows = {"numpy": runner.ask(there, runner.prepare, "numpy", config)}
+        failed = runner.ask(there, runner.prepare, "nonsense", config, contenders.Entry("os:nothing"))
+        rows = {"numpy": runner.ask(there, runner.prepare, "numpy", config, contenders.TABLE["numpy"])}
         runner.ask(there, os._exit, 3)
         times = runner.take_turns({"numpy": there}, rows, 1, {"numpy": 1})
-    assert failed["status"] == "failed" and "not one of" in failed["note"]
+    assert failed["status"] == "failed" and "nothing" in failed["note"]
     assert times == {} and rows["numpy"]["status"] == "failed" and "process" in rows["numpy"]["note"]
 
 
@@ -198,14 +209,66 @@ def test_without_a_reference_nothing_is_timed():
     assert judged["torch"]["note"] == "the reference failed: not timed"
 
 
-def test_ratio_is_the_median_over_rounds_of_the_ratio_in_that_round():
-    # the machine became ten times slower in the second round: the ratio of the medians would be 6 / 2 = 3
-    row = contenders.summary([4.0, 60.0, 6.0], [2.0, 20.0, 1.0])
-    assert row == {"seconds": 6.0, "least": 4.0, "largest": 60.0, "to_floor": 3.0}
-    assert "to_floor" not in contenders.summary([4.0], None)
+def test_share_is_the_median_over_rounds_of_the_share_in_that_round():
+    # the machine became ten times slower in the second round: the ratio of the medians would be 2 / 6
+    row = contenders.summary([4.0, 60.0, 6.0], [2.0, 15.0, 1.0])
+    times = {"seconds": 6.0, "least": 4.0, "largest": 60.0, "times": [4.0, 60.0, 6.0]}
+    assert row == times | {"share": 0.25}
+    assert contenders.summary([4.0, 60.0, 6.0]) == times
 
 
-# ---- Kernels and ceilings
+def test_a_step_that_queues_is_also_timed_with_each_awaited():
+    waits = []
+    queue = contenders.Contender(2, lambda: [queue.after_step() for _ in range(2)], wait=lambda: waits.append(1))
+    queue.run(4)
+    assert len(waits) == 2  # after the reset, and at the end
+    queue.run(4, synchronised=True)
+    assert len(waits) == 2 + 2 + 4
+
+
+def test_the_first_block_is_timed_in_two_new_processes_that_share_what_was_compiled():
+    (row,) = runner.start_suite(configs.parse(TINY), ["numpy"])
+    assert row["status"] == "timed" and row["cold"] > 0 and row["seconds"] > 0 and row["steps"] == 50
+    (missing,) = runner.start_suite(configs.parse(TINY), ["cupy"])
+    assert availability("cupy")[0] or missing["status"] == "unavailable"
+
+
+def test_a_process_gets_the_variables_that_it_is_given_and_ours_stay():
+    (row,) = runner.alone({}, seen, "MINIVAE_TEST", MINIVAE_TEST="here")
+    assert row == {"value": "here"} and "MINIVAE_TEST" not in os.environ
+
+
+def seen(name: str) -> list[dict]:
+    return [{"value": os.environ[name]}]
+
+
+def mine(config, library, device, **switches):
+    """A contender of one's own: what the reference does, a little wrong if asked."""
+    made = contenders.ours(config, "numpy", device)
+    if switches.get("wrong"):
+        right = made.block
+        made.block = lambda: 1.01 * right()
+    return made
+
+
+def test_a_contender_of_ones_own_is_held_to_the_reference_as_all_others_are(monkeypatch):
+    monkeypatch.setattr(contenders, "TABLE", dict(contenders.TABLE))
+    monkeypatch.setattr(runner, "TABLE", contenders.TABLE)
+    contenders.register("mine", f"{__name__}:mine")
+    contenders.register("wrong", f"{__name__}:mine", "", "cpu", "wrong")
+    rows = runner.step_suite([configs.parse(TINY)], ["mine", "wrong"], 1, 0.0)
+    found = {row["contender"]: row["status"] for row in rows}
+    assert found == {"roofline": "timed", "mine": "timed", "wrong": "wrong"}
+
+
+@pytest.mark.parametrize("maker", ["tensorflow", "no function:", ":make", "a.b:c d"])
+def test_a_contender_must_be_named_by_its_module_and_function(maker):
+    with pytest.raises(ValueError, match="module:function"):
+        contenders.register(maker, maker)
+    assert maker not in contenders.TABLE
+
+
+# ---- Kernels
 
 
 def test_the_ladder_has_every_kernel_and_bears_repeated_calls():
@@ -236,26 +299,14 @@ def test_a_wrong_kernel_is_found_and_not_timed(monkeypatch):
     assert kernels.case_deviation(Wrong, case) > configs.TOLERANCE
 
 
-def test_ceilings_of_a_small_copy_and_product():
-    (measured,) = kernels.ceilings(2, elements=1000, side=16)
-    assert "copy, 1 thread" in measured and all(value > 0 for value in measured.values())
-
-
-def test_share_is_of_the_nearer_ceiling():
-    rows = [{"status": "timed", "backend": "numpy", "gb_per_s": 5.0, "gflop_per_s": 60.0}]
-    report.add_shares(rows, {"copy, 1 thread": 10.0, "copy, 2 threads": 20.0, "matrix product, 1 thread": 100.0})
-    assert rows[0]["share"] == pytest.approx(0.6)
-
-
 def test_the_table_of_kernels_says_which_are_right_which_wrong_and_why_a_backend_is_not_here():
     about = {"config": TINY, "backend": "numpy"}
-    right = {"status": "timed", "deviation": 3e-7, "seconds": 2e-6, "gb_per_s": 5.0, "gflop_per_s": 0.0, "share": 0.25}
+    right = {"status": "timed", "deviation": 3e-7, "seconds": 2e-6, "gb_per_s": 5.0, "gflop_per_s": 0.0}
     wrong = about | {"kernel": "binarize", "status": "wrong", "deviation": 1.0}
     missing = {"config": TINY, "backend": "cupy", "status": "unavailable", "note": "no card"}
-    lines = report.step_text({"kernels": [about | {"kernel": "gather"} | right, wrong, missing]}).splitlines()
-    assert lines[0].startswith("results match: kernels of numpy") and lines[0].endswith("3e-07")
+    lines = tables.step_text({"kernels": [about | {"kernel": "gather"} | right, wrong, missing]}).splitlines()
     shown = [line.split() for line in lines if line.startswith("  ")]
-    assert shown[0] == ["gather", "2.0", "5.0", "-", "25%"] and shown[1][:2] == ["binarize", "wrong:"]
+    assert shown[0] == ["gather", "2.0", "5.0", "-", "3e-07"] and shown[1][:2] == ["binarize", "wrong:"]
     assert " ".join(shown[2]) == "unavailable: no card"
 
 
@@ -264,37 +315,62 @@ def test_the_table_of_kernels_says_which_are_right_which_wrong_and_why_a_backend
 
 def test_results_survive_the_file(tmp_path):
     report.save(result(), tmp_path / "bench.json")
-    assert report.load(tmp_path / "bench.json") == result()
+    assert report.read(tmp_path / "bench.json") == result()
 
 
 @pytest.mark.parametrize("content", ["no JSON", "[]", '{"format": 0}'])
 def test_a_file_without_results_is_refused(tmp_path, content):
     (tmp_path / "other.json").write_text(content)
     with pytest.raises(ValueError, match="minivae bench"):
-        report.load(tmp_path / "other.json")
+        report.read(tmp_path / "other.json")
 
 
-def test_against_compares_the_ratio_to_the_floor():
+def test_against_compares_the_share_of_the_roofline():
     now, then = result(), result()
-    now["step"][1] |= {"to_floor": 3.0, "seconds": 0.009}
-    lines = report.against(now, then).splitlines()
+    now["step"][1] |= {"share": 0.5, "seconds": 0.009}
+    lines = tables.against(now, then).splitlines()
     assert len(lines) == 2 and "2026-01-02" in lines[0]
-    assert lines[1].split() == [f"{TINY},", "numpy,", "x", "floor", "4.000", "3.000", "-25%"]
+    assert lines[1].split() == [f"{TINY},", "numpy,", "%", "of", "roofline", "25.000", "50.000", "+100%"]
 
 
 def test_against_says_when_the_machine_was_another():
     now, then = result(), result()
     then["machine"] = now["machine"] | {"cpu": "Abacus", "versions": now["machine"]["versions"] | {"numpy": "1.0"}}
-    first = report.against(now, then).splitlines()[0]
+    first = tables.against(now, then).splitlines()[0]
     assert "cpu Abacus ->" in first and "numpy 1.0 ->" in first
     then["step"] = []
-    assert "nothing was measured in both runs" in report.against(now, then)
+    assert "nothing was measured in both runs" in tables.against(now, then)
 
 
-def test_text_says_that_results_match_before_any_time():
-    shown = report.text(result())
-    assert shown.index("results match: numpy") < shown.index("ms per step")
-    assert "4.000" in shown and "torch cannot be imported" in shown
+def test_text_has_times_and_how_near_the_losses_are_and_why_a_contender_is_not_there():
+    shown = tables.text(result())
+    (line,) = [line for line in shown.splitlines() if line.startswith("  numpy ")]
+    assert line.split() == ["numpy", "4.000", "3.600", "4.400", "-", "25%", "-", "2e-07", "2", "threads"]
+    assert "torch cannot be imported" in shown
+
+
+def timed(**times: list[float]) -> list[dict]:
+    return [{"config": TINY, "contender": name, "status": "timed"} | contenders.summary(t) for name, t in times.items()]
+
+
+def test_the_verdict_names_who_won_and_the_next_and_the_spread_of_their_ratio():
+    rows = timed(roofline=[1.0] * 3, numba=[2.0, 4.0, 3.0], torch=[9.0] * 3, jax=[3.0, 5.0, 6.0])
+    assert tables.verdicts(rows) == [f"{TINY}: numba wins; jax takes 1.50 times as long (1.25 to 2.00)"]
+    rows = timed(roofline=[1.0] * 3, numba=[2.0, 4.0, 3.0], jax=[2.5, 3.0, 3.6])
+    assert tables.verdicts(rows) == [f"{TINY}: numba and jax are level; jax takes 1.20 times as long (0.75 to 1.25)"]
+    assert tables.verdicts(timed(roofline=[1.0], numpy=[2.0])) == []
+
+
+def test_a_busy_machine_is_warned_of():
+    quiet, busy = result(), result()
+    assert tables.doubts(quiet) == ""
+    busy["machine"] |= {"load": 1.0 + busy["machine"]["cores"], "stolen": 0.1}
+    busy["step"][1]["largest"] = 99.0 * busy["step"][1]["least"]
+    busy["step"][0]["largest"] = 99.0 * busy["step"][0]["least"]
+    warning = tables.doubts(busy)
+    assert "before the start" in warning and "10% of its time" in warning and "99.0 times" in warning
+    stolen, all_ticks = runner.processor_time()
+    assert 0 <= stolen <= all_ticks
 
 
 def test_the_machine_is_described_without_its_name():
@@ -305,14 +381,12 @@ def test_the_machine_is_described_without_its_name():
 
 def test_figure(tmp_path):
     pytest.importorskip("matplotlib", reason="figures need matplotlib")
-    report.draw(result(), tmp_path / "bench.png")
+    tables.draw(result(), tmp_path / "bench.png")
     assert (tmp_path / "bench.png").stat().st_size > 5000
 
 
-def test_command_from_start_to_end(tmp_path, monkeypatch, capsys):
+def test_command_from_start_to_end(tmp_path, capsys):
     """With everything shrunk: the tables on standard output, progress on standard error, both files written."""
-    small = {"copy, 1 thread": 20.0, "matrix product, 1 thread": 99.0}
-    monkeypatch.setattr(runner, "alone", lambda about, function, *arguments: [small])
     out = tmp_path / "bench.json"
     asked = [
         "--quick",
@@ -329,7 +403,7 @@ def test_command_from_start_to_end(tmp_path, monkeypatch, capsys):
     ]
     assert report.run(options(*asked)) == 0
     shown = capsys.readouterr()
-    assert "results match: numpy" in shown.out and "preparing numpy" in shown.err
+    assert "ms per step" in shown.out and "of roof" in shown.out and "preparing numpy" in shown.err
     assert report.run(options(*asked, "--against", str(out))) == 0
     assert "against the run of" in capsys.readouterr().out
     assert report.run(options(*asked, "--json")) == 0

@@ -7,18 +7,28 @@ from typing import NamedTuple
 import numpy as np
 
 from minivae import randomness
-from minivae.architecture import Architecture, Layer, decoder_layers, encoder_layers, initial_parameters
+from minivae.architecture import (
+    LIKELIHOODS,
+    Architecture,
+    Layer,
+    decoder_layers,
+    encoder_layers,
+    initial_parameters,
+    parameter_layout,
+)
 from minivae.kernels import load
+from minivae.parameters import size
 
 SEED, LEARNING_RATE = 0, 1e-3
 CHECKED_STEPS, TOLERANCE = 20, 1e-4  # the first losses of a contender, and how far from the reference they may be
 QUICK = ("784-400-20-relu-128", "64-64-2-relu-64")
 DESIGN = (QUICK[0], "784-200-200-50-tanh-20", "784-200-200-50-tanh-100", "784-512-256-32-relu-1024", QUICK[1])
 SETS = {"quick": QUICK, "design": DESIGN, "batches": tuple(f"784-500-20-relu-{batch}" for batch in (1, 16, 256, 4096))}
+SETS["gaussian"] = ("784-400-20-relu-gaussian-128", "64-64-2-relu-gaussian-64")
 
 
 class Config(NamedTuple):
-    """A bernoulli VAE and a batch size. The name says all: data dimension, hidden widths, latents, activation, batch."""
+    """A VAE and a batch size. The name says all: data dimension, hidden widths, latents, activation, likelihood, batch."""
 
     name: str
     arch: Architecture
@@ -34,21 +44,29 @@ class Config(NamedTuple):
         return sum(2 * self.batch * n.inputs * n.outputs * (2 if n.x == "x" else 3) for n in self.layers)
 
     @property
+    def parameters(self) -> int:
+        return size(parameter_layout(self.arch))
+
+    @property
     def ready_steps(self) -> int:
         """How many batches lie ready, one block: 50, or fewer (at least 10) where a step takes long."""
         return int(min(50, max(10, 1e10 // self.flops)))
 
 
 def parse(name: str) -> Config:
-    """The configuration with this name, "784-400-20-relu-128". Raises ValueError with the form of a name."""
-    parts = re.fullmatch(r"(\d+(?:-\d+)+)-([a-z_]+)-([1-9]\d*)", name)
+    """The configuration with this name: 784-400-20-relu-128, or 784-400-20-relu-gaussian-128; bernoulli where none is named.
+
+    Raises ValueError with the form of a name.
+    """
+    parts = re.fullmatch(rf"(\d+(?:-\d+)+)-([a-z_]+?)(?:-({'|'.join(LIKELIHOODS)}))?-([1-9]\d*)", name)
     if parts is None:
         raise ValueError(f"{name!r} is not a configuration; write widths, activation and batch, as in {DESIGN[0]}")
     data_dim, *hidden, latent = map(int, parts[1].split("-"))
     try:
-        return Config(name, Architecture(data_dim, latent, tuple(hidden), parts[2]), int(parts[3]))
+        arch = Architecture(data_dim, latent, tuple(hidden), parts[2], parts[3] or "bernoulli")
     except ValueError as error:
         raise ValueError(f"{name!r} is not a configuration: {error}; write it as {DESIGN[0]}") from error
+    return Config(name, arch, int(parts[4]))
 
 
 def select(names: list[str]) -> list[Config]:

@@ -1,13 +1,13 @@
-"""The table of contenders, and our own: the backends of minivae, and the floor below all of them."""
+"""The table of contenders, and our own: the backends of minivae, and the roofline that none can pass."""
 
 import importlib
 import math
 import statistics
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from timeit import timeit
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,23 +20,49 @@ from minivae.optimizers import Optimizer
 from minivae.training import Objective, step_program
 
 Row = dict[str, Any]
-# Name -> the function that makes it, in a file of this package; the library and the device that it needs; its switches.
-TABLE: dict[str, tuple[str, str, str, dict[str, bool]]] = {
-    "floor": ("contenders.floor", "numpy", "cpu", {}),
-    "numpy": ("contenders.ours", "numpy", "cpu", {}),
-    "numba": ("contenders.ours", "numba", "cpu", {}),
-    "cupy": ("contenders.ours", "cupy", "cuda", {}),
-    "torch": ("peers.torch", "torch", "cpu", {}),
-    "torch-compile": ("peers.torch", "torch", "cpu", {"compiled": True}),
-    "jax-scan": ("peers.jax", "jax", "any", {"scan": True}),  # on a GPU where JAX finds one
-    "jax-step": ("peers.jax", "jax", "any", {}),
-    "torch-cuda": ("peers.torch", "torch", "cuda", {}),
-    "torch-cuda-compile": ("peers.torch", "torch", "cuda", {"compiled": True}),
-    "torch-cuda-graph": ("peers.torch", "torch", "cuda", {"graph": True}),
-}
-NAMES = tuple(name for name in TABLE if not name.startswith("torch-cuda"))  # those that run unless others are asked for
 CORES = processors.usable()
 THREADS = {f"{n} thread{'s' if n > 1 else ''}": n for n in sorted({1, CORES})}  # what is tried
+SIDE = 2048  # of the square matrices whose product tells the peak: some 99 % of all multiply-adds on OpenBLAS and Zen 3
+
+
+class Entry(NamedTuple):
+    """A contender: "module:function" that makes it from (config, library, device, **switches), and what it needs."""
+
+    maker: str
+    library: str = ""
+    device: str = "cpu"  # or "cuda"; "any": on a GPU where the library finds one
+    switches: tuple[str, ...] = ()  # keyword arguments that are true
+
+
+OURS, TORCH, JAX = (f"minivae.bench.{place}" for place in ("contenders:ours", "peers:torch", "peers:jax"))
+TABLE = {
+    "roofline": Entry("minivae.bench.contenders:roofline", "numpy"),
+    "numpy": Entry(OURS, "numpy"),
+    "numba": Entry(OURS, "numba"),
+    "cupy": Entry(OURS, "cupy", "cuda"),
+    "torch": Entry(TORCH, "torch"),
+    "torch-compile": Entry(TORCH, "torch", "cpu", ("compiled",)),
+    "jax-scan": Entry(JAX, "jax", "any", ("scan",)),
+    "jax-step": Entry(JAX, "jax", "any"),
+    "torch-cuda": Entry(TORCH, "torch", "cuda"),
+    "torch-cuda-compile": Entry(TORCH, "torch", "cuda", ("compiled",)),
+    "torch-cuda-graph": Entry(TORCH, "torch", "cuda", ("graph",)),
+}
+NAMES = [
+    name for name in TABLE if not name.startswith(("torch-cuda", "roof"))
+]  # those that run unless others are asked for
+
+
+def register(name: str, maker: str, library: str = "", device: str = "cpu", *switches: str) -> None:
+    """Add a contender of your own: "module:function" makes one from (config, library, device, **switches).
+
+    Its processes import the module, so that must be on their path. `minivae bench --contenders module:function` does the
+    same. Raises ValueError for another form.
+    """
+    module, colon, function = maker.partition(":")
+    if not (colon and all(part.isidentifier() for part in [*module.split("."), function])):
+        raise ValueError(f"contender {maker!r} is not one of {', '.join(NAMES)}, nor of the form module:function")
+    TABLE[name] = Entry(maker, library, device, switches)
 
 
 class Unavailable(ImportError):
@@ -45,13 +71,21 @@ class Unavailable(ImportError):
 
 @dataclass
 class Contender:
-    """Something that trains: reset() to the initial weights, block() for the next `steps` steps, wait() until it is done."""
+    """Something that trains: reset() to the initial weights, block() for the next `steps` steps, wait() until it is done.
+
+    Where block() only queues its steps, it calls after_step() after each. set_threads(n), where there is a choice, and then
+    compile() come before the first block.
+    """
 
     steps: int
     block: Callable[[], Any]
     reset: Callable[[], Any] = lambda: None
     note: str = ""  # what was chosen, such as the number of threads
-    wait: Callable[[], Any] = lambda: None
+    wait: Callable[[], Any] | None = None
+    after_step: Callable[[], Any] = lambda: None
+    set_threads: Callable[[int], Any] | None = None
+    compile: Callable[[], Any] = lambda: None
+    device: str = "cpu"
     work: Any = None  # of our own: the workspace
 
     def losses(self) -> list[float]:
@@ -59,44 +93,44 @@ class Contender:
         self.reset()
         return [float(loss) for loss in self.block()][:CHECKED_STEPS]
 
-    def run(self, n: int) -> float:
-        """Seconds per step over at least n steps from the initial weights."""
+    def run(self, n: int, synchronised: bool = False) -> float:
+        """Seconds per step over at least n steps from the initial weights; synchronised: each awaited before the next."""
+        wait = self.wait or (lambda: None)
+        self.after_step = wait if synchronised else lambda: None
         self.reset()
-        self.wait()
+        wait()
         blocks = math.ceil(n / self.steps)
-        return (timeit(self.block, number=blocks) + timeit(self.wait, number=1)) / (blocks * self.steps)
+        return (timeit(self.block, number=blocks) + timeit(wait, number=1)) / (blocks * self.steps)
 
-    def with_best_threads(self, set_threads: Callable[[int], Any] | None) -> Self:
-        """On one thread or on all, whichever is faster: for small products one often is."""
-        self.note = "threads as set outside (threadpoolctl is not installed)"
-        if set_threads is not None:
+    def choose_threads(self) -> None:
+        """One thread or all, whichever is faster: for small products one often is."""
+        if self.set_threads is not None:
             spent = {}
             for name, threads in THREADS.items():
-                set_threads(threads)
+                self.set_threads(threads)
                 spent[name] = min(self.run(1) for _ in range(4))
-            self.note = min(spent, key=lambda name: spent[name])
-            set_threads(THREADS[self.note])
-        return self
+            best = min(spent, key=lambda name: spent[name])
+            self.set_threads(THREADS[best])
+            self.note = best + self.note
 
 
-def create(name: str, config: Config) -> Contender:
+def create(name: str, config: Config, entry: Entry | None = None) -> Contender:
     """The contender of this name. Raises Unavailable with the reason where it cannot run here."""
-    if name not in TABLE:
-        raise ValueError(f"contender {name!r} is not one of {', '.join(NAMES)}")
-    maker, library, device, switches = TABLE[name]
-    module, function = maker.split(".")
-    make: Callable[..., Contender] = getattr(importlib.import_module(f"minivae.bench.{module}"), function)
+    maker, library, device, switches = entry or TABLE[name]
+    module, function = maker.split(":")
     try:
-        return make(config, library, device, **switches)
+        make: Callable[..., Contender] = getattr(importlib.import_module(module), function)
+        return make(config, library, device, **dict.fromkeys(switches, True))
     except ImportError as error:
         pip = f"{library} cannot be imported ({error}); run pip install {library}"
-        raise Unavailable(error if library in MODULES or isinstance(error, Unavailable) else pip) from error
+        known = library in MODULES or not library or isinstance(error, Unavailable)
+        raise Unavailable(error if known else pip) from error
 
 
-def summary(times: list[float], floor: list[float] | None = None) -> Row:
-    """Median, least and largest of the seconds, and the median over the rounds of the ratio to the floor in that round."""
-    ratio = {"to_floor": statistics.median(t / f for t, f in zip(times, floor, strict=True))} if floor else {}
-    return {"seconds": statistics.median(times), "least": min(times), "largest": max(times)} | ratio
+def summary(times: list[float], roofline: list[float] | None = None) -> Row:
+    """Of the seconds median, least, largest; share: the median over the rounds of the roofline's seconds by these."""
+    share = {"share": statistics.median(r / t for t, r in zip(times, roofline, strict=True))} if roofline else {}
+    return {"seconds": statistics.median(times), "least": min(times), "largest": max(times), "times": times} | share
 
 
 def blas_threads() -> Callable[[int], Any] | None:
@@ -108,23 +142,39 @@ def blas_threads() -> Callable[[int], Any] | None:
     return lambda threads: controller.limit(limits=threads, user_api="blas")
 
 
-def floor(config: Config, library: str, device: str) -> Contender:
-    """All matrix products of one step, on arrays that lie ready, and nothing else."""
-    draw: Any = partial(np.random.default_rng(SEED).random, dtype=np.float32)
-    products: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for layer in config.layers:
-        x, W, y = (config.batch, layer.inputs), (layer.inputs, layer.outputs), (config.batch, layer.outputs)
-        pairs = [(draw(x), draw(W)), (draw(x).T, draw(y)), (draw(y), draw(W).T)]  # y = x W, dW = x^T dy, dx = dy W^T
-        for a, b in pairs[: 2 if layer.x == "x" else 3]:
-            products.append((a, b, np.empty((len(a), b.shape[1]), np.float32)))
+class Roofline(Contender):
+    """The least time of a step: that of its multiply-adds or of its bytes, whichever is longer, at best rates.
 
-    def block() -> list[float]:
-        for _ in range(config.ready_steps):
-            for a, b, out in products:
-                np.matmul(a, b, out=out)
-        return []
+    Multiply-adds: those of the products, at the rate of one large product. Bytes: p, m and v, each read and written once,
+    in memory that lies where theirs would, in a cache or beyond. Both in the same turn as the contenders, on all cores.
+    """
 
-    return Contender(config.ready_steps, block).with_best_threads(blas_threads())
+    def __init__(self, config: Config, side: int = SIDE) -> None:
+        super().__init__(1, list, note="", set_threads=blas_threads())
+        self.flops, self.product = config.flops, 2 * side**3
+        self.a, self.out = np.ones((side, side), np.float32), np.empty((side, side), np.float32)
+        state = np.ones(3 * config.parameters, np.float32)
+        self.parts = np.array_split(
+            state, CORES if state.nbytes > 2**20 else 1
+        )  # a small one stays in one core's cache
+        self.pool, self.rates = ThreadPoolExecutor(len(self.parts)), (0.0, 0.0)
+
+    def run(self, n: int, synchronised: bool = False) -> float:
+        def sweep(part: np.ndarray) -> None:
+            for _ in range(n):
+                np.negative(part, out=part)
+
+        products = math.ceil(n * self.flops / self.product)
+        product = timeit(lambda: np.matmul(self.a, self.a, out=self.out), number=products) / products
+        moving = timeit(lambda: list(self.pool.map(sweep, self.parts)), number=1) / n
+        moved = 2 * sum(part.nbytes for part in self.parts)
+        self.rates = max(self.rates[0], self.product / product), max(self.rates[1], moved / moving)
+        self.note = f"{1e-9 * self.rates[0]:.0f} GFLOP/s, {1e-9 * self.rates[1]:.0f} GB/s"
+        return max(product * self.flops / self.product, moving)
+
+
+def roofline(config: Config, library: str, device: str) -> Contender:
+    return Roofline(config)
 
 
 def ours(config: Config, backend: str, device: str) -> Contender:
@@ -155,8 +205,10 @@ def ours(config: Config, backend: str, device: str) -> Contender:
             raise ArithmeticError(f"the training stopped at step {done}: its loss is not finite")
         return host[:, 0] + host[:, 2:].sum(axis=1)
 
-    made = Contender(len(rows), block, reset, "threads as the backend chooses", work=work)
-    return made.with_best_threads(blas_threads()) if backend == "numpy" else made
+    made = Contender(len(rows), block, reset, "threads as the backend chooses", device=device, work=work)
+    if backend == "numpy":
+        made.set_threads, made.note = blas_threads(), ""
+    return made
 
 
 def profile(config: Config, n: int) -> list[Row]:

@@ -1,22 +1,21 @@
 """The kernel ladder: every kernel of the interface at the sizes of one training step, compared, then timed.
 
 Bytes are what a kernel must read and write at least once, FLOPs those of matrix products: a rate is what it achieves, not
-what it moves. Repeated calls find in the cache what fits there, so a small kernel may exceed the ceiling of a large copy.
+what it moves. Repeated calls find in the cache what fits there, so the rate of a small kernel is not one of memory.
 """
 
 import math
 import statistics
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from timeit import repeat, timeit
+from timeit import timeit
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minivae.bench.configs import SEED, TOLERANCE, Config
-from minivae.bench.contenders import CORES, THREADS, Row, blas_threads, summary
+from minivae.bench.contenders import Row, summary
 from minivae.kernels import Call, bind, load, reference
 from minivae.kernels.table import TABLE, value
 from minivae.network import Network
@@ -110,21 +109,3 @@ def ladder(config: Config, backend: str, rounds: int) -> list[Row]:
         row |= {"status": "timed"} | summary(spent)
         row |= {"gb_per_s": 1e-9 * case.bytes / row["seconds"], "gflop_per_s": 1e-9 * case.flops / row["seconds"]}
     return rows
-
-
-def ceilings(n: int, elements: int = 2**25, side: int = 2048) -> list[dict[str, float]]:
-    """Best of n of a large copy, GB/s read and written, and of a large product, GFLOP/s: float32, one thread and all."""
-    source, target = np.ones(elements, np.float32), np.zeros(elements, np.float32)
-    a, out = np.ones((side, side), np.float32), np.zeros((side, side), np.float32)
-    result, set_threads = {}, blas_threads()
-    for name, threads in THREADS.items():
-        parts = np.array_split(target, threads), np.array_split(source, threads)
-        with ThreadPoolExecutor(threads) as pool:  # NumPy copies without holding the interpreter's lock
-            spent = repeat(lambda: list(pool.map(np.copyto, *parts)), number=1, repeat=n)  # noqa: B023
-        result[f"copy, {name}"] = 2e-9 * source.nbytes / min(spent)
-        if set_threads is not None:
-            set_threads(threads)
-        if set_threads is not None or threads == CORES:  # without threadpoolctl their number is as it is
-            spent = repeat(lambda: np.matmul(a, a, out=out), number=1, repeat=n)
-            result[f"matrix product, {name}"] = 2e-9 * side**3 / min(spent)
-    return [result]

@@ -2,6 +2,7 @@
 
 # mypy: ignore-errors
 
+import math
 import os
 import shutil
 import sys
@@ -16,12 +17,14 @@ from minivae.data.datasets import load_dataset
 from minivae.parameters import views
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def start(config: Config, activations: dict[str, Any]) -> tuple[Any, ...]:
     """Named parameters, x [S, B, D], eps [S, B, Z]; encoder and decoder as lists of (name of W, name of b, activation)."""
-    if config.arch.activation not in activations:
-        raise Unavailable(f"no counterpart of activation {config.arch.activation} is written for PyTorch and JAX")
+    for word in (config.arch.activation, config.arch.likelihood):
+        if word not in (*activations, "bernoulli", "gaussian"):
+            raise Unavailable(f"no counterpart of {word} is written for PyTorch and JAX")
     flat, data, rows, eps = inputs(config)
     stacks = encoder_layers(config.arch), decoder_layers(config.arch)
     layers = [[(f"{n.name}.W", f"{n.name}.b", activations[n.activation]) for n in stack] for stack in stacks]
@@ -31,7 +34,7 @@ def start(config: Config, activations: dict[str, Any]) -> tuple[Any, ...]:
 def torch(config: Config, library: str, device: str, compiled: bool = False, graph: bool = False) -> Contender:
     """PyTorch with fused Adam: eager, compiled, or the whole step as a CUDA graph. Weights lie [O, I], as in nn.Linear."""
     # The cache of compiled code does not tell thread counts apart, so code made for one thread could come back for all.
-    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
     import torch
     import torch.nn.functional as F
 
@@ -41,6 +44,7 @@ def torch(config: Config, library: str, device: str, compiled: bool = False, gra
         raise Unavailable("torch.compile needs a C++ compiler, and none was found; install g++ or clang++")
     activations = {"identity": lambda a: a, "relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
     named, x, eps, encoder, decoder = start(config, activations)
+    gaussian = config.arch.likelihood == "gaussian"
     initial = {name: torch.from_numpy(np.ascontiguousarray(value.T)).to(device) for name, value in named.items()}
     p = {name: torch.nn.Parameter(value.clone()) for name, value in initial.items()}
     adam = {"lr": LEARNING_RATE, "betas": (BETA1, BETA2), "eps": EPSILON, "fused": True, "capturable": graph}
@@ -54,8 +58,11 @@ def torch(config: Config, library: str, device: str, compiled: bool = False, gra
 
     def loss(x: Any, eps: Any) -> Any:
         mu, logvar = dense(x, encoder).chunk(2, dim=1)
-        logits = dense(mu + torch.exp(0.5 * logvar) * eps, decoder)
-        recon = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        out = dense(mu + torch.exp(0.5 * logvar) * eps, decoder)
+        if gaussian:
+            recon = (0.5 * ((x - out) * torch.exp(-p["log_sigma"])) ** 2 + p["log_sigma"] + HALF_LOG_2PI).sum()
+        else:
+            recon = F.binary_cross_entropy_with_logits(out, x, reduction="sum")
         kl = -0.5 * (1 + logvar - mu * mu - logvar.exp()).sum()
         return (recon + kl) / config.batch
 
@@ -74,18 +81,23 @@ def torch(config: Config, library: str, device: str, compiled: bool = False, gra
                 tensor.zero_()
 
     def block() -> Any:
-        if device == "cpu":
-            return [step(*batch) for batch in batches]
-        return [step(*batch).clone() for batch in batches]  # a graph writes every loss to the same place
+        losses = []
+        for batch in batches:
+            value = step(*batch)
+            losses.append(value.clone() if device == "cuda" else value)  # a graph writes all to the same place
+            made.after_step()
+        return losses
 
-    made = Contender(len(batches), block, reset)
+    def compile() -> None:  # after the threads: trying every number of them compiled would take too long
+        nonlocal loss
+        if compiled:
+            loss = torch.compile(loss, mode="default" if device == "cpu" else "reduce-overhead")
+
+    made = Contender(len(batches), block, reset, ", eager's" if compiled else "", device=device, compile=compile)
     if device == "cpu":
-        made.with_best_threads(torch.set_num_threads)
-        made.note += ", eager's" if compiled else ""  # trying every number of threads compiled would take too long
+        made.set_threads = torch.set_num_threads
     else:
         made.note, made.wait = torch.cuda.get_device_name(), torch.cuda.synchronize
-    if compiled:
-        loss = torch.compile(loss, mode="default" if device == "cpu" else "reduce-overhead")
     if graph:
         eager, place = step, [part.clone() for part in batches[0]]
         side, recording = torch.cuda.Stream(), torch.cuda.CUDAGraph()
@@ -114,6 +126,7 @@ def jax(config: Config, library: str, device: str, scan: bool = False) -> Conten
     jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU it would round to TF32
     activations = {"identity": lambda a: a, "relu": jax.nn.relu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
     initial, x, eps, encoder, decoder = start(config, activations)
+    gaussian = config.arch.likelihood == "gaussian"
     tree, ready, state = jax.tree_util.tree_map, (jnp.asarray(x), jnp.asarray(eps)), None
     batches = [ready] if scan else list(zip(*ready))
 
@@ -125,7 +138,10 @@ def jax(config: Config, library: str, device: str, scan: bool = False) -> Conten
     def loss(p: Any, x: Any, eps: Any) -> Any:
         mu, logvar = jnp.split(dense(p, x, encoder), 2, axis=1)
         a = dense(p, mu + jnp.exp(0.5 * logvar) * eps, decoder)
-        recon = jnp.sum(jnp.maximum(a, 0) - a * x + jnp.log1p(jnp.exp(-jnp.abs(a))))
+        if gaussian:
+            recon = jnp.sum(0.5 * ((x - a) * jnp.exp(-p["log_sigma"])) ** 2 + p["log_sigma"] + HALF_LOG_2PI)
+        else:
+            recon = jnp.sum(jnp.maximum(a, 0) - a * x + jnp.log1p(jnp.exp(-jnp.abs(a))))
         kl = -0.5 * jnp.sum(1 + logvar - mu * mu - jnp.exp(logvar))
         return (recon + kl) / config.batch
 
@@ -152,13 +168,13 @@ def jax(config: Config, library: str, device: str, scan: bool = False) -> Conten
         for batch in batches:
             state, value = advance(state, batch)
             losses.append(value)
+            made.after_step()
         return losses[0] if scan else losses
 
-    used = jax.devices()[
-        0
-    ]  # XLA has no switch for its threads once it runs; on one core it was no faster for any model
+    used = jax.devices()[0]  # XLA has no switch for its threads once it runs; on one core it was no faster
     note = "threads as XLA chooses" if used.platform == "cpu" else str(used.device_kind)
-    return Contender(len(x), block, reset, note, lambda: jax.block_until_ready(state))
+    made = Contender(len(x), block, reset, note, lambda: jax.block_until_ready(state), device=used.platform)
+    return made
 
 
 def example(epochs: int) -> None:
