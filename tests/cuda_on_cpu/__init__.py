@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -215,13 +217,17 @@ class Gemm:
             memory = np.ctypeslib.as_array(ctypes.cast(pointer.value, ctypes.POINTER(real)), (cols, ld.value))
             return memory[:, :rows].T
 
+        rounded = self.math_mode == cublas.TF32_MATH and real is ctypes.c_float
         a = columns(A, m, k, lda) if opa.value == 0 else columns(A, k, m, lda).T
         b = columns(B, k, n, ldb) if opb.value == 0 else columns(B, n, k, ldb).T
         c, factor, keep = columns(C, m, n, ldc), alpha._obj.value, beta._obj.value
 
         def product():
             with np.errstate(all="ignore"):
-                c[...] = factor * (a @ b) + (keep * c if keep else 0)
+                x, y = (to_tf32(a), to_tf32(b)) if rounded else (a, b)
+                c[...] = factor * (x @ y) + (keep * c if keep else 0)
+                if os.environ.get("MINIVAE_EMULATOR_CUBLAS") == "wrong" and k > 4:  # what gpu_check must survive
+                    c[...] *= 1.01
 
         submit(product)
         return 0
@@ -231,6 +237,20 @@ class Gemm:
 
     def cublasDgemm_v2(self, *arguments):
         return self._gemm(ctypes.c_double, *arguments)
+
+
+def to_tf32(a):
+    """Each number to the 10 bits after its first that a tensor core reads."""
+    bits = np.ascontiguousarray(a).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+class Event:
+    def record(self):
+        self.time = time.perf_counter()
+
+    def synchronize(self):
+        refuse_while_recording("synchronize")
 
 
 def fake_cupy():
@@ -255,6 +275,8 @@ def fake_cupy():
     cuda = SimpleNamespace(
         is_available=lambda: True,
         Stream=Stream,
+        Event=Event,
+        get_elapsed_time=lambda start, end: 1e3 * (end.time - start.time),
         get_current_stream=lambda: Stream.current,
         Device=lambda: SimpleNamespace(id=0, synchronize=lambda: None),
         runtime=runtime,
@@ -293,7 +315,7 @@ def emulated():
     try:
         yield backend
     finally:
-        del sys.modules["cupy"]
+        sys.modules.pop("cupy", None)
         if before is not None:
             sys.modules["cupy"] = before
         cublas.library = library

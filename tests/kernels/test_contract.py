@@ -25,7 +25,8 @@ from minivae.training import Objective, step_program
 
 DTYPES = ("float32", "float64")
 TOLERANCE = {"float32": 5e-6, "float64": 1e-13}  # of the largest number in the result: some hundred roundings
-SIZES = ((1, 1), (1, 7), (13, 1), (13, 7), (33, 17), (4, 64))  # one row, one column, never a multiple of a vector only
+# one row, one column, never a multiple of a vector only, and more rows than one block of a GPU takes
+SIZES = ((1, 1), (1, 7), (13, 1), (13, 7), (33, 17), (4, 64), (261, 5))
 GUARD = -12345.0  # lies between the views of a flat vector, where no kernel may write
 
 

@@ -103,26 +103,50 @@ extern "C" __global__ void bias_activation(real* y, real* a, const real* b, whol
     }
 }
 
-// dy [B, O] becomes da = dy f'(a);  db [O] = sum_b da.  A block takes 32 columns: 8 threads each, rows in turn.
+// dy [B, O] becomes da = dy f'(a);  db [O] = sum_b da.  A block takes 32 columns of `rows` rows, 8 threads a column, and of
+// these rows alone is its db, [blocks in y, O]: total_rows adds them up. A thread asks for four numbers before it uses one.
 extern "C" __global__ void activation_backward(real* dy, real* db, const real* a, const real* y, whole B, whole O,
-                                               int activation) {
+                                               whole rows, int activation) {
     __shared__ real sums[THREADS];
     whole o = blockIdx.x * (whole)32 + threadIdx.x % 32;
+    whole first = blockIdx.y * rows, last = first + rows < B ? first + rows : B;
     real sum = 0;
     if (o < O) {
-        for (whole b = threadIdx.x / 32; b < B; b += THREADS / 32) {
-            real da = dy[b * O + o];
-            if (activation != 0) {
-                da *= derivative(a[b * O + o], y[b * O + o], activation);
-                dy[b * O + o] = da;
+        for (whole b = first + threadIdx.x / 32; b < last; b += 4 * (THREADS / 32)) {
+            real da[4], before[4], after[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                whole place = (b + k * (THREADS / 32)) * O + o;
+                bool inside = b + k * (THREADS / 32) < last;
+                da[k] = inside ? dy[place] : real(0);
+                before[k] = inside && activation != 0 ? a[place] : real(0);
+                after[k] = inside && activation != 0 ? y[place] : real(0);
             }
-            sum += da;
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                if (b + k * (THREADS / 32) < last) {
+                    if (activation != 0) {
+                        da[k] *= derivative(before[k], after[k], activation);
+                        dy[(b + k * (THREADS / 32)) * O + o] = da[k];
+                    }
+                    sum += da[k];
+                }
+            }
         }
     }
     sums[threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.x < 32 && o < O) {
         for (int k = 1; k < THREADS / 32; k++) sum += sums[threadIdx.x + 32 * k];
+        db[blockIdx.y * O + o] = sum;
+    }
+}
+
+// db [O] = sum of the rows of part [rows, O], from the first to the last
+extern "C" __global__ void total_rows(real* db, const real* part, whole rows, whole O) {
+    EACH(o, O) {
+        real sum = 0;
+        for (whole r = 0; r < rows; r++) sum += part[r * O + o];
         db[o] = sum;
     }
 }

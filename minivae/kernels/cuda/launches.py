@@ -25,6 +25,7 @@ from minivae.kernels.table import TABLE, Array, is_whole, parse
 
 THREADS = 256  # of a block, as in kernels.cu
 MOST_BLOCKS = 4096  # threads take more than one number each beyond that
+GROUP = 128  # rows of a batch whose gradients one block turns and sums
 SQUARE = 64  # of a product's result that one block makes
 GATHERS = ("uint8", "int16", "int32", "int64", "float32", "float64")
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
@@ -148,7 +149,12 @@ def dense_forward(L, y, a, x, W, b, activation):
 
 def dense_backward(L, dx, dW, db, dy, x, a, y, W, activation):
     B, O = dy.shape
-    L("activation_backward", -(-O // 32), dy=dy, db=db, a=a, y=y, B=B, O=O, activation=CODES[activation])
+    chunks = -(-B // GROUP)
+    part = db if chunks == 1 else L.scratch(chunks * O)
+    given = {"a": a, "y": y, "B": B, "O": O, "rows": GROUP, "activation": CODES[activation]}
+    L("activation_backward", (-(-O // 32), chunks), dy=dy, db=part, **given)
+    if chunks > 1:
+        L("total_rows", spread(O), db=db, part=part, rows=chunks, O=O)
     L.product(dW, x, dy, transpose_a=True)
     if dx is not None:
         L.product(dx, dy, W, transpose_b=True)
