@@ -127,11 +127,23 @@ def gemm(c, a, b, transpose_a, transpose_b, by_columns, first, last, scratch):
     (r0, r1), (c0, c1) = (first, last), (np.int64(0), np.int64(c.shape[1]))
     if by_columns:
         r0, r1, c0, c1 = np.int64(0), np.int64(len(c)), first, last
+    if len(c) == 1 and transpose_b:
+        return row_by_rows(c, a, b, c0, c1)
     k, left, a_row, a_column = a.shape[1], at(a, r0, 0), np.int64(a.shape[1]), ONE
     if transpose_a:
         k, left, a_row, a_column = a.shape[0], at(a, 0, r0), ONE, np.int64(a.shape[1])
     right, to = at(b, c0, 0) if transpose_b else at(b, 0, c0), at(c, r0, c0)
     product(r1 - r0, c1 - c0, k, left, a_row, a_column, right, b.shape[1], transpose_b, to, c.shape[1], scratch)
+
+
+@compiled_sum
+def row_by_rows(c, a, b, c0, c1):
+    """c [1, c0:c1] = a [1, K] b^T: a sum along each row of b, which is read but once and so not packed."""
+    for j in range(c0, c1):
+        total = a[0, 0] * b[j, 0]
+        for k in range(1, a.shape[1]):
+            total += a[0, k] * b[j, k]
+        c[0, j] = total
 
 
 @compiled
