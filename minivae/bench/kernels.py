@@ -45,6 +45,7 @@ def cases(config: Config) -> list[Case]:
     """Every kernel on uniform float32 arrays of a step's sizes; dense: the decoder's last layer, the largest with a dx."""
     arch, B, D, Z = config.arch, config.batch, config.arch.data_dim, config.arch.latent_dim
     sizes = {"1": 1, "T": 1, "B": B, "n": B, "D": D, "O": D, "I": (*arch.hidden_dims, Z)[0], "Z": Z}
+    sizes |= {"E": D, "P": D, "R": 1, "4": 4}
     sizes["N"], generator, found = Network(arch, reference).parameters.size, np.random.default_rng(SEED), []
     for name, kernel in TABLE.items():
         sizes["C"] = Z if name == "philox_normal" else D
@@ -53,6 +54,8 @@ def cases(config: Config) -> list[Case]:
             dtype = {"": "float32", "any": "uint8"}.get(array.dtype, array.dtype)
             drawn = generator.random([value(size, sizes) for size in array.shape]) * (255 if dtype == "uint8" else 1)
             arrays[array.name] = generator.permutation(B) if dtype == "int64" else drawn.astype(dtype)
+        if "runs" in arrays:  # all columns bernoulli, with an output each
+            arrays["runs"] = np.array([[0, 0, 0, D]])
         flops = {"dense_forward": 2, "dense_backward": 4}.get(name, 0) * B * D * sizes["I"]
         if flops:
             arrays["a"] = arrays["y"]  # they share their memory, as in a network

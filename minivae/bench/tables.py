@@ -68,7 +68,9 @@ def verdicts(rows: list[Row]) -> list[str]:
         if len(ranked) > 1:
             ratios = sorted(b / a for a, b in zip(ranked[0]["times"], ranked[1]["times"], strict=True))
             names = [row["contender"] for row in ranked]
-            won = f"{names[0]} wins" if ratios[0] > 1 else f"{names[0]} and {names[1]} are level"  # not ahead in every round
+            won = (
+                f"{names[0]} wins" if ratios[0] > 1 else f"{names[0]} and {names[1]} are level"
+            )  # not ahead in every round
             span = f"{statistics.median(ratios):.2f} times as long ({ratios[0]:.2f} to {ratios[-1]:.2f})"
             lines.append(f"{config}: {won}; {names[1]} takes {span}")
     return lines

@@ -9,7 +9,8 @@ This file is the definition. Faster backends repeat its names and are compared w
 Arrays that a kernel writes come first, then the arrays that it reads, then scalars; writes are `=`, never `+=`, and what
 is read is left untouched unless the first lines say "consumed". Each kernel takes float32 or float64 and keeps it.
 
-Reading order: activations, dense layer, sampling and KL, likelihoods, optimizers, batches; the noise is in philox.py.
+Reading order: activations, dense layer, sampling and KL, likelihoods, optimizers, batches; the noise is in philox.py, and
+what tables need (a likelihood for every column, missing cells) in columns.py, the second chapter.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import math
 
 import numpy as np
 
+from minivae.kernels.columns import FEW, LOG_2PI, columns_loss, few_factorial, observe, stirling, sum_rows  # noqa: F401
 from minivae.kernels.philox import philox_normal, philox_uniform  # noqa: F401  (names of the interface)
 
 # ---- Activations: y = f(a), element by element. Backward multiplies dy by f'(a) in place, so that dy becomes da.
@@ -274,27 +276,6 @@ def poisson_loss(dlog_rate, nll, log_rate, x, weight):
     np.add.reduce(np.where(x > FEW, many, few), axis=1, out=nll)
     dlog_rate -= x
     dlog_rate *= weight[:, None]
-
-
-def few_factorial(x):
-    """x! for x = 0 .. 8, a product without rounding, so that 0! = 1! = 1 add nothing to a logarithm"""
-    product = np.ones_like(x)
-    for k in range(2, FEW + 1):
-        product[x >= k] *= k
-    return product
-
-
-def stirling(x):
-    """S(x) = 1/12x - 1/360x^3 + 1/1260x^5 - 1/1680x^7 + 1/1188x^9 - 691/360360x^11, exact but for 1 / (156 x^13)"""
-    z, series = 1 / (x * x), np.zeros_like(x)
-    for term in STIRLING:
-        series = series * z + term
-    return series / x
-
-
-LOG_2PI = math.log(2 * math.pi)
-FEW = 8
-STIRLING = (-691 / 360360, 1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12)
 
 
 # ---- Optimizers on flat vectors [N]: parameters p, gradient g, moments m and v. All work in place.

@@ -26,6 +26,10 @@ bernoulli_loss              dlogits [B, D], nll [B]  <-  logits [B, D], x [B, D]
 gaussian_loss     dmean [B, D], dlog_sigma [1], nll [B]  <-  mean [B, D], x [B, D], log_sigma [1], weight [B];; row by row
 gaussian_elementwise_loss   dout [B, 2D], nll [B]  <-  out [B, 2D], x [B, D], weight [B];  ;  row by row
 poisson_loss                dlog_rate [B, D], nll [B]  <-  log_rate [B, D], x [B, D], weight [B];  ;  row by row
+observe           observed [B, D], inputs [B, E], x! [B, D]  <-  shift [D], scale [D];  ;  row by row
+columns_loss      dout [B, P], dt [B, D], nll [B]  <-  out [B, P], x [B, D], observed [B, D], \
+                  t [D], log_scale [D], runs int64 [R, 4], weight [B];  ;  row by row
+sum_rows                    total [C]  <-  part [B, C]
 clip_global_norm            norm [1], g! [N]  <-  ;  max_norm
 sgd_step                    p! [N], m! [N], g! [N]  <-  ;  learning_rate, momentum, nesterov
 adam_step                   p! [N], m! [N], v! [N]  <-  g [N];  learning_rate, beta1, beta2, epsilon, step, weight_decay
@@ -67,7 +71,7 @@ class Kernel:
 
     def sizes(self, arrays: Sequence[Any]) -> dict[str, int]:
         """The value of each letter. Raises ValueError naming the array whose type or shape does not fit the others."""
-        letters: dict[str, int] = {"1": 1}
+        letters: dict[str, int] = {"1": 1, "4": 4}
         real = next((a.dtype for row, a in zip(self.arrays, arrays) if a is not None and not row.dtype), None)
         later = []
         for row, array in zip(self.arrays, arrays, strict=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import column_cases
 import numpy as np
 import pytest
 from scipy import special, stats
@@ -300,7 +301,44 @@ def record_case(rng, dtype, rows, Z):
     return Case("record", ("trace", *read), {}, read, {"trace": expected}, updated={"trace": trace}, scalars=(2,))
 
 
+def observe_case(rng, dtype, rows, D, wide_inputs=True):
+    x, shift, scale = rng.normal(size=(rows, D)).astype(dtype), rng.normal(size=D).astype(dtype), rng.uniform(0.5, 2, D)
+    x[rng.random((rows, D)) < 0.3] = np.nan
+    seen, scale = ~np.isnan(x), scale.astype(dtype)
+    values = np.where(seen, (x.astype(np.float64) - shift) / scale, 0)
+    inputs = np.concatenate([values, seen], axis=1) if wide_inputs else values
+    written = {"observed": np.empty((rows, D), dtype), "inputs": np.empty(inputs.shape, dtype)}
+    expected = {"observed": seen.astype(float), "inputs": inputs, "x": values}
+    read = {"shift": shift, "scale": scale}
+    return Case("observe", ("observed", "inputs", "x", "shift", "scale"), written, read, expected, updated={"x": x})
+
+
+def columns_loss_case(rng, dtype, rows, D):
+    runs, outputs = column_cases.split_columns(D)
+    x, observed = np.empty((rows, D)), column_cases.mask(rng, rows, D, runs)
+    for kind, c, _, n in runs:
+        x[:, c : c + n] = column_cases.draw(list(column_cases.KINDS)[kind], rng, (rows, n))
+    arrays = {"out": 1.5 * rng.normal(size=(rows, outputs)), "x": x, "observed": observed, "t": rng.normal(size=D)}
+    arrays |= {"log_scale": rng.normal(size=D), "weight": weights(rng, rows, dtype)}
+    read = {name: array.astype(dtype) for name, array in arrays.items()}
+    expected = column_cases.expected_loss(runs=runs, **{name: array.astype(float) for name, array in read.items()})
+    shapes = {"dout": (rows, outputs), "dt": (rows, D), "nll": rows}
+    written = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
+    order = ("dout", "dt", "nll", "out", "x", "observed", "t", "log_scale", "runs", "weight")
+    return Case("columns_loss", order, written, read | {"runs": runs}, expected)
+
+
+def sum_rows_case(rng, dtype, rows, columns):
+    part = rng.normal(size=(rows, columns)).astype(dtype)
+    expected = {"total": np.einsum("bc->c", part.astype(np.float64))}
+    return Case("sum_rows", ("total", "part"), {"total": np.empty(columns, dtype)}, {"part": part}, expected)
+
+
 CASES = {
+    "observe-with-mask": (observe_case, {}),
+    "observe": (observe_case, {"wide_inputs": False}),
+    "columns_loss": (columns_loss_case, {}),
+    "sum_rows": (sum_rows_case, {}),
     **{f"dense_forward-{f}": (dense_forward_case, {"activation": f}) for f in FORMULAS},
     **{f"dense_backward-{f}": (dense_backward_case, {"activation": f}) for f in FORMULAS},
     "dense_forward-one-input": (dense_forward_case, {"inputs": 1}),
@@ -460,6 +498,8 @@ QUIET = {
     "dense_backward-of-data": {"a", "y", "W"},
     "binarize": {"x", "u"},
     "record": {"trace"},
+    "observe": {"x", "scale"},  # a NaN says that nothing was observed; what is divided by infinity is 0
+    "columns_loss": {"x", "out", "t", "observed"},  # a cell that was not observed counts for nothing, whatever it holds
 }
 
 

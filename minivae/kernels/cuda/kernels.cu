@@ -104,7 +104,7 @@ extern "C" __global__ void bias_activation(real* y, real* a, const real* b, whol
 }
 
 // dy [B, O] becomes da = dy f'(a);  db [O] = sum_b da.  A block takes 32 columns of `rows` rows, 8 threads a column, and of
-// these rows alone is its db, [blocks in y, O]: total_rows adds them up. A thread asks for four numbers before it uses one.
+// these rows alone is its db, [blocks in y, O]: sum_rows adds them up. A thread asks for four numbers before it uses one.
 extern "C" __global__ void activation_backward(real* dy, real* db, const real* a, const real* y, whole B, whole O,
                                                whole rows, int activation) {
     __shared__ real sums[THREADS];
@@ -142,12 +142,12 @@ extern "C" __global__ void activation_backward(real* dy, real* db, const real* a
     }
 }
 
-// db [O] = sum of the rows of part [rows, O], from the first to the last
-extern "C" __global__ void total_rows(real* db, const real* part, whole rows, whole O) {
-    EACH(o, O) {
+// total [C] = sum of the rows of part [B, C], from the first to the last
+extern "C" __global__ void sum_rows(real* total, const real* part, whole B, whole C) {
+    EACH(c, C) {
         real sum = 0;
-        for (whole r = 0; r < rows; r++) sum += part[r * O + o];
-        db[o] = sum;
+        for (whole b = 0; b < B; b++) sum += part[b * C + c];
+        total[c] = sum;
     }
 }
 
@@ -261,6 +261,131 @@ extern "C" __global__ void poisson_loss(real* dlog_rate, real* nll, const real* 
         real a = log_rate[row + d], target = x[row + d];
         mine += nll_of_count(a, target);
         dlog_rate[row + d] = w * (exp_of(a) - target);
+    }
+    real sum = block_sum(mine);
+    if (threadIdx.x == 0) nll[blockIdx.x] = sum;
+}
+
+// ---- A likelihood for every column, see kernels/columns.py
+
+// observed = 1, or 0 where x is NaN;  x becomes (x - shift) / scale, 0 there;  inputs [B, E] = x or [x | observed]
+extern "C" __global__ void observe(real* observed, real* inputs, real* x, const real* shift, const real* scale, whole B,
+                                   whole D, whole E) {
+    EACH(i, B * D) {
+        whole b = quotient(i, D), d = i - b * D;
+        bool seen = x[i] == x[i];
+        real value = seen ? (x[i] - shift[d]) / scale[d] : real(0);
+        observed[i] = seen ? real(1) : real(0);
+        x[i] = value;
+        inputs[b * E + d] = value;
+        if (d + D < E) inputs[b * E + d + D] = observed[i];
+    }
+}
+
+__device__ inline real stirling(real x) {
+    real z = real(1) / (x * x), series = real(-691.0 / 360360);
+    const real terms[5] = {real(1.0 / 1188), real(-1.0 / 1680), real(1.0 / 1260), real(-1.0 / 360), real(1.0 / 12)};
+    for (int k = 0; k < 5; k++) series = series * z + terms[k];
+    return series / x;
+}
+
+__device__ inline real d_stirling(real x) {
+    real z = real(1) / (x * x), series = real(11 * 691.0 / 360360);
+    const real terms[5] = {real(-9.0 / 1188), real(7.0 / 1680), real(-5.0 / 1260), real(3.0 / 360), real(-1.0 / 12)};
+    for (int k = 0; k < 5; k++) series = series * z + terms[k];
+    return series * z;
+}
+
+#define LEAST real(-6.90775527898213705)  // the log of a thousandth
+#define MOST real(15)
+
+// a gaussian whose log sigma s is factor t, floored:  the loss; r = (mean - x) / sigma; ds/dt
+__device__ inline real gaussian_cell(real mean, real x, real t, real factor, real* dmean, real* dt) {
+    real above = factor * t - LEAST, e = exp_of(above < 0 ? above : -above);
+    real s = LEAST + positive(above) + log1p_of(e), r = (mean - x) * exp_of(-s);
+    *dmean = r * exp_of(-s);
+    *dt = factor * (real(1) - r * r) * (above < 0 ? e : real(1)) / (real(1) + e);
+    return real(0.5) * r * r + s + HALF_LOG_2PI;
+}
+
+__device__ inline real negative_binomial_cell(real a, real x, real t, real* da, real* dt) {
+    real m = exp_of(a), r = exp_of(t < MOST ? t : MOST), R = r + real(8), lift = 0, slope = 0, factorial = 1;
+    for (int k = 0; k < 8; k++) {
+        real rk = r + real(k);
+        lift -= log1p_of(x / rk);
+        slope += x / (rk * (x + rk));
+        factorial *= x >= real(k + 1) ? real(k + 1) : real(1);
+    }
+    lift += (R - real(0.5)) * log1p_of(x / R) + x * log_of(x + R) - x + stirling(x + R) - stirling(R);
+    slope += log1p_of(x / R) + real(0.5) * x / (R * (x + R)) + d_stirling(x + R) - d_stirling(R);
+    real share = log1p_of(m / r);
+    *da = r * (m - x) / (r + m);
+    *dt = t < MOST ? r * (share - slope + (x - m) / (r + m)) : real(0);
+    real log_factorial = x < 9 ? log_of(factorial) : (x + real(0.5)) * log_of(x) - x + HALF_LOG_2PI + stirling(x);
+    return log_factorial - lift + r * share + x * log1p_of(r / m);
+}
+
+__device__ inline real continuous_bernoulli_cell(real a, real x, real* da) {
+    real u = a < 0 ? -a : a;
+    if (u < real(1e-30)) u = real(1e-30);
+    real rest = -expm1_of(-u), z = a * a;
+    real far = a < 0 ? real(1) / u - exp_of(-u) / rest : real(1) / rest - real(1) / u;
+    real series = real(1.0 / 47900160);
+    const real terms[4] = {real(-1.0 / 1209600), real(1.0 / 30240), real(-1.0 / 720), real(1.0 / 12)};
+    for (int k = 0; k < 4; k++) series = series * z + terms[k];
+    *da = (u < real(0.3) ? real(0.5) + a * series : far) - x;
+    return positive(a) + log_of(rest / u) - x * a;
+}
+
+// nll [B] of the observed cells, dout [B, P], dt [B, D]; runs [R, 4]: kind, first column of x, first of out, columns
+extern "C" __global__ void columns_loss(real* dout, real* dt, real* nll, const real* out, const real* x, const real* observed,
+                                        const real* t, const real* log_scale, const whole* runs, const real* weight, whole D,
+                                        whole P, whole R) {
+    whole row = blockIdx.x * D;
+    real mine = 0, w = weight[blockIdx.x];
+    for (whole i = 0; i < R; i++) {
+        whole kind = runs[4 * i], c = runs[4 * i + 1], n = runs[4 * i + 3];
+        const real *values = x + row + c, *seen = observed + row + c, *a = out + blockIdx.x * P + runs[4 * i + 2];
+        real *da = dout + blockIdx.x * P + runs[4 * i + 2], *dt_of = dt + row + c;
+        if (kind == 6) {  // a group of one-hot columns, by one thread: groups are small
+            if (threadIdx.x == i % THREADS) {
+                real top = a[0], sum = 0, hit = 0;
+                for (whole k = 1; k < n; k++) top = a[k] > top ? a[k] : top;
+                for (whole k = 0; k < n; k++) {
+                    sum += exp_of(a[k] - top);
+                    hit += a[k] * values[k];
+                }
+                for (whole k = 0; k < n; k++) da[k] = seen[0] > 0 ? w * (exp_of(a[k] - top) / sum - values[k]) : real(0);
+                if (seen[0] > 0) mine += log_of(sum) + top - hit;
+            }
+        }
+        for (whole k = threadIdx.x; k < n; k += THREADS) {
+            real cell = 0, slope = 0, slope_t = 0;
+            dt_of[k] = 0;
+            if (seen[k] > 0) {
+                mine += log_scale[c + k];
+                if (kind == 0) {
+                    real e = exp_of(a[k] < 0 ? a[k] : -a[k]);
+                    cell = positive(a[k]) + log1p_of(e) - values[k] * a[k];
+                    slope = (a[k] < 0 ? e : real(1)) / (real(1) + e) - values[k];
+                } else if (kind == 1) {
+                    cell = continuous_bernoulli_cell(a[k], values[k], &slope);
+                } else if (kind == 2) {
+                    cell = gaussian_cell(a[k], values[k], t[c + k], real(1), &slope, &slope_t);
+                } else if (kind == 3) {
+                    cell = gaussian_cell(a[k], values[k], a[n + k], real(0.5), &slope, &slope_t);
+                } else if (kind == 4) {
+                    cell = nll_of_count(a[k], values[k]);
+                    slope = exp_of(a[k]) - values[k];
+                } else if (kind == 5) {
+                    cell = negative_binomial_cell(a[k], values[k], t[c + k], &slope, &slope_t);
+                }
+            }
+            mine += cell;
+            if (kind != 6) da[k] = w * slope;
+            if (kind == 3) da[n + k] = w * slope_t;
+            if (kind == 2 || kind == 5) dt_of[k] = w * slope_t;
+        }
     }
     real sum = block_sum(mine);
     if (threadIdx.x == 0) nll[blockIdx.x] = sum;

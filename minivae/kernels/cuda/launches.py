@@ -154,7 +154,7 @@ def dense_backward(L, dx, dW, db, dy, x, a, y, W, activation):
     given = {"a": a, "y": y, "B": B, "O": O, "rows": GROUP, "activation": CODES[activation]}
     L("activation_backward", (-(-O // 32), chunks), dy=dy, db=part, **given)
     if chunks > 1:
-        L("total_rows", spread(O), db=db, part=part, rows=chunks, O=O)
+        L("sum_rows", spread(O), total=db, part=part, B=chunks, C=O)
     L.product(dW, x, dy, transpose_a=True)
     if dx is not None:
         L.product(dx, dy, W, transpose_b=True)

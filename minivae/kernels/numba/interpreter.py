@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, types
 
+from minivae.kernels import columns as book
 from minivae.kernels import reference, table
 from minivae.kernels.numba.gemm import SCRATCH
 from minivae.kernels.numba.rows import ANSWERING, FUNCTIONS
@@ -60,7 +61,10 @@ ARGUMENT = record("plan thread")
 
 def fingerprint() -> str:
     """A word that changes with the source of anything that is compiled here."""
-    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(table.__file__), Path(reference.__file__)]
+    files = [
+        *sorted(Path(__file__).parent.glob("*.py")),
+        *map(Path, (table.__file__, reference.__file__, book.__file__)),
+    ]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

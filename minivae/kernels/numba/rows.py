@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit, uint32, uint64
 
 from minivae.kernels import reference
+from minivae.kernels.numba import columns
 from minivae.kernels.numba.gemm import product
 from minivae.kernels.numba.threads import load_number
 from minivae.kernels.numba.vector_math import exp, expm1, log, nll_of_count, sigmoid, sincos_2pi, softplus, tanh
@@ -443,5 +444,6 @@ def record_all(trace, nll, kl_mean, norm, weight, index):
 
 # row in words -> compiled function, by the name of the function
 ROWS = {f"{name}_{part}": row for name, row in TABLE.items() for part in ("rows", "all")} | PIECES
-FUNCTIONS = {name: (row, globals()[name]) for name, row in ROWS.items() if name in globals()}
+MADE = vars(columns) | globals()
+FUNCTIONS = {name: (row, MADE[name]) for name, row in ROWS.items() if name in MADE}
 ANSWERING = ("record_all",)  # functions that return whether all is well

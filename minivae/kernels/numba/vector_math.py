@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-from minivae.kernels.reference import LOG_2PI, STIRLING
+from minivae.kernels.columns import LOG_2PI, STIRLING
 
 # Contraction (a * b + c rounded once) is the only liberty the compiler gets: it keeps NaN, infinity and the order of sums.
 # Inlining is forced because a call that is left in a loop keeps the whole loop from becoming vector instructions.
