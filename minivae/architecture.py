@@ -8,48 +8,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from minivae import randomness
+from minivae.kernels.columns import LEAST
 from minivae.kernels.reference import ACTIVATIONS
+from minivae.likelihoods import BY_COLUMNS, COUNTS, LIKELIHOODS, Run, is_mixed, runs
 from minivae.parameters import Layout, differential, size, views
 
 RECTIFIERS = ("relu", "leaky_relu", "gelu")
 INITS = ("glorot", "he")
 OUTPUT_BIASES = ("auto", "zero", "data_mean")
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """What p(x|z) may be: its kernel, the data that it takes (one of DOMAINS), and what the decoder's output says of x.
-
-    mean turns the output into the mean of p(x|z): an activation of the book by its name, or a function of the array. link,
-    its inverse, turns the data's mean into the output that stands for it; from_mean: whether training begins there unasked.
-    """
-
-    kernel: str
-    data: str
-    mean: str | Callable[[Any], Any]
-    link: Callable[[Any], Any]
-    from_mean: bool = True
-
-
-def logit(p: Any) -> Any:
-    """Clipped to [0.001, 0.999], as by Burda et al. (2016)."""
-    p = np.clip(p, 0.001, 0.999)
-    return np.log(p / (1 - p))
-
-
-UNIT, REAL, COUNTS = DOMAINS = ("data in [0, 1]", "any data", "counts, whole numbers from 0 on")
-LIKELIHOODS = {
-    "bernoulli": Likelihood("bernoulli_loss", UNIT, "sigmoid", logit, from_mean=False),
-    "gaussian": Likelihood("gaussian_loss", REAL, "identity", lambda mean: mean),
-    "poisson": Likelihood("poisson_loss", COUNTS, np.exp, lambda mean: np.log(np.maximum(mean, 1e-3))),
-}
+MISSING = ("error", "ignore", "input")
 
 
 @dataclass(frozen=True)
@@ -57,7 +31,9 @@ class Architecture:
     """What the network is. The decoder mirrors the encoder's hidden layers.
 
     sigma belongs to the gaussian likelihood: a positive number fixes it, "learned" trains one for all pixels, and
-    "elementwise" lets the decoder give a logvar beside each mean.
+    "elementwise" lets the decoder give a logvar beside each mean. missing: whether a NaN is an error, or a cell that was not
+    observed: "ignore", or "input" where the encoder is told which. By columns, `units` (shift, scale of each column) brings
+    gaussian ones to mean 0 and spread 1, and "learned" trains a sigma for each.
     """
 
     data_dim: int
@@ -66,6 +42,8 @@ class Architecture:
     activation: str = "relu"
     likelihood: str = "bernoulli"
     sigma: float | str = "learned"
+    missing: str = "error"
+    units: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("data_dim", "latent_dim"):
@@ -74,7 +52,9 @@ class Architecture:
             _require_positive("hidden_dims", width)
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
-        require_likelihood(self.likelihood)
+        if self.missing not in MISSING:
+            raise ValueError(f"missing {self.missing!r} is not one of {', '.join(MISSING)}")
+        runs(self.likelihood, self.data_dim)
         if isinstance(self.sigma, str):
             if self.sigma not in ("learned", "elementwise"):
                 raise ValueError(f"sigma must be a positive number, 'learned' or 'elementwise', not {self.sigma!r}")
@@ -82,24 +62,58 @@ class Architecture:
             raise ValueError(f"sigma must be a positive number, 'learned' or 'elementwise', not {self.sigma!r}")
 
     @property
+    def by_columns(self) -> bool:
+        """Whether the loss is taken column by column: where they differ, where cells are missing, or no kernel is faster."""
+        return self.missing != "error" or is_mixed(self.likelihood) or LIKELIHOODS[self.likelihood].kernel == BY_COLUMNS
+
+    @property
+    def runs(self) -> list[Run]:
+        return runs(self.likelihood, self.data_dim, self.sigma == "elementwise")
+
+    @property
+    def outputs(self) -> int:
+        """P, the width of the decoder's output."""
+        return sum(run.outputs for run in self.runs)
+
+    @property
+    def inputs(self) -> int:
+        """E, the width of the encoder's input."""
+        return self.data_dim * (2 if self.missing == "input" else 1)
+
+    @property
     def elementwise(self) -> bool:
-        return self.likelihood == "gaussian" and self.sigma == "elementwise"
+        return not self.by_columns and self.likelihood == "gaussian" and self.sigma == "elementwise"
 
     @property
     def loss_kernel(self) -> str:
+        if self.by_columns:
+            return BY_COLUMNS
         return "gaussian_elementwise_loss" if self.elementwise else LIKELIHOODS[self.likelihood].kernel
 
     @property
     def learns_sigma(self) -> bool:
-        return self.likelihood == "gaussian" and self.sigma == "learned"
+        return not self.by_columns and self.likelihood == "gaussian" and self.sigma == "learned"
+
+    @property
+    def learns_dispersion(self) -> bool:
+        """Whether columns have a number t of their own to train: see kernels/columns.py."""
+        learned = {"negative_binomial"} | ({"gaussian"} if self.sigma == "learned" else set())
+        return self.by_columns and any(run.likelihood in learned for run in self.runs)
+
+    def column_units(self) -> np.ndarray:
+        """Shift and scale of each column, [2, D]."""
+        return np.array(self.units).T if self.units else np.array([[0.0], [1.0]]) + np.zeros(self.data_dim)
+
+    def dispersion(self) -> np.ndarray:
+        """Where t [D] begins, or what it stays: sigma is 1 in a column's units, or fixed; r is 1."""
+        t = np.zeros(self.data_dim)
+        if not isinstance(self.sigma, str):  # floored(t) = log(sigma / scale)
+            above = np.maximum(np.log(self.sigma / self.column_units()[1]) - LEAST, 1e-6)
+            t[:] = LEAST + above + np.log(-np.expm1(-above))
+        return t
 
     def to_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
-
-
-def require_likelihood(name: str) -> None:
-    if name not in LIKELIHOODS:
-        raise ValueError(f"likelihood {name!r} is not one of {', '.join(LIKELIHOODS)}")
 
 
 def _require_positive(name: str, value: Any) -> None:
@@ -125,12 +139,12 @@ class Layer:
 
 
 def encoder_layers(arch: Architecture) -> list[Layer]:
-    return _stack("encoder", "x", "h", (arch.data_dim, *arch.hidden_dims, 2 * arch.latent_dim), arch.activation)
+    x, widths = "inputs" if arch.by_columns else "x", (arch.inputs, *arch.hidden_dims, 2 * arch.latent_dim)
+    return _stack("encoder", x, "h", widths, arch.activation)
 
 
 def decoder_layers(arch: Architecture) -> list[Layer]:
-    outputs = arch.data_dim * (2 if arch.elementwise else 1)
-    return _stack("decoder", "z", "out", (arch.latent_dim, *reversed(arch.hidden_dims), outputs), arch.activation)
+    return _stack("decoder", "z", "out", (arch.latent_dim, *reversed(arch.hidden_dims), arch.outputs), arch.activation)
 
 
 def _stack(part: str, x: str, y: str, widths: Sequence[int], activation: str) -> list[Layer]:
@@ -150,6 +164,8 @@ def parameter_layout(arch: Architecture) -> Layout:
         layout += [(f"{layer.name}.W", (layer.inputs, layer.outputs)), (f"{layer.name}.b", (layer.outputs,))]
     if arch.learns_sigma:
         layout.append(("log_sigma", (1,)))
+    if arch.learns_dispersion:
+        layout.append(("dispersion", (arch.data_dim,)))
     return layout
 
 
@@ -163,6 +179,7 @@ def array_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"x": (B, D), "eps": (B, Z), "z": (B, Z), "dz": (B, Z), "kl": (B, Z)}
     shapes |= {"kl_mean": (Z,), "dkl_mean": (Z,), "nll": (B,), "weight": (B,), "norm": (1,), "u": (B, D)}
     shapes |= {"log_sigma": (1,), "dlog_sigma": (1,), "rows": (B,)}
+    shapes |= {"observed": (B, D), "inputs": (B, arch.inputs), "dt": (B, D)}
     for layer in encoder_layers(arch) + decoder_layers(arch):
         shapes |= {name: (B, layer.outputs) for name in (layer.y, layer.a, differential(layer.y))}
     return shapes
@@ -200,13 +217,18 @@ def initial_parameters(
         u = randomness.uniform((layer.inputs, layer.outputs), seed, randomness.INIT, step=i)
         named[f"{layer.name}.W"][...] = limit * (2 * u - 1)
     bias = named[f"{layer.name}.b"]
-    likelihood = LIKELIHOODS[arch.likelihood]
-    if data_mean is not None and (output_bias == "data_mean" or (output_bias == "auto" and likelihood.from_mean)):
-        bias[: arch.data_dim] = likelihood.link(data_mean)
-    if data_mean is not None and data_variance is not None and likelihood.data == COUNTS:
-        # counts may be large, and scaled they would be none: the first layer begins as if they were of unit size
-        named["encoder.0.W"] /= np.maximum(1, np.sqrt(data_mean**2 + data_variance))[:, None]
-    if data_variance is not None and arch.likelihood == "gaussian":
+    shift, scale = arch.column_units()
+    for run in arch.runs:
+        likelihood, columns = LIKELIHOODS[run.likelihood], run.columns
+        if data_mean is not None and (output_bias == "data_mean" or (output_bias == "auto" and likelihood.from_mean)):
+            bias[run.output :][: run.count] = likelihood.link((data_mean[columns] - shift[columns]) / scale[columns])
+        if data_mean is not None and data_variance is not None and likelihood.data == COUNTS:
+            # counts may be large, and scaled they would be none: the first layer begins as if they were of unit size
+            reach = np.sqrt(data_mean[columns] ** 2 + data_variance[columns])
+            named["encoder.0.W"][columns] /= np.maximum(1, reach)[:, None]
+    if arch.learns_dispersion:
+        named["dispersion"][...] = arch.dispersion()
+    if data_variance is not None and arch.likelihood == "gaussian" and not arch.by_columns:
         log_sigma = 0.5 * math.log(max(float(np.mean(data_variance)), 1e-12))
         if arch.learns_sigma:
             named["log_sigma"][...] = log_sigma

@@ -21,6 +21,7 @@ from minivae.settings import (
     architecture,
     check_continuation,
     checked_settings,
+    column_units,
     held_fraction,
     optimizer_and_objective,
     read,
@@ -42,9 +43,14 @@ class VAE:
     ----------
     latent_dim, hidden_dims, activation : the encoder is X - hidden_dims - latent_dim; the decoder mirrors it. activation:
         "relu", "tanh", "sigmoid", "softplus", "leaky_relu", "gelu" (tanh form) or "identity".
-    likelihood : what the data are; `architecture.LIKELIHOODS` has all of them, each with the data that it takes. "bernoulli"
-        is for data in [0, 1] (grey values count as targets of the cross-entropy), "gaussian" for any.
-    sigma : of the gaussian: a number (fixed), "learned" (one for all columns) or "elementwise" (each row and column).
+    likelihood : what the data are; `likelihoods.LIKELIHOODS` has all of them, each with the data that it takes. "bernoulli"
+        is for data in [0, 1] (grey values count as targets of the cross-entropy), "gaussian" for any. A table whose columns
+        differ is described in their order: "gaussian*4 poisson categorical*3" (a category as one-hot columns). Such a table
+        stays in its own units.
+    sigma : of the gaussian: a number (fixed), "learned" (one for all columns; one for each in a table or with cells missing)
+        or "elementwise" (each row and column).
+    missing : "error" refuses NaN; "ignore" takes it for a cell that was not observed, which adds nothing to the loss and
+        looks average to the encoder; "input" tells the encoder besides which cells were observed.
     beta, kl_warmup, free_bits : weight of the KL (Higgins et al. 2017), epochs in which it rises from 0, and the nats
         below which a latent dimension is not pushed (Kingma et al. 2016).
     init, output_bias : see `architecture.initial_parameters`.
@@ -75,6 +81,7 @@ class VAE:
     activation: str = "relu"
     likelihood: str = "bernoulli"
     sigma: float | str = "learned"
+    missing: str = "error"
     beta: float = 1.0
     kl_warmup: float = 0.0
     free_bits: float = 0.0
@@ -179,7 +186,7 @@ class VAE:
 
     def _start(self, settings: dict[str, Any], summary: Summary, scale: Scale, seed: int) -> None:
         """Fresh parameters and a fresh trainer. Everything that can be wrong is found before the old ones are let go."""
-        arch = architecture(settings, len(summary.mean))
+        arch = architecture(settings, len(summary.mean), column_units(settings, summary))
         network = Network(arch, load_backend(settings["backend"]), settings["dtype"])
         start = initial_parameters(
             arch, seed, settings["init"], settings["output_bias"], summary.mean, summary.variance
@@ -194,6 +201,7 @@ class VAE:
         self.network_: Network = trainer.network
         self.trainer_: Trainer = trainer
         self.history_: list[dict[str, Any]] = trainer.history
+        self.units_: tuple[tuple[float, float], ...] = trainer.network.arch.units
         self.n_features_in_: int = trainer.network.arch.data_dim
         self.n_parameters_: int = trainer.network.parameters.size
 
@@ -274,7 +282,7 @@ class VAE:
     def save(self, path: str | Path) -> None:
         """Write parameters, fitted settings and history to one .npz file, atomically. Callbacks are not saved."""
         self._require_fit()
-        state = {"scale": asdict(self.scale_), "seed": self.seed_, "history": self.history_}
+        state = {"scale": asdict(self.scale_), "seed": self.seed_, "history": self.history_, "units": self.units_}
         config = {"settings": self.settings_, "data_dim": self.n_features_in_, **state}
         arrays = views(self.network_.get_parameters(), self.network_.layout)
         modelfile.save(path, {**arrays, "held_rows": self.held_rows_}, config)
@@ -289,10 +297,11 @@ class VAE:
             settings = checked_settings(vae)
             vae.set_params(**settings)
             held_rows = arrays.pop("held_rows").astype(np.int64)
-            arch = architecture(settings, config["data_dim"])
+            arch = architecture(settings, config["data_dim"], config.get("units", ()))
             parameters = modelfile.flatten(arrays, parameter_layout(arch))
             scale, seed = Scale(**config["scale"]), randomness.resolve_seed(config["seed"])
             state = {"settings_": settings, "scale_": scale, "seed_": seed, "history_": config["history"]}
+            state["units_"] = arch.units
             state |= {"n_features_in_": arch.data_dim, "n_parameters_": parameters.size, "held_rows_": held_rows}
             vae.__setstate__(state | {"parameters": parameters})
         except (KeyError, TypeError, ValueError) as error:
@@ -317,7 +326,9 @@ class VAE:
         if "parameters" in state:
             settings = self.settings_
             kernels = load_backend(settings["backend"])
-            self.network_ = Network(architecture(settings, self.n_features_in_), kernels, settings["dtype"])
+            self.network_ = Network(
+                architecture(settings, self.n_features_in_, self.units_), kernels, settings["dtype"]
+            )
             self.network_.set_parameters(state["parameters"])
         if "moments" in state:
             kept = dict(state["moments"])

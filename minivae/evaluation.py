@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
-from minivae.architecture import LIKELIHOODS
+from minivae.architecture import Architecture
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.kernels import Call, Var
+from minivae.likelihoods import LIKELIHOODS
 from minivae.network import Network, Workspace, decode_program, encode_program, forward_program, loss_program
 
 CHUNK = 1024  # rows at a time outside training: enough for full speed, a few megabytes
@@ -74,7 +75,8 @@ def log_likelihood(
         *loss_program(network.arch),
     ]
     work = _workspace(network, encode, examples)
-    drawing = network.workspace(draw, work.capacity, **{n: work.arrays[n] for n in ("x", "h", "rows")})
+    encoded = {name: work.arrays[name] for name in ("x", "h", "rows", "observed") if name in work.arrays}
+    drawing = network.workspace(draw, work.capacity, **encoded)
     result = np.empty(len(examples.rows))
     for piece, rows in examples.chunks(CHUNK):
         n = len(rows)
@@ -107,7 +109,8 @@ def posterior(network: Network, examples: Examples) -> tuple[np.ndarray, np.ndar
 
 def decode(network: Network, z: np.ndarray) -> np.ndarray:
     """The mean of p(x|z) [n, D] for latent points z [n, Z], such as probabilities for bernoulli."""
-    program, mean = decode_program(network.arch), LIKELIHOODS[network.arch.likelihood].mean
+    arch, program = network.arch, decode_program(network.arch)
+    mean = column_means(arch) if arch.by_columns else LIKELIHOODS[arch.likelihood].mean
     if isinstance(mean, str):
         program[-1] = Call(program[-1].kernel, program[-1].arrays, (mean,))
     work = network.workspace(program, min(CHUNK, len(z)))
@@ -116,8 +119,19 @@ def decode(network: Network, z: np.ndarray) -> np.ndarray:
         piece = z[start : start + CHUNK]
         work.put("z", piece)
         work.run(len(piece))
-        out = work.get("out")[:, : network.arch.data_dim]
+        out = work.get("out") if arch.by_columns else work.get("out")[:, : arch.data_dim]
         means[start : start + len(piece)] = out if isinstance(mean, str) else mean(out)
+    return means
+
+
+def column_means(arch: Architecture) -> Callable[[np.ndarray], np.ndarray]:
+    """The means of all columns [n, D], in the table's own units, as a function of the decoder's output [n, P]."""
+    shift, scale = arch.column_units()
+
+    def means(out: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return np.asarray(shift + scale * np.concatenate([run.mean(out) for run in arch.runs], axis=1))
+
     return means
 
 

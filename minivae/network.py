@@ -36,7 +36,8 @@ from minivae.parameters import differential, size, views
 
 def encode_program(arch: Architecture) -> list[Call]:
     """x -> h = [mu | logvar]"""
-    return [_dense_forward(layer) for layer in encoder_layers(arch)]
+    observe = [Call("observe", ("observed", "inputs", "x", "shift", "scale"))] if arch.by_columns else []
+    return observe + [_dense_forward(layer) for layer in encoder_layers(arch)]
 
 
 def decode_program(arch: Architecture) -> list[Call]:
@@ -46,6 +47,10 @@ def decode_program(arch: Architecture) -> list[Call]:
 
 def loss_program(arch: Architecture) -> list[Call]:
     """out, x -> nll and dout, the gradient with respect to the decoder's output"""
+    if arch.by_columns:
+        arrays = ("dout", "dt", "nll", "out", "x", "observed", "dispersion", "log_scale", "runs", "weight")
+        total = [Call("sum_rows", ("ddispersion", "dt"))] if arch.learns_dispersion else []
+        return [Call(arch.loss_kernel, arrays), *total]
     row = TABLE[arch.loss_kernel]
     out = next(array.name for array in row.arrays if not array.written)  # whatever the likelihood calls it
     here = {out: "out", differential(out): "dout"}
@@ -77,7 +82,7 @@ def _dense_forward(layer: Layer) -> Call:
 
 
 def _dense_backward(layer: Layer) -> Call:
-    dx = None if layer.x == "x" else differential(layer.x)
+    dx = None if layer.x in ("x", "inputs") else differential(layer.x)
     dy, n = differential(layer.y), layer.name
     arrays = (dx, f"{n}.dW", f"{n}.db", dy, layer.x, layer.a, layer.y, f"{n}.W")
     return Call("dense_backward", arrays, (layer.activation,))
@@ -100,7 +105,13 @@ class Network:
         self.parameters = kernels.to_device(np.zeros(size(self.layout), self.dtype))
         self.gradient = kernels.to_device(np.zeros(size(self.layout), self.dtype))
         self.named = views(self.parameters, self.layout) | views(self.gradient, self.layout, gradient=True)
-        if arch.likelihood == "gaussian" and not isinstance(arch.sigma, str):
+        if arch.by_columns:
+            (shift, scale), here = arch.column_units(), kernels.to_device
+            runs = [(run.kind, run.column, run.output, run.count) for run in arch.runs]
+            columns = {"shift": shift, "scale": scale, "log_scale": np.log(scale), "dispersion": arch.dispersion()}
+            columns = {name: here(values.astype(self.dtype)) for name, values in columns.items()}
+            self.named = columns | {"runs": here(np.array(runs, np.int64))} | self.named
+        elif arch.likelihood == "gaussian" and not isinstance(arch.sigma, str):
             self.named["log_sigma"] = kernels.to_device(np.full(1, math.log(arch.sigma), self.dtype))
 
     def workspace(self, program: Sequence[Call], capacity: int, **arrays: Any) -> Workspace:

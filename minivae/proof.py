@@ -13,15 +13,18 @@ from types import ModuleType
 import numpy as np
 
 from minivae import randomness
-from minivae.architecture import COUNTS, LIKELIHOODS, REAL, UNIT, Architecture, initial_parameters
+from minivae.architecture import Architecture, initial_parameters
 from minivae.gradcheck import check_gradient
+from minivae.kernels.columns import KINDS
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.kernels.table import TABLE, Kernel
 from minivae.kernels.table import value as size_of
+from minivae.likelihoods import COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT
 from minivae.network import Network
 from minivae.parameters import differential, views
 
 TOLERANCE = 1e-7
+MIXED = "gaussian*2, poisson, negative_binomial, categorical*3"
 SIGMAS: tuple[float | str, ...] = (0.7, "learned", "elementwise")
 
 
@@ -76,8 +79,11 @@ def kernel_rows(kernels: ModuleType) -> Iterator[Row]:
     yield from _rows("kl_loss", penalty, {"kl": kl}, [weight[:, None] * dkl])
 
     for name, row in TABLE.items():
-        if name.endswith("_loss") and "x" in (array.name for array in row.arrays):
+        names = [array.name for array in row.arrays]
+        if name.endswith("_loss") and "x" in names and "runs" not in names:
             yield from loss_rows(kernels, row, {"B": B, "D": I, "1": 1}, noise)
+    for kind in KINDS:
+        yield from cell_rows(kernels, kind, noise)
 
 
 def loss_rows(
@@ -100,8 +106,33 @@ def loss_rows(
     yield from _rows(row.name, loss, {n: inputs[n] for n in wanted}, [outputs[differential(n)] for n in wanted])
 
 
+def cell_rows(kernels: ModuleType, kind: str, noise: Callable[..., np.ndarray]) -> Iterator[Row]:
+    """columns_loss of one kind, some of whose cells were not observed, with respect to the decoder's output and to t."""
+    B, D, wide = 5, 4, 2 if kind == "gaussian_elementwise" else 1
+    domain = LIKELIHOODS[kind.removesuffix("_elementwise")].data
+    out, x, t, weight = noise(B, wide * D), example(domain, noise(B, D)), noise(D), np.abs(noise(B))
+    observed = (noise(B, D) > -0.5).astype(np.float64)
+    if domain == ONE_HOT:
+        observed[:] = observed[:, :1]
+    rest = [x, observed, t, noise(D), np.array([[KINDS[kind], 0, 0, D]]), weight]
+
+    def run(out: np.ndarray, t: np.ndarray) -> list[np.ndarray]:
+        return _run(kernels, "columns_loss", [out.shape, (B, D), (B,)], [out, *rest[:2], t, *rest[3:]])
+
+    dout, dt, _ = run(out, t)
+    gradients = {"out": dout} | ({"t": dt.sum(axis=0)} if kind in ("gaussian", "negative_binomial") else {})
+    inputs = {"out": out, "t": t}
+
+    def loss(given: dict[str, np.ndarray]) -> float:
+        return float(weight @ run(**(inputs | given))[2])
+
+    yield from _rows(f"columns_loss {kind}", loss, {name: inputs[name] for name in gradients}, list(gradients.values()))
+
+
 def example(domain: str, noise: np.ndarray) -> np.ndarray:
     """Data of one of the DOMAINS, made of normal noise."""
+    if domain == ONE_HOT:
+        return np.asarray(np.eye(noise.shape[1])[noise.argmax(axis=1)])
     return np.asarray({UNIT: 1 / (1 + np.exp(noise)), REAL: noise, COUNTS: np.floor(np.exp(noise))}[domain])
 
 
@@ -146,6 +177,10 @@ def model_rows(kernels: ModuleType) -> Iterator[Row]:
     for activation in ACTIVATIONS:
         for likelihood, sigma in forms:
             yield from model_check(kernels, Architecture(7, 2, (6, 5), activation, likelihood, sigma))
+    for missing in ("ignore", "input"):
+        for likelihood, sigma in (*forms, (MIXED, "learned"), (MIXED, "elementwise"), (MIXED, 0.7)):
+            units = ((0.5, 2.0),) * 7 if likelihood in ("gaussian", MIXED) else ()
+            yield from model_check(kernels, Architecture(7, 2, (6, 5), "tanh", likelihood, sigma, missing, units))
     for beta, free_bits in ((0.0, 0.0), (4.0, 0.0), (0.5, 0.2)):
         yield from model_check(kernels, Architecture(7, 3, (6,), "tanh", "bernoulli"), beta, free_bits)
     yield from model_check(kernels, Architecture(7, 3, (), "identity", "gaussian"))
@@ -155,8 +190,14 @@ def model_check(kernels: ModuleType, arch: Architecture, beta: float = 1.0, free
     """One row per parameter of one whole model, in float64, on a batch of five."""
     noise = _noise()
     network = Network(arch, kernels, "float64")
-    domain = LIKELIHOODS[arch.likelihood].data
-    x, eps = example(UNIT if domain == REAL else domain, noise(5, arch.data_dim)), noise(5, arch.latent_dim)
+    eps, x = noise(5, arch.latent_dim), noise(5, arch.data_dim)
+    holes = x[:, ::-1] > 0.8
+    for run in arch.runs:
+        x[:, run.columns] = example(UNIT if run.data == REAL else run.data, x[:, run.columns])
+        if run.data == ONE_HOT:
+            holes[:, run.columns] = holes[:, run.columns][:, :1]
+    if arch.missing != "error":
+        x[holes] = np.nan
     parameters = initial_parameters(arch, seed=0)
     parameters += 0.1 * noise(parameters.size)
     network.set_parameters(parameters)
@@ -166,7 +207,8 @@ def model_check(kernels: ModuleType, arch: Architecture, beta: float = 1.0, free
         network.set_parameters(values)
         return network.loss_and_gradient(x, eps, beta, free_bits)[0]
 
-    sigma = f" sigma={arch.sigma}" if arch.likelihood == "gaussian" else ""
+    sigma = f" sigma={arch.sigma}" if "gaussian" in arch.likelihood else ""
+    sigma += f" missing={arch.missing}" if arch.missing != "error" else ""
     objective = "".join(f" {n}={v:g}" for n, v in (("beta", beta), ("free_bits", free_bits)) if v != (n == "beta"))
     subject = f"VAE {arch.activation} {arch.likelihood}{sigma}{objective}"
     for name, _ in network.layout:

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from minivae.architecture import COUNTS, LIKELIHOODS, Architecture, require_likelihood
+from minivae.architecture import Architecture
 from minivae.data.batches import Examples
-from minivae.data.checks import Scale, Summary, as_matrix, check_range, require_count, summarize
+from minivae.data.checks import Scale, Summary, as_matrix, check_groups, check_range, require_count, summarize
 from minivae.data.files import DataError
+from minivae.likelihoods import COUNTS, ONE_HOT, REAL, domains, runs
 from minivae.optimizers import Optimizer
 from minivae.training import Objective
 
 DEFAULT_VALIDATION_FRACTION = 0.1
-OF_THE_NETWORK = ("latent_dim", "hidden_dims", "activation", "likelihood", "sigma", "dtype", "backend")
+OF_THE_NETWORK = ("latent_dim", "hidden_dims", "activation", "likelihood", "sigma", "missing", "dtype", "backend")
 
 TYPES: dict[str, tuple[Any, str]] = {
     "int": (int, "a whole number"),
@@ -46,8 +47,10 @@ def checked_settings(vae: Any) -> dict[str, Any]:
             settings[name] = getattr(value, "__name__", None) or plain(str(value), name, kinds)
         else:
             settings[name] = plain(value, name, kinds)
-    require_likelihood(settings["likelihood"])
-    if settings["binarize"] != "none" and LIKELIHOODS[settings["likelihood"]].data == COUNTS:
+    runs(settings["likelihood"])
+    if settings["binarize"] != "none" and settings["missing"] != "error":
+        raise ValueError("binarize would make a 0 of a missing cell; binarize the data beforehand, or leave it 'none'")
+    if settings["binarize"] != "none" and domains(settings["likelihood"]) & {COUNTS, ONE_HOT}:
         raise ValueError(
             f"binarize makes yes or no of grey values, and {settings['likelihood']!r} takes counts; leave it 'none'"
         )
@@ -101,8 +104,20 @@ def check_continuation(fitted: dict[str, Any], settings: dict[str, Any], epochs_
 # ---- What they make
 
 
-def architecture(settings: dict[str, Any], data_dim: int) -> Architecture:
-    return Architecture(data_dim, **{f.name: settings[f.name] for f in fields(Architecture) if f.name != "data_dim"})
+def architecture(settings: dict[str, Any], data_dim: int, units: Any = ()) -> Architecture:
+    given = {f.name: settings[f.name] for f in fields(Architecture) if f.name in settings}
+    return Architecture(data_dim, **given, units=tuple(map(tuple, units)))
+
+
+def column_units(settings: dict[str, Any], summary: Summary) -> tuple[tuple[float, float], ...]:
+    """Shift and scale of each column, where the loss is taken by columns: mean and spread of numbers, 0 and 1 of others."""
+    arch, units = architecture(settings, len(summary.mean)), []
+    for run in arch.runs if arch.by_columns else ():
+        for mean, variance in zip(summary.mean[run.columns], summary.variance[run.columns]):
+            spread = float(np.sqrt(variance))
+            known = spread > 1e-12 * abs(mean)  # else a column of one value, whose spread is rounding
+            units.append((float(mean), spread if known else 1.0) if run.data == REAL else (0.0, 1.0))
+    return tuple(units)
 
 
 def optimizer_and_objective(settings: dict[str, Any]) -> tuple[Optimizer, Objective]:
@@ -124,7 +139,8 @@ def read(
     if columns is not None and X.shape[1] != columns:
         raise DataError(f"{name} has {X.shape[1]} columns, and the model was built for {columns}; pass as many")
     divisor = scale.divisor(X, settings["likelihood"], name)
-    counts = LIKELIHOODS[settings["likelihood"]].data == COUNTS
-    summary = summarize(X, divisor, name, rows, whole=counts)
+    whole = bool(domains(settings["likelihood"]) & {COUNTS, ONE_HOT})
+    summary = summarize(X, divisor, name, rows, whole, missing=settings["missing"] != "error")
     check_range(summary, settings["likelihood"])
+    check_groups(X, name, settings["likelihood"], rows)
     return Examples(X, np.arange(len(X)) if rows is None else rows, divisor, settings["binarize"]), summary

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
-from minivae.architecture import COUNTS, LIKELIHOODS
 from minivae.data.batches import Examples
 from minivae.evaluation import elbo_of, noise_call
 from minivae.kernels import Call, Var
+from minivae.likelihoods import COUNTS, domains
 from minivae.network import Network, Workspace, backward_program, forward_program, total_loss
 from minivae.optimizers import Optimizer, ramp
 from minivae.processors import one_blas_thread
@@ -237,7 +237,7 @@ class Trainer:
         bad = next((n for n in names if not np.isfinite(self.network.kernels.to_host(arrays[n])).all()), "the loss")
         advice = f"lower learning_rate (now {rate:g}) or set max_grad_norm"
         reach = float(np.abs(self.network.kernels.to_host(arrays["x"])).max())
-        counts = LIKELIHOODS[self.network.arch.likelihood].data == COUNTS
+        counts = COUNTS in domains(self.network.arch.likelihood)
         if counts and reach > 1000:
             advice += f"; counts that reach {reach:g} are much for an encoder: try likelihood='gaussian' on their log1p"
         elif reach > 10 and not counts:

@@ -7,8 +7,8 @@ import pytest
 from scipy import special
 
 from minivae import VAE, DataError
-from minivae.architecture import COUNTS, LIKELIHOODS
 from minivae.kernels import availability
+from minivae.likelihoods import COUNTS, LIKELIHOODS
 
 NAME = next(name for name, likelihood in LIKELIHOODS.items() if likelihood.data == COUNTS)
 

@@ -160,7 +160,7 @@ WRONG = [
     ({}, lambda x: x.reshape(-1, 8, 8), r"reshape\(len\(X\), -1\)"),
     ({}, lambda x: x.astype(str), r"not real numbers"),
     ({}, lambda x: x[:1], r"holding out"),
-    ({"likelihood": "cauchy"}, lambda x: x, r"likelihood 'cauchy' is not one of bernoulli, gaussian"),
+    ({"likelihood": "cauchy"}, lambda x: x, r"likelihood 'cauchy' is not one of bernoulli, "),
     ({"activation": "swish"}, lambda x: x, r"activation 'swish' is not one of"),
     ({"latent_dim": 0}, lambda x: x, r"latent_dim needs positive whole numbers, not 0"),
     ({"hidden_dims": (8, -1)}, lambda x: x, r"hidden_dims needs positive whole numbers, not -1"),

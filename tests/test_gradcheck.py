@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from minivae import check_gradient, proof
-from minivae.architecture import LIKELIHOODS
 from minivae.kernels import load, reference
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.kernels.table import TABLE
+from minivae.likelihoods import LIKELIHOODS
 
 ROWS = list(proof.run(load("numpy")))
 

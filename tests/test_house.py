@@ -17,7 +17,7 @@ PACKAGE = Path(minivae.__file__).parent
 ORDER = [
     "__init__",
     "processors",
-    *("kernels.philox", "kernels.reference", "kernels.table", "kernels"),
+    *("kernels.philox", "kernels.columns", "kernels.reference", "kernels.table", "kernels"),
     *(
         "kernels.numba",
         "kernels.numba.vector_math",
@@ -25,10 +25,16 @@ ORDER = [
         "kernels.numba.gemm",
         "kernels.numba.threads",
     ),
-    *("kernels.numba.rows", "kernels.numba.interpreter", "kernels.numba.encode", "kernels.numba.tables"),
+    *(
+        "kernels.numba.columns",
+        "kernels.numba.rows",
+        "kernels.numba.interpreter",
+        "kernels.numba.encode",
+        "kernels.numba.tables",
+    ),
     "kernels.numba.backend",
     *("kernels.cuda", "kernels.cuda.cublas", "kernels.cuda.launches", "kernels.cuda.graph", "kernels.cuda.backend"),
-    *("randomness", "parameters", "architecture", "network", "optimizers", "gradcheck"),
+    *("randomness", "parameters", "likelihoods", "architecture", "network", "optimizers", "gradcheck"),
     *("data", "data.files", "data.checks", "data.batches", "data.datasets"),
     *("evaluation", "training", "proof", "modelfile", "settings", "estimator"),
     *("figures", "figures.layout", "figures.plots"),
@@ -41,11 +47,13 @@ ORDER = [
 READING_PATH = [
     *(
         "kernels.reference",
+        "kernels.columns",
         "kernels.philox",
         "kernels.table",
         "kernels",
         "randomness",
         "parameters",
+        "likelihoods",
         "architecture",
         "network",
     ),
@@ -94,8 +102,8 @@ def room(name: str) -> int:
 def test_line_budget():
     path, everything = sum(map(lines, READING_PATH)), room(".")
     numba, cuda, tool = room("kernels/numba"), room("kernels/cuda"), room("bench")
-    assert path <= 1700, f"the reading path has {path} lines"
-    assert numba <= 2100 and cuda <= 1300 and tool <= 1200
+    assert path <= 2150, f"the reading path has {path} lines"
+    assert numba <= 2300 and cuda <= 1300 and tool <= 1200
     rest = everything - numba - cuda - tool - path
     assert rest <= 4500, f"everything else has {rest} lines"
 

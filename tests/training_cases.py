@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minivae.architecture import COUNTS, LIKELIHOODS, Architecture
+from minivae.architecture import Architecture
+from minivae.likelihoods import COUNTS, LIKELIHOODS, ONE_HOT, domains
 from minivae.optimizers import Optimizer
 from minivae.training import Objective
 
@@ -37,6 +38,16 @@ CASES = {
         "none",
     ),
 }
+MIXED = "gaussian*2 bernoulli*2 poisson*2 negative_binomial continuous_bernoulli categorical*4"
+CASES |= {
+    f"mixed columns, sigma {sigma}, missing {missing}": (
+        Architecture(12, 2, (6,), "tanh", MIXED, sigma, missing, ((0.4, 1.5),) * 2 + ((0.0, 1.0),) * 10),
+        Optimizer(),
+        Objective(),
+        "none",
+    )
+    for sigma, missing in (("learned", "ignore"), ("elementwise", "input"), (0.5, "error"))
+}
 CASES |= {
     f"{name} in general": (Architecture(12, 3, (9,), "tanh", name), Optimizer(), Objective(), "none")
     for name in LIKELIHOODS
@@ -45,6 +56,20 @@ CASES |= {
 
 
 def suited(data, case):
-    """Data in [0, 1], or pixels up to 255, as the likelihood of a case takes them: counts of the order of 1."""
+    """Data in [0, 1], or pixels up to 255, as the likelihoods of a case take them: counts of the order of 1."""
     arch = CASES[case][0]
-    return np.floor(data * (4 / data.max())) if LIKELIHOODS[arch.likelihood].data == COUNTS else data
+    if not domains(arch.likelihood) & {COUNTS, ONE_HOT}:
+        return data
+    found = data / data.max()
+    for run in arch.runs:
+        part = found[:, run.columns]
+        if run.data == COUNTS:
+            part[:] = np.floor(4 * part)
+        elif run.data == ONE_HOT:
+            part[:] = np.eye(run.count)[part.argmax(axis=1)]
+        elif run.likelihood == "bernoulli":
+            part[:] = np.round(part)
+    if arch.missing != "error":
+        found[np.arange(len(found)) % 3 == 0, :5] = np.nan
+        found[np.arange(len(found)) % 5 == 0, 8:] = np.nan
+    return found

@@ -37,10 +37,11 @@ def _choice(*names: str) -> dict[str, Any]:
 
 def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
     """The parameters of VAE as options of `train`: type, and one line of help. Defaults are taken from VAE itself."""
-    from minivae.architecture import INITS, LIKELIHOODS, OUTPUT_BIASES
+    from minivae.architecture import INITS, MISSING, OUTPUT_BIASES
     from minivae.data.batches import BINARIZE
     from minivae.kernels import MODULES
     from minivae.kernels.reference import ACTIVATIONS
+    from minivae.likelihoods import LIKELIHOODS
     from minivae.optimizers import OPTIMIZERS, SCHEDULES
 
     return {
@@ -51,8 +52,13 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
                 "widths of the encoder's hidden layers; the decoder mirrors them",
             ),
             "activation": (_choice(*ACTIVATIONS), "of the hidden layers"),
-            "likelihood": (_choice(*LIKELIHOODS), "; ".join(f"{name}: {l.data}" for name, l in LIKELIHOODS.items())),
+            "likelihood": (
+                {"metavar": "NAME"},
+                "; ".join(f"{name}: {l.data}" for name, l in LIKELIHOODS.items())
+                + "; or columns in their order, as 'gaussian*4 poisson categorical*3'",
+            ),
             "sigma": ({"type": _sigma}, "of the gaussian: a number, learned, or elementwise"),
+            "missing": (_choice(*MISSING), "NaN: an error; not observed; not observed, and the encoder told so"),
             "init": (_choice(*INITS), "initial weights"),
             "output_bias": (_choice(*OUTPUT_BIASES), "initial bias of the decoder's last layer"),
         },

@@ -8,7 +8,6 @@ import numpy as np
 
 from minivae import randomness
 from minivae.architecture import (
-    LIKELIHOODS,
     Architecture,
     Layer,
     decoder_layers,
@@ -17,6 +16,7 @@ from minivae.architecture import (
     parameter_layout,
 )
 from minivae.kernels import load
+from minivae.likelihoods import LIKELIHOODS
 from minivae.parameters import size
 
 SEED, LEARNING_RATE = 0, 1e-3

@@ -56,6 +56,8 @@ def cases(config: Config) -> list[Case]:
             arrays[array.name] = generator.permutation(B) if dtype == "int64" else drawn.astype(dtype)
         if "runs" in arrays:  # all columns bernoulli, with an output each
             arrays["runs"] = np.array([[0, 0, 0, D]])
+        if name == "observe":  # of the same numbers again and again
+            arrays["shift"][:], arrays["scale"][:] = 0, 1
         flops = {"dense_forward": 2, "dense_backward": 4}.get(name, 0) * B * D * sizes["I"]
         if flops:
             arrays["a"] = arrays["y"]  # they share their memory, as in a network

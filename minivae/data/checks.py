@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minivae.architecture import COUNTS, LIKELIHOODS, REAL, UNIT
 from minivae.data.files import Array, DataError
+from minivae.likelihoods import COUNTS, ONE_HOT, REAL, UNIT, domains, is_mixed, runs
 
 _CHUNK_VALUES = 2**22  # values per chunk of a pass over the data: 32 MiB of float64
 
@@ -60,7 +60,7 @@ def resolve_divisor(X: Array, divide_by: float | None, likelihood: str = "bernou
     DataError unless `divide_by` is a positive finite number.
     """
     if divide_by is None:
-        if X.dtype != np.uint8 or LIKELIHOODS[likelihood].data == COUNTS:
+        if X.dtype != np.uint8 or is_mixed(likelihood) or domains(likelihood) & {COUNTS, ONE_HOT}:
             return 1.0
         step = max(1, _CHUNK_VALUES // X.shape[1])
         return 255.0 if any((X[i : i + step] > 1).any() for i in range(0, len(X), step)) else 1.0
@@ -92,7 +92,7 @@ class Scale:
         """What to divide X by. Raises DataError where X is of the other kind, and no range says what its values mean."""
         if self.given or self.uint8 == (X.dtype == np.uint8):
             return self.divide_by
-        if LIKELIHOODS[likelihood].data != REAL:  # its range says what numbers of another type mean
+        if domains(likelihood) != {REAL}:  # its range says what numbers of another type mean
             return resolve_divisor(X, None, likelihood)
         kinds = ("uint8 pixels", "uint8") if self.uint8 else ("numbers other than uint8", "float32")
         raise DataError(
@@ -119,21 +119,29 @@ class Summary:
 
 @np.errstate(all="ignore")  # NaN and infinite values are named below, better than by a warning
 def summarize(
-    X: Any, divide_by: float | None = None, name: str = "data", rows: Array | None = None, whole: bool = False
+    X: Any,
+    divide_by: float | None = None,
+    name: str = "data",
+    rows: Array | None = None,
+    whole: bool = False,
+    missing: bool = False,
 ) -> Summary:
     """Mean, variance, minimum and maximum of every column of X / divide_by, in one pass over all or some rows.
+
+    missing: NaN is a cell that was not observed; the statistics are those of the others.
 
     The pass holds about 32 MB at a time, so X may be a memory map larger than memory. Chunks are merged as in Chan,
     Golub and LeVeque (1979), which loses no digits where the mean is large against the spread.
 
     Raises
     ------
-    DataError : X is not a matrix (see `as_matrix`), or naming row and column of its first NaN or infinite value
+    DataError : X is not a matrix (see `as_matrix`), naming row and column of its first NaN or infinite value, or a column
+        of which nothing was observed
     """
     X = as_matrix(X, name)
     divisor = resolve_divisor(X, divide_by)
     columns = X.shape[1]
-    mean, squares = np.zeros(columns), np.zeros(columns)  # squares = sum (x - mean)^2 over the rows so far
+    seen, mean, squares = np.zeros((3, columns))  # squares = sum (x - mean)^2 over the `seen` cells so far
     minimum, maximum = np.full(columns, np.inf), np.full(columns, -np.inf)
     broken = np.full(columns, np.nan) if whole else None
     step = max(1, _CHUNK_VALUES // columns)
@@ -141,58 +149,90 @@ def summarize(
     for start in range(0, count, step):
         piece = slice(start, start + step)
         chunk = X[piece if rows is None else rows[piece]] / np.float64(divisor)
-        low, high = chunk.min(axis=0), chunk.max(axis=0)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):  # NaN passes through min and max
-            row, column = np.argwhere(~np.isfinite(chunk))[0]
+        here = ~np.isnan(chunk) if missing else np.ones(1, bool)
+        low, high = np.where(here, chunk, np.inf).min(axis=0), np.where(here, chunk, -np.inf).max(axis=0)
+        if np.isinf(chunk).any() or np.isnan(low).any() or np.isnan(high).any():  # NaN passes through min and max
+            row, column = np.argwhere(np.isinf(chunk) | (np.isnan(chunk) & here))[0]
             place = start + row if rows is None else rows[start + row]
             raise DataError(
                 f"{name} has {'NaN' if np.isnan(chunk[row, column]) else 'an infinite value'} at row {place}, "
                 f"column {column} (counted from 0); remove or fill such values, for example keep the rows "
-                "X[np.isfinite(X).all(axis=1)]"
+                "X[np.isfinite(X).all(axis=1)], or say that NaN was not observed: missing='ignore'"
             )
         if broken is not None:
             np.fmax(broken, np.fmax.reduce(np.where(chunk == np.rint(chunk), np.nan, chunk), axis=0), out=broken)
-        n = len(chunk)
-        chunk_mean = chunk.mean(axis=0)
-        chunk -= chunk_mean
-        delta = chunk_mean - mean
-        squares += np.einsum("nd,nd->d", chunk, chunk) + delta * (delta * (start * n / (start + n)))
-        mean += delta * (n / (start + n))
+        n = np.broadcast_to(here, chunk.shape).sum(axis=0)
+        some = np.maximum(n, 1)
+        chunk_mean = np.where(here, chunk, 0).sum(axis=0) / some
+        chunk = np.where(here, chunk - chunk_mean, 0)
+        delta = np.where(n > 0, chunk_mean - mean, 0)
+        squares += np.einsum("nd,nd->d", chunk, chunk) + delta * (delta * (seen * n / np.maximum(seen + n, 1)))
+        seen += n
+        mean += delta * (n / np.maximum(seen, 1))
         np.minimum(minimum, low, out=minimum)
         np.maximum(maximum, high, out=maximum)
-    return Summary(count, mean, squares / count, minimum, maximum, divisor, broken)
+    if not seen.all():
+        column = int(np.argmin(seen))
+        raise DataError(f"{name} has no value in column {column} (counted from 0), only NaN; leave that column out")
+    return Summary(count, mean, squares / seen, minimum, maximum, divisor, broken)
 
 
 def check_range(summary: Summary, likelihood: str) -> None:
-    """Raise DataError when the scaled data are not what the likelihood takes, see LIKELIHOODS.
+    """Raise DataError when the scaled data are not what the likelihood of their columns takes, see LIKELIHOODS.
 
     An excess of up to 1e-6 beyond [0, 1], which rounding can cause, is let pass.
     """
-    domain, low, high = LIKELIHOODS[likelihood].data, summary.minimum, summary.maximum
-    needs = f"likelihood {likelihood!r} needs {domain}"
     after = "" if summary.divide_by == 1 else f" after division by {summary.divide_by:g}"
-    if domain == COUNTS:
-        if low.min() < 0:
+    for run in runs(likelihood, len(summary.mean)):
+        low, high, first = summary.minimum[run.columns], summary.maximum[run.columns], run.column
+        needs = f"likelihood {run.likelihood!r} needs {run.data}"
+        if run.data in (COUNTS, ONE_HOT):
+            if low.min() < 0:
+                raise DataError(
+                    f"{needs}; column {first + low.argmin()} falls to {low.min():g}{after}; "
+                    "choose likelihood='gaussian' for such data"
+                )
+            broken = np.full(1, np.nan) if summary.broken is None else summary.broken[run.columns]
+            if np.isfinite(broken).any():
+                column = int(np.flatnonzero(np.isfinite(broken))[0])
+                fix = "set divide_by=1 (--divide-by 1) or choose" if after else "round the data or choose"
+                raise DataError(
+                    f"{needs}; column {first + column} holds {broken[column]:g}{after}; {fix} likelihood='gaussian'"
+                )
+        if run.data == UNIT and low.min() < -1e-6:
             raise DataError(
-                f"{needs}; column {low.argmin()} falls to {low.min():g}{after}; choose likelihood='gaussian' for such data"
+                f"{needs}; column {first + low.argmin()} falls to {low.min():g}{after}; "
+                "shift and scale the data to [0, 1] or choose likelihood='gaussian'"
             )
-        if summary.broken is not None and np.isfinite(summary.broken).any():
-            column = int(np.flatnonzero(np.isfinite(summary.broken))[0])
-            fix = "set divide_by=1 (--divide-by 1) or choose" if after else "round the data or choose"
+        if run.data in (UNIT, ONE_HOT) and high.max() > 1 + 1e-6:
+            divisor = high.max() * summary.divide_by  # what divides the stored data, not the scaled ones
+            short = f"{math.ceil(divisor - 1e-6)}" if divisor < 1e6 else repr(float(divisor))
             raise DataError(
-                f"{needs}; column {column} holds {summary.broken[column]:g}{after}; {fix} likelihood='gaussian'"
+                f"{needs}; column {first + high.argmax()} reaches {high.max():g}{after}; "
+                + (
+                    f"divide by {short} (divide_by={short}, --divide-by {short}) or choose likelihood='gaussian'"
+                    if run.data == UNIT
+                    else "write a category as one column for each of its values"
+                )
             )
-    if domain != UNIT:
-        return
-    if low.min() < -1e-6:
-        raise DataError(
-            f"{needs}; column {low.argmin()} falls to {low.min():g}{after}; "
-            "shift and scale the data to [0, 1] or choose likelihood='gaussian'"
-        )
-    if high.max() > 1 + 1e-6:
-        divisor = high.max() * summary.divide_by  # what divides the stored data, not the scaled ones
-        short = f"{math.ceil(divisor - 1e-6)}" if divisor < 1e6 else repr(float(divisor))
-        raise DataError(
-            f"{needs}; column {high.argmax()} reaches {high.max():g}{after}; "
-            f"divide by {short} (divide_by={short}, --divide-by {short}) or choose likelihood='gaussian'"
-        )
+
+
+def check_groups(X: Array, name: str, likelihood: str, rows: Array | None) -> None:
+    """Raise DataError where the columns of a category do not hold one 1 in a row, or a category is missing in part."""
+    groups = [run for run in runs(likelihood, X.shape[1]) if run.data == ONE_HOT]
+    step = max(1, _CHUNK_VALUES // X.shape[1])
+    count = len(X) if rows is None else len(rows)
+    for start in range(0, count if groups else 0, step):
+        piece = slice(start, start + step)
+        chunk = X[piece if rows is None else rows[piece]]
+        for run in groups:
+            total, holes = chunk[:, run.columns].sum(axis=1), np.isnan(chunk[:, run.columns])
+            wrong = np.flatnonzero(~((total == 1) | holes.all(axis=1)))
+            if wrong.size:
+                place = start + wrong[0] if rows is None else rows[start + wrong[0]]
+                what = "is NaN in part" if holes[wrong[0]].any() else f"sums to {total[wrong[0]]:g}"
+                last = run.column + run.count - 1
+                raise DataError(
+                    f"likelihood 'categorical' needs {ONE_HOT}; {name} {what} at row {place}, columns {run.column} to "
+                    f"{last}; write each category as one 1, or as NaN in all of its columns"
+                )

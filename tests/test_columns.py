@@ -1,0 +1,235 @@
+"""A likelihood for every column, and cells that are missing: laws, and tables as users have them."""
+
+from __future__ import annotations
+
+import column_cases
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from minivae import VAE, DataError
+from minivae.architecture import Architecture, initial_parameters
+from minivae.kernels import availability, load, reference
+from minivae.kernels.columns import CELLS, KINDS, LEAST, floored
+from minivae.likelihoods import runs
+from minivae.network import Network
+
+ROWS = 600
+
+
+def table(rows=ROWS, holes=0.0, seed=0):
+    """Numbers in units of their own, two counts and a category, all driven by one hidden number; holes as NaN."""
+    rng = np.random.default_rng(seed)
+    u = rng.normal(size=(rows, 1))
+    numbers = np.array([150.0, -3.0]) + u * [12.0, 0.02] + rng.normal(size=(rows, 2)) * [4.0, 0.01]
+    counts = rng.poisson(np.exp([0.5, 2.0] + u * [0.7, -0.4]))
+    logits = np.concatenate([1.5 * u, 0 * u, -1.5 * u], axis=1)
+    category = np.eye(3)[(logits + rng.gumbel(size=(rows, 3))).argmax(axis=1)]
+    X = np.concatenate([numbers, counts, category], axis=1)
+    missing = rng.random((rows, 5)) < holes
+    X[:, :4][missing[:, :4]] = np.nan
+    X[missing[:, 4], 4:] = np.nan
+    return X
+
+
+MIXED = "gaussian*2, poisson*2, categorical*3"
+SETTINGS = {"likelihood": MIXED, "hidden_dims": (32,), "latent_dim": 2, "random_state": 0, "learning_rate": 5e-3}
+
+
+# ---- Cells
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CELLS if kind not in ("categorical", "gaussian_elementwise")])
+def test_a_cell_is_a_distribution(kind):
+    """Its probabilities add up to 1."""
+    for a, t in ((-3.0, 0.5), (0.0, -1.0), (2.5, 1.5)):
+
+        def p(x, a=a, t=t):
+            return np.exp(-CELLS[kind](np.full_like(x, a), x, np.array(t))[0])
+
+        if kind == "bernoulli":
+            total = p(np.array([[0.0, 1.0]])).sum()
+        elif kind in ("poisson", "negative_binomial"):
+            total = p(np.arange(3000.0)[None]).sum()
+        else:
+            low, high = (0, 1) if kind == "continuous_bernoulli" else (a - 50, a + 50)
+            total = integrate.quad(
+                lambda x: float(p(np.full((1, 1), x))[0, 0]), low, high, points=[0.5 * (low + high)]
+            )[0]
+        assert total == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "continuous_bernoulli", "gaussian", "poisson", "negative_binomial"])
+def test_the_gradient_vanishes_where_the_mean_is_the_datas(kind):
+    x = np.abs(column_cases.draw(kind, np.random.default_rng(1), (400, 1))) + (0.01 if "cont" in kind else 0)
+    x = np.minimum(x, 1) if "bernoulli" in kind else x
+    low, high, t = -30.0, 30.0, np.zeros(1)
+    for _ in range(100):  # by bisection: the gradient's sum rises with a
+        a = 0.5 * (low + high)
+        low, high = (a, high) if CELLS[kind](np.full_like(x, a), x, t)[1].sum() < 0 else (low, a)
+    mean = next(run for run in runs(kind, 1)).mean(np.full((1, 1), a))
+    assert mean[0, 0] == pytest.approx(x.mean(), rel=1e-8)
+
+
+def test_the_continuous_bernoulli_is_finite_far_out_and_smooth_through_zero():
+    a = np.array([[-800.0, 800.0, 0.0, 1e-12, -1e-12, 0.2999999, 0.3000001]])
+    cells, da, _ = CELLS["continuous_bernoulli"](a, np.full_like(a, 0.25), np.zeros(7))
+    assert np.isfinite(cells).all() and np.isfinite(da).all()
+    np.testing.assert_allclose(da[0, :5] + 0.25, [1 / 800, 1 - 1 / 800, 0.5, 0.5, 0.5], rtol=1e-12)
+    np.testing.assert_allclose(cells[0, 2:5], 0, atol=1e-11)
+    assert da[0, 6] - da[0, 5] == pytest.approx(2e-7 / 12, rel=0.02)
+
+
+def test_the_negative_binomial_becomes_poisson_where_r_is_large():
+    a, x = np.array([[0.3, 2.0, 4.0]]), np.array([[0.0, 5.0, 70.0]])
+    found = CELLS["negative_binomial"](a, x, np.full(3, 14.9))
+    expected = CELLS["poisson"](a, x, None)
+    np.testing.assert_allclose(found[0], expected[0], atol=2e-3)
+    np.testing.assert_allclose(found[1], expected[1], atol=2e-3)
+    beyond = CELLS["negative_binomial"](a, x, np.full(3, 40.0))  # as at the most that r may be, and no further
+    assert np.isfinite(beyond[0]).all() and (beyond[2] == 0).all()
+
+
+def test_sigma_stays_above_a_thousandth_and_is_exact_where_fixed():
+    assert np.exp(floored(np.array(-50.0))[0]) == pytest.approx(1e-3)
+    arch = Architecture(2, 1, (), "relu", "gaussian", 0.25, "ignore", ((0.0, 2.0), (5.0, 0.1)))
+    np.testing.assert_allclose(np.exp(floored(arch.dispersion())[0]) * arch.column_units()[1], 0.25, rtol=1e-12)
+    assert pytest.approx(np.log(1e-3)) == LEAST
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "poisson", "gaussian_elementwise"])
+def test_columns_of_one_kind_are_what_its_own_kernel_computes(kind):
+    rng = np.random.default_rng(3)
+    B, D, wide = 9, 6, 2 if kind == "gaussian_elementwise" else 1
+    out, x, weight = rng.normal(size=(B, wide * D)), column_cases.draw(kind, rng, (B, D)), rng.random(B)
+    dout, dt, nll = np.empty_like(out), np.empty((B, D)), np.empty(B)
+    table = np.array([[KINDS[kind], 0, 0, D]])
+    reference.columns_loss(dout, dt, nll, out, x, np.ones((B, D)), np.zeros(D), np.zeros(D), table, weight)
+    expected, right = np.empty_like(out), np.empty(B)
+    getattr(reference, f"{kind}_loss")(expected, right, out, x, weight)
+    tolerance = {"rtol": 0.02, "atol": 0.02} if wide == 2 else {"rtol": 1e-12}  # where sigma has a floor
+    np.testing.assert_allclose(nll, right, **tolerance)
+    np.testing.assert_allclose(dout, expected, **tolerance)
+
+
+# ---- Missing cells
+
+
+@pytest.mark.parametrize("missing", ["ignore", "input"])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_what_stands_in_a_missing_cell_teaches_nothing(missing, backend):
+    """The loss and its gradient are those of the cells observed: any other number for the decoder to explain adds none."""
+    if not availability(backend)[0]:
+        pytest.skip(f"backend {backend}: {availability(backend)[1]}")
+    X = table(20, 0.3)
+    arch = Architecture(7, 2, (5,), "tanh", MIXED, "learned", missing, ((150.0, 12.0), (-3.0, 0.02), *[(0.0, 1.0)] * 5))
+    network, eps = Network(arch, load(backend), "float64"), np.random.default_rng(0).normal(size=(20, 2))
+    network.set_parameters(initial_parameters(arch, 0))
+    _, gradient = network.loss_and_gradient(X, eps)
+    bias = network.named["decoder.1.db"].copy()
+    assert np.isfinite(gradient).all() and np.abs(bias).min() > 0
+    X[:, 0] = np.nan  # a column without a cell has no gradient at all: of its bias, its weights, its sigma
+    _, gradient = network.loss_and_gradient(X, eps)
+    assert network.named["decoder.1.db"][0] == 0 and (network.named["decoder.1.dW"][:, 0] == 0).all()
+    assert network.named["ddispersion"][0] == 0 and network.named["ddispersion"][1] != 0
+    assert np.abs(network.named["decoder.1.db"][1:]).min() > 0  # the others still learn
+
+
+def test_the_loss_is_that_of_the_observed_cells_in_the_tables_own_units():
+    """Millimetres in place of metres add log 1000 for each cell observed, and change nothing else."""
+    X = table(50, 0.2)
+    losses = []
+    for factor in (1.0, 1000.0):
+        Y = X * np.where(np.arange(7) == 0, factor, 1)
+        vae = VAE(**SETTINGS | {"epochs": 1, "learning_rate": 1e-30, "validation_fraction": 0.0}, missing="ignore").fit(
+            Y
+        )
+        losses.append(vae.history_[-1]["recon"])
+    seen = np.isfinite(X[:, 0]).sum() / len(X)
+    assert losses[1] - losses[0] == pytest.approx(seen * np.log(1000), rel=1e-4)
+
+
+def test_nan_is_an_error_unless_it_is_said_to_be_missing():
+    X = table(60, 0.2)
+    with pytest.raises(DataError, match="missing='ignore'"):
+        VAE(**SETTINGS, epochs=1).fit(X)
+    with pytest.raises(ValueError, match="binarize would make a 0 of a missing cell"):
+        VAE(likelihood="bernoulli", missing="ignore", binarize="static", epochs=1).fit(X[:, 4:])
+    X[:, 1] = np.nan
+    with pytest.raises(DataError, match="no value in column 1"):
+        VAE(**SETTINGS, missing="ignore", epochs=1).fit(X)
+
+
+# ---- Tables
+
+
+@pytest.mark.parametrize("missing, holes", [("error", 0.0), ("ignore", 0.2), ("input", 0.2)])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_mixed_table_is_fitted_better_than_column_by_column(missing, holes, backend, tmp_path):
+    if not availability(backend)[0]:
+        pytest.skip(f"backend {backend}: {availability(backend)[1]}")
+    X, new = table(holes=holes), table(300, holes, seed=1)
+    vae = VAE(**SETTINGS | {"epochs": 60}, missing=missing, backend=backend).fit(X)
+    means, spread = np.nanmean(X, axis=0), np.nanstd(X, axis=0)
+    alone = -stats.norm.logpdf(new[:, :2], means[:2], spread[:2])
+    alone = np.concatenate([alone, -stats.poisson.logpmf(np.nan_to_num(new[:, 2:4]), means[2:4])], axis=1)
+    alone = np.concatenate([alone, -(new[:, 4:] * np.log(means[4:])).sum(axis=1, keepdims=True)], axis=1)
+    seen = np.isfinite(new[:, :5])
+    independent = -np.where(seen, alone, 0).sum(axis=1).mean()
+    assert vae.score(new) > independent + 0.2  # nats per row
+    means_of = vae.inverse_transform(vae.transform(new))
+    np.testing.assert_allclose(means_of[:, 4:].sum(axis=1), 1, rtol=1e-5)
+    assert np.corrcoef(means_of[:, 0], means_of[:, 1])[0, 1] > 0.9
+    assert abs(means_of[:, 0].mean() - 150) < 5 and abs(means_of[:, 1].mean() + 3) < 0.02
+    vae.save(tmp_path / "table.npz")
+    again = VAE.load(tmp_path / "table.npz", backend=backend)
+    np.testing.assert_array_equal(again.transform(new), vae.transform(new))
+    assert again.score(new) == pytest.approx(vae.score(new), rel=1e-6)
+
+
+def test_a_constant_column_ends_at_a_finite_loss():
+    X = table(200)
+    X[:, 1] = 7.0
+    vae = VAE(**SETTINGS | {"epochs": 80}).fit(X)
+    assert np.isfinite(vae.history_[-1]["loss"]) and vae.history_[-1]["loss"] > -40
+    assert vae.reconstruct(X)[:, 1] == pytest.approx(7.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda X: X[:, :6], "describes 7 columns, and the data have 6"),
+        (lambda X: X * [1, 1, 0.5, 1, 1, 1, 1], r"'poisson' needs counts.*column 2 holds"),
+        (lambda X: X + [0, 0, 0, 0, 1, 0, 0], r"'categorical' needs one-hot.*column 4 reaches 2"),
+        (lambda X: X * [1, 1, 1, 1, 1, 1, 0], r"sums to 0 at row \d+, columns 4 to 6"),
+    ],
+)
+def test_a_table_that_does_not_fit_its_description_is_refused_with_the_column(change, words):
+    with pytest.raises(ValueError, match=words):
+        VAE(**SETTINGS, epochs=1).fit(change(table(80)))
+
+
+@pytest.mark.parametrize("text", ["gaussian*4 cauchy", "gaussian*0", "gaussian*x poisson"])
+def test_a_description_with_an_unknown_word_is_refused(text):
+    with pytest.raises(ValueError, match=r"is not one of bernoulli.*; name columns as in"):
+        runs(text, 5)
+
+
+def test_grey_values_are_better_described_by_the_continuous_bernoulli(digits):
+    """A density of grey values: below 0 nats, where a Bernoulli's cross-entropy, which is none, cannot be."""
+    settings = {"hidden_dims": (32,), "epochs": 15, "random_state": 0}
+    X = np.clip(digits[0], 0.02, 0.98)
+    vae = VAE(likelihood="continuous_bernoulli", **settings).fit(X)
+    assert vae.score(X) > 0 > VAE(likelihood="bernoulli", **settings).fit(X).score(X)
+    means = vae.reconstruct(X)
+    assert means.min() > 0 and means.max() < 1
+
+
+def test_spread_counts_prefer_the_negative_binomial():
+    rng = np.random.default_rng(0)
+    X = rng.negative_binomial(1.5, 1.5 / (1.5 + 20), size=(500, 8)).astype(float)
+    settings = {"hidden_dims": (16,), "epochs": 80, "random_state": 0, "learning_rate": 1e-2}
+    scores = {name: VAE(likelihood=name, **settings).fit(X).score(X) for name in ("poisson", "negative_binomial")}
+    truth = stats.nbinom.logpmf(X, 1.5, 1.5 / 21.5).sum(axis=1).mean()
+    assert scores["poisson"] + 10 < scores["negative_binomial"] < truth + 0.5
+    assert scores["negative_binomial"] > truth - 1.5
