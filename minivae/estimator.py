@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae import evaluation, modelfile, randomness
+from minivae import evaluation, modelfile, randomness, samples, scores
 from minivae.architecture import initial_parameters, parameter_layout
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import Scale, Summary, as_matrix, require_count
@@ -72,7 +72,8 @@ class VAE:
     ----------
     network_, history_ (records as in `training.Trainer`), settings_ (the parameters at the last training, which the fitted
     model follows), divide_by_, seed_, n_features_in_, n_parameters_, stopped_ (why training ended early, or ""), held_rows_
-    (the rows of X that fit held out)
+    (the rows of X that fit held out), sigma_ (of a gaussian whose sigma is fixed or learned), sample_calls_ (how often
+    sample has drawn since fit or load)
     """
 
     latent_dim: int = 2
@@ -181,6 +182,11 @@ class VAE:
         return self.trainer_.stopped if hasattr(self, "trainer_") else ""
 
     @property
+    def sigma_(self) -> Any:
+        self._require_fit()
+        return samples.sigma(self.network_)
+
+    @property
     def divide_by_(self) -> float:
         return self.scale_.divide_by
 
@@ -193,6 +199,7 @@ class VAE:
         )
         network.set_parameters(start)
         self._adopt(settings, scale, self._trainer(settings, network, seed, []))
+        self.sample_calls_ = 0
 
     def _adopt(self, settings: dict[str, Any], scale: Scale, trainer: Trainer) -> None:
         self.settings_: dict[str, Any] = settings
@@ -249,29 +256,54 @@ class VAE:
         """Decoder means [n, D] at the posterior means of X [n, D]."""
         return self.inverse_transform(self.transform(X))
 
-    def sample(self, n_samples: int = 1, *, random_state: int | None = None) -> np.ndarray:
-        """Decoder means [n_samples, D] at z ~ N(0, I). The same seed gives the same samples; None is the model's seed."""
+    def sample(self, n_samples: int = 1, *, noise: bool = False, random_state: int | None = None) -> np.ndarray:
+        """Decoder means [n_samples, D] at z ~ N(0, I); with noise, draws from p(x|z), which are spread as data are.
+
+        Both as divided by divide_by_. The same random_state gives the same rows. Without it each call draws others, and a
+        model of the same seed_ gives the same calls again; fit and load begin anew.
+        """
         self._require_fit()
         require_count("n_samples", n_samples)
-        seed = self.seed_ if random_state is None else randomness.resolve_seed(random_state)
-        z = randomness.normal((n_samples, self.network_.arch.latent_dim), seed, randomness.PRIOR)
-        return self.inverse_transform(z)
+        seed, call = (self.seed_, self.sample_calls_) if random_state is None else (random_state, 0)
+        seed = randomness.resolve_seed(seed)
+        z = samples.prior(n_samples, self.network_.arch.latent_dim, seed, call)
+        self.sample_calls_ += random_state is None
+        return samples.observe(self.network_, z, seed, call) if noise else self.inverse_transform(z)
 
-    def score_samples(self, X: Any, *, n_samples: int | None = None) -> np.ndarray:
-        """A lower bound of log p(x) per example [n] in nats.
+    def score_samples(self, X: Any, *, n_samples: int | None = None, n_draws: int = scores.DRAWS) -> np.ndarray:
+        """A lower bound of log p(x) per example [n] in nats, in the dtype of the network; -inf where that has no number.
 
-        n_samples None: the ELBO with the KL in closed form. A number K: the importance-sampled log-likelihood (Burda et
-        al. 2016), which rises with K towards log p(x).
+        n_samples None: the ELBO, the KL in closed form and the rest a mean over n_draws draws of z. A number K: the
+        importance-sampled log-likelihood (Burda et al. 2016), which rises with K towards log p(x). All rows share one noise,
+        so a row's score does not depend on the rows beside it, nor on their order.
+        """
+        if n_samples is None:
+            return self._in_dtype(self._elbo(X, n_draws))
+        examples = self.examples(X)
+        return self._in_dtype(scores.log_likelihood(self.network_, examples, n_samples, self.seed_))
+
+    def anomaly_score(self, X: Any, *, per_column: bool = False, n_draws: int = scores.DRAWS) -> np.ndarray:
+        """-log p(x|z) in nats, its mean over n_draws draws of z from q(z|x) (An and Cho 2015): the higher, the stranger.
+
+        [n], or per_column [n, D], whose sum over the columns is the former. inf where the row has no number. In the dtype of
+        the network; rows share their noise as in score_samples.
         """
         examples = self.examples(X)
-        if n_samples is None:
-            recon, kl = evaluation.elbo_terms(self.network_, examples, self.seed_)
-            return np.asarray(-(recon + kl.sum(axis=1)))
-        return evaluation.log_likelihood(self.network_, examples, n_samples, self.seed_)
+        return self._in_dtype(scores.reconstruction(self.network_, examples, self.seed_, n_draws, per_column))
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean ELBO of X in nats per example; higher is better."""
-        return float(self.score_samples(X).mean())
+        return float(self._elbo(X, scores.DRAWS).mean())
+
+    def _elbo(self, X: Any, n_draws: int) -> np.ndarray:
+        examples = self.examples(X)
+        recon, kl = scores.elbo_terms(self.network_, examples, self.seed_, n_draws)
+        return np.asarray(-(recon + kl))
+
+    def _in_dtype(self, values: np.ndarray) -> np.ndarray:
+        """As the digits of a score are worth; beyond the largest float32 it is infinite."""
+        with np.errstate(over="ignore"):
+            return values.astype(self.network_.dtype)
 
     def _require_fit(self) -> None:
         if not hasattr(self, "network_"):
@@ -301,7 +333,7 @@ class VAE:
             parameters = modelfile.flatten(arrays, parameter_layout(arch))
             scale, seed = Scale(**config["scale"]), randomness.resolve_seed(config["seed"])
             state = {"settings_": settings, "scale_": scale, "seed_": seed, "history_": config["history"]}
-            state["units_"] = arch.units
+            state |= {"units_": arch.units, "sample_calls_": 0}
             state |= {"n_features_in_": arch.data_dim, "n_parameters_": parameters.size, "held_rows_": held_rows}
             vae.__setstate__(state | {"parameters": parameters})
         except (KeyError, TypeError, ValueError) as error:

@@ -1,20 +1,17 @@
-"""What a trained model is worth, in nats: the ELBO, the importance-sampled log-likelihood, and the active units."""
+"""What training asks of a model, in nats: the ELBO at one draw; embeddings, decoder means, and the active units."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from minivae import randomness
 from minivae.architecture import Architecture
 from minivae.data.batches import Examples
-from minivae.data.checks import require_count
 from minivae.kernels import Call, Var
 from minivae.likelihoods import LIKELIHOODS
-from minivae.network import Network, Workspace, decode_program, encode_program, forward_program, loss_program
+from minivae.network import Network, Workspace, decode_program, encode_program, forward_program
 
 CHUNK = 1024  # rows at a time outside training: enough for full speed, a few megabytes
 
@@ -51,47 +48,6 @@ def elbo_of(network: Network, examples: Examples, seed: int) -> Callable[[int], 
         return recon, kl
 
     return terms
-
-
-def log_likelihood(
-    network: Network,
-    examples: Examples,
-    n_samples: int,
-    seed: int,
-    progress: Callable[[int], Any] = lambda rows: None,
-) -> np.ndarray:
-    """log p(x) per example [n] in nats, estimated by log 1/K sum_k w_k with K = n_samples draws from q(z|x).
-
-    log w = log p(x|z) + log p(z) - log q(z|x) and, with z = mu + sigma eps, log p(z) - log q(z|x) =
-    1/2 sum_j (logvar + eps^2 - z^2). In expectation a lower bound that rises with K to log p(x) (Burda et al. 2016).
-    """
-    require_count("n_samples", n_samples)
-    examples = examples.fixed()
-    encode = [*examples.batch_program(seed), *encode_program(network.arch)]
-    draw = [
-        noise_call(seed, randomness.EVALUATE),
-        Call("sample_forward", ("z", "kl", "h", "eps")),
-        *decode_program(network.arch),
-        *loss_program(network.arch),
-    ]
-    work = _workspace(network, encode, examples)
-    encoded = {name: work.arrays[name] for name in ("x", "h", "rows", "observed") if name in work.arrays}
-    drawing = network.workspace(draw, work.capacity, **encoded)
-    result = np.empty(len(examples.rows))
-    for piece, rows in examples.chunks(CHUNK):
-        n = len(rows)
-        work.put("rows", rows)
-        work.run(n, step=0)
-        logvar = work.get("h")[:, network.arch.latent_dim :].astype(np.float64)
-        total = np.full(n, -math.inf)
-        for k in range(n_samples):
-            drawing.run(n, step=k)
-            z, eps = drawing.get("z"), drawing.get("eps")
-            log_w = 0.5 * (logvar + eps**2 - z**2).sum(axis=1) - drawing.get("nll")
-            np.logaddexp(total, log_w, out=total)
-            progress(n)
-        result[piece] = total - math.log(n_samples)
-    return result
 
 
 def posterior(network: Network, examples: Examples) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from minivae.kernels.philox import philox_normal, philox_uniform, philox_words
 
-INIT, SHUFFLE, HOLDOUT, TRAIN_NOISE, BINARIZE_DYNAMIC, BINARIZE_STATIC, EVALUATE, PRIOR, CHECK = range(1, 10)
+INIT, SHUFFLE, HOLDOUT, TRAIN_NOISE, BINARIZE_DYNAMIC, BINARIZE_STATIC, EVALUATE, PRIOR, CHECK, OBSERVE = range(1, 11)
 
 
 def resolve_seed(random_state: int | None) -> int:

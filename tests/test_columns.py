@@ -233,3 +233,51 @@ def test_spread_counts_prefer_the_negative_binomial():
     truth = stats.nbinom.logpmf(X, 1.5, 1.5 / 21.5).sum(axis=1).mean()
     assert scores["poisson"] + 10 < scores["negative_binomial"] < truth + 0.5
     assert scores["negative_binomial"] > truth - 1.5
+
+
+# ---- Samples and scores
+
+
+def test_noisy_samples_of_a_table_are_rows_of_such_a_table():
+    X = table(2000)
+    vae = VAE(**SETTINGS | {"epochs": 60}).fit(X)
+    samples = vae.sample(4000, noise=True).astype(np.float64)
+    assert (samples[:, 4:].sum(axis=1) == 1).all() and set(np.unique(samples[:, 4:])) == {0.0, 1.0}
+    assert (samples[:, 2:4] == np.rint(samples[:, 2:4])).all() and samples[:, 2:4].min() == 0
+    np.testing.assert_allclose((samples.mean(axis=0) - X.mean(axis=0)) / X.std(axis=0), 0, atol=0.15)
+    np.testing.assert_allclose(samples.std(axis=0), X.std(axis=0), rtol=0.15)
+    assert np.abs(np.corrcoef(samples.T) - np.corrcoef(X.T)).max() < 0.1
+    np.testing.assert_allclose(vae.sigma_[:2], [4.0, 0.01], rtol=0.25)  # what the hidden number leaves
+    assert np.isnan(vae.sigma_[2:]).all()
+
+
+GREY = "continuous_bernoulli"
+
+
+@pytest.mark.parametrize("name, a", [(GREY, 3.0), (GREY, -40.0), ("negative_binomial", 1.2)])
+def test_draws_of_a_cell_have_its_distribution(name, a):
+    from minivae.samples import DRAW, Chance
+
+    outputs, r = np.full((40000, 1), a), np.array([1.5])
+    drawn = DRAW[name](outputs, r, Chance(3, 0, outputs.shape), slice(0, 1))
+    mean = next(iter(runs(name, 1))).mean(outputs[:1])[0, 0]
+    assert drawn.mean() == pytest.approx(mean, rel=0.02)
+    if name == "negative_binomial":
+        assert drawn.var() == pytest.approx(mean + mean**2 / 1.5, rel=0.05)
+    else:
+        x = np.linspace(0.05, 0.95, 10)
+        np.testing.assert_allclose((drawn < x).mean(axis=0), np.expm1(a * x) / np.expm1(a), atol=0.01)
+
+
+@pytest.mark.parametrize("missing", ["error", "input"])
+def test_an_anomaly_is_found_in_its_column_and_missing_cells_are_none(missing):
+    X = table(holes=0.0 if missing == "error" else 0.2)
+    vae = VAE(**SETTINGS | {"epochs": 40}, missing=missing).fit(X)
+    new = table(50, 0.0 if missing == "error" else 0.2, seed=2)
+    new[7, :4] = [150.0, -3.0 + 1.0, 1, 7]  # fifty times the spread of the second column
+    rows, cells = vae.anomaly_score(new), vae.anomaly_score(new, per_column=True)
+    np.testing.assert_allclose(cells.sum(axis=1), rows, rtol=1e-4, atol=1e-3)
+    assert rows.argmax() == 7 and cells[:, 1].argmax() == 7
+    assert (cells[np.isnan(new)] == 0).all()
+    order = np.random.default_rng(0).permutation(50)
+    np.testing.assert_allclose(vae.score_samples(new[order]), vae.score_samples(new)[order], rtol=1e-5)

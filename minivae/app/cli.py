@@ -197,11 +197,15 @@ def build_parser() -> argparse.ArgumentParser:
     as_json(evaluate)
 
     sample = command(
-        "sample", "decode draws from the prior into a figure or an array", "minivae sample runs/mnist -n 64"
+        "sample",
+        "decode draws from the prior into a figure or an array",
+        "minivae sample runs/mnist -n 64",
+        "minivae sample runs/table -n 1000 --noise --out synthetic.npy",
     )
     model(sample)
     sample.add_argument("-n", "--n", type=int, default=64, help="how many (default: 64)")
-    sample.add_argument("--random-state", type=int, help="seed (default: the model's)")
+    sample.add_argument("--noise", action="store_true", help="draw data from p(x|z) instead of showing its mean")
+    sample.add_argument("--random-state", type=int, help="seed (default: the model's, so that each run draws the same)")
     sample.add_argument("--out", default="samples.png", help="a .png figure or a .npy array (default: samples.png)")
 
     reconstruct = command(

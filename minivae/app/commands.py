@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae import __version__, evaluation, modelfile
+from minivae import __version__, evaluation, modelfile, scores
 from minivae.app.runs import Run, add_to_history, choose_folder, open_run, pick, write_json
 from minivae.architecture import Architecture, parameter_layout
 from minivae.data.checks import require_count
@@ -156,21 +156,23 @@ def evaluate(options: argparse.Namespace) -> int:
     vae, dataset = run.vae, run.dataset(options.data)
     part = pick(run, dataset, options.split, own=options.data is None).first(options.limit)
     examples, n = vae.examples(part.data, part.rows), len(part.rows)
-    recon, kl = evaluation.elbo_terms(vae.network_, examples, vae.seed_)
+    recon, kl = scores.elbo_terms(vae.network_, examples, vae.seed_)
     from tqdm import tqdm
 
     with tqdm(total=n * options.n_samples, unit="draw", leave=False, disable=options.quiet or None) as bar:
-        log_p = evaluation.log_likelihood(vae.network_, examples, options.n_samples, vae.seed_, bar.update)
+        log_p = scores.log_likelihood(vae.network_, examples, options.n_samples, vae.seed_, bar.update)
     active = evaluation.active_units(evaluation.posterior(vae.network_, examples)[0])
+    with np.errstate(invalid="ignore"):  # of rows that score -inf
+        error = float(log_p.std(ddof=1) / math.sqrt(n)) if n > 1 else None
     result = {
         "data": dataset.name,
         "split": part.split,
         "examples": n,
-        "elbo": float(-(recon + kl.sum(axis=1)).mean()),
+        "elbo": float(-(recon + kl).mean()),
         "recon": float(recon.mean()),
-        "kl": float(kl.sum(axis=1).mean()),
+        "kl": float(kl.mean()),
         "log_likelihood": float(log_p.mean()),
-        "log_likelihood_standard_error": float(log_p.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
+        "log_likelihood_standard_error": error,
         "n_samples": options.n_samples,
         "active_units": int(active.sum()),
         "latent_dim": vae.latent_dim,
@@ -179,7 +181,6 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result))
         return 0
-    error = result["log_likelihood_standard_error"]
     print(f"{n:,} {part.split} examples of {dataset.name}, nats per example")
     print(f"  ELBO            {result['elbo']:10.3f}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
     print(
@@ -193,7 +194,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     run = open_run(options.model)
-    images = run.vae.sample(options.n, random_state=options.random_state)
+    images = run.vae.sample(options.n, noise=options.noise, random_state=options.random_state)
     _write(options.out, images, lambda plots: plots.samples(images, run.image_shape))
     return 0
 
@@ -310,7 +311,7 @@ def _figures(run: Run, dataset: Dataset, folder: Path, required: bool = False) -
     figures = {
         "loss": plots.loss_curves(vae.history_),
         "reconstructions": plots.reconstructions(_scaled(vae, X[:10]), vae.reconstruct(X[:10]), shape),
-        "samples": plots.samples(vae.sample(64), shape),
+        "samples": plots.samples(vae.sample(64, random_state=vae.seed_), shape),
         "kl": plots.kl_per_dimension(vae.history_),
     }
     if latent_dim >= 2:

@@ -1,0 +1,212 @@
+"""Scores that rank: what one row is worth, whatever rows stand beside it and however far from the data it lies.
+
+Three numbers in nats: the ELBO, the importance-sampled log-likelihood and the reconstruction alone. All rows share the
+same noise, so that a row's score does not depend on its place and two rows differ by what they are, not by what they
+drew. Where a row's numbers do not fit into float32 it is evaluated again in float64.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from minivae import randomness
+from minivae.data.batches import Examples
+from minivae.data.checks import require_count
+from minivae.evaluation import CHUNK
+from minivae.kernels import Call, load
+from minivae.kernels.columns import CELLS
+from minivae.likelihoods import ONE_HOT
+from minivae.network import Network, Workspace, decode_program, encode_program, loss_program
+
+DRAWS = 64  # of z for each row: rankings by two seeds agree, and the mean of 300 digits differs by 0.03 nats
+
+
+def shared_noise(n_draws: int, latent_dim: int, seed: int) -> np.ndarray:
+    """eps [n_draws, 1, Z] for all rows alike, each draw standard normal, together more even than independent draws.
+
+    They come in pairs eps, -eps: what is odd in eps cancels. The sizes |eps_j| of the pairs lie one in each of so many
+    equally likely intervals (a Latin hypercube, McKay et al. 1979): what is a sum over dimensions nearly cancels too. An
+    error that all rows share would not vanish in their mean, so this is worth its lines.
+    """
+    pairs = -(-n_draws // 2)
+    order, place, sign = randomness.uniform((3 * pairs, latent_dim), seed, randomness.EVALUATE).reshape(3, pairs, -1)
+    quantile = (np.argsort(order, axis=0) + place) / pairs
+    size = np.array([NormalDist().inv_cdf((1 + q) / 2) for q in quantile.ravel()]).reshape(quantile.shape)
+    eps = np.where(sign < 0.5, -size, size)
+    return np.stack([eps, -eps], axis=1).reshape(-1, 1, latent_dim)[:n_draws]
+
+
+def elbo_terms(
+    network: Network, examples: Examples, seed: int, n_draws: int = DRAWS, eps: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """recon [n], the mean of -log p(x|z) over n_draws draws of z from q(z|x), and kl [n], both in nats.
+
+    The ELBO is -(recon + kl), the KL in closed form. Both are inf where float64 holds no number for the row. `eps`
+    [n_draws, 1, Z], or [n_draws, n, Z] for noise of each row's own, takes the place of the shared noise.
+    """
+    require_count("n_draws", n_draws)
+    eps = shared_noise(n_draws, network.arch.latent_dim, seed) if eps is None else eps
+
+    def terms(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
+        table = np.zeros((len(examples.rows), 2))
+        for piece, work in _draws(network, examples, seed, eps):
+            table[piece, 0] += _nll(work) / len(eps)
+            table[piece, 1] = work.get("kl").sum(axis=1, dtype=np.float64)
+        return table
+
+    recon, kl = _finite_first(terms, network, examples, eps).T
+    return recon, kl
+
+
+def log_likelihood(
+    network: Network,
+    examples: Examples,
+    n_samples: int,
+    seed: int,
+    progress: Callable[[int], Any] = lambda rows: None,
+    eps: np.ndarray | None = None,
+) -> np.ndarray:
+    """log p(x) per example [n] in nats, estimated by log 1/K sum_k w_k with K = n_samples draws from q(z|x).
+
+    log w = log p(x|z) + log p(z) - log q(z|x) and, with z = mu + sigma eps, log p(z) - log q(z|x) =
+    1/2 sum_j (logvar + eps^2 - z^2). In expectation a lower bound that rises with K to log p(x) (Burda et al. 2016).
+    -inf where float64 holds no number for the row. `eps` as in elbo_terms.
+    """
+    require_count("n_samples", n_samples)
+    Z = network.arch.latent_dim
+    eps = shared_noise(n_samples, Z, seed) if eps is None else eps
+
+    def surprise(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
+        total = np.full(len(examples.rows), -math.inf)
+        for piece, work in _draws(network, examples, seed, eps):
+            logvar, z, e = (a.astype(np.float64) for a in (work.get("h")[:, Z:], work.get("z"), work.get("eps")))
+            log_w = 0.5 * (logvar + e**2 - z**2).sum(axis=1) - _nll(work)
+            total[piece] = np.logaddexp(total[piece], log_w)
+            progress(len(z))
+        return (math.log(len(eps)) - total)[:, None]
+
+    return -_finite_first(surprise, network, examples, eps)[:, 0]
+
+
+def reconstruction(
+    network: Network, examples: Examples, seed: int, n_draws: int = DRAWS, per_column: bool = False
+) -> np.ndarray:
+    """-log p(x|z) in nats, its mean over n_draws draws of z from q(z|x): [n], or [n, D] for each column alone.
+
+    The negative "reconstruction probability" of An and Cho (2015). inf where float64 holds no number for it.
+    """
+    require_count("n_draws", n_draws)
+    columns = network.arch.data_dim if per_column else 1
+
+    def nll(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
+        table = np.zeros((len(examples.rows), columns))
+        split = _by_column(network, min(CHUNK, len(table)))
+        for piece, work in _draws(network, examples, seed, eps):
+            table[piece] += (split(work) if per_column else _nll(work)[:, None]) / len(eps)
+        return table
+
+    table = _finite_first(nll, network, examples, shared_noise(n_draws, network.arch.latent_dim, seed))
+    return table if per_column else table[:, 0]
+
+
+# ---- How
+
+
+def _draws(network: Network, examples: Examples, seed: int, eps: np.ndarray) -> Iterator[tuple[slice, Workspace]]:
+    """For every chunk of rows its place and, once for each draw, the workspace after z, out and nll were computed.
+
+    Binarized pixels are drawn by what the row holds, not by where it stands: the checksum of its grey values takes the
+    place of its number, so that rows that differ still draw independently.
+    """
+    arch, kernels, capacity = network.arch, network.kernels, min(CHUNK, len(examples.rows))
+    gather, *binarize = examples.fixed().batch_program(seed)
+    reading = network.workspace([gather], capacity, data=examples.on(kernels))
+    encoding = network.workspace([*binarize, *encode_program(arch)], capacity, x=reading.arrays["x"])
+    draw = [Call("sample_forward", ("z", "kl", "h", "eps")), *decode_program(arch), *loss_program(arch)]
+    encoded = {name: encoding.arrays[name] for name in ("x", "h", "observed") if name in encoding.arrays}
+    drawing = network.workspace(draw, capacity, **encoded)
+    for piece, rows in examples.chunks(CHUNK):
+        n = len(rows)
+        reading.put("rows", rows)
+        reading.run(n)
+        if binarize:
+            grey = reading.get("x").astype(np.float32)
+            encoding.put("rows", np.array([zlib.crc32(row.tobytes()) for row in grey], np.int64))
+        encoding.run(n)
+        for e in eps:
+            drawing.put("eps", np.broadcast_to(e if len(e) == 1 else e[piece], (n, arch.latent_dim)))
+            drawing.run(n)
+            yield piece, drawing
+
+
+def _nll(work: Workspace) -> np.ndarray:
+    """nll [n] in float64, NaN where z is not finite: a rectifier may turn what came of that into an ordinary number."""
+    return np.where(np.isfinite(work.get("z")).all(axis=1), work.get("nll").astype(np.float64), np.nan)
+
+
+def _by_column(network: Network, capacity: int) -> Callable[[Workspace], np.ndarray]:
+    """A function of a workspace after a draw that gives nll [n, D] in float64, NaN as in _nll.
+
+    A column alone is a data set of one column: the likelihood's own kernel says what each of them is worth.
+    """
+    if network.arch.by_columns:
+        return _by_cells(network)
+    arch, D = replace(network.arch, data_dim=1), network.arch.data_dim
+    single = Network(arch, load("numpy"), "float64")
+    if arch.learns_sigma:
+        single.named["log_sigma"][...] = network.kernels.to_host(network.named["log_sigma"])
+
+    alone = single.workspace(loss_program(arch), capacity * D)
+
+    def nll(work: Workspace) -> np.ndarray:
+        out, x = work.get("out"), work.get("x")
+        alone.put("out", out.reshape(len(out), -1, D).transpose(0, 2, 1).reshape(x.size, -1))
+        alone.put("x", x.reshape(-1, 1))
+        alone.run(x.size)
+        return np.where(np.isfinite(work.get("z")).all(axis=1)[:, None], alone.get("nll").reshape(x.shape), np.nan)
+
+    return nll
+
+
+def _by_cells(network: Network) -> Callable[[Workspace], np.ndarray]:
+    """The same where columns differ, 0 in cells that were not observed; the nll of a category stands where its 1 stands."""
+    arch, kernels = network.arch, network.kernels
+    t, log_scale = (kernels.to_host(network.named[name]).astype(np.float64) for name in ("dispersion", "log_scale"))
+
+    def nll(work: Workspace) -> np.ndarray:
+        out, x, observed, z = (work.get(name).astype(np.float64) for name in ("out", "x", "observed", "z"))
+        table = np.zeros_like(x)
+        for run in arch.runs:
+            a, cell = out[:, run.output :][:, : run.outputs], list(CELLS.values())[run.kind]
+            cells = cell(a, x[:, run.columns], t[run.columns])[0] + log_scale[run.columns]
+            table[:, run.columns] = cells * x[:, run.columns] if run.data == ONE_HOT else cells
+        table = np.where(observed > 0, table, 0)
+        return np.where(np.isfinite(z).all(axis=1, keepdims=True), table, np.nan)
+
+    return nll
+
+
+def _finite_first(
+    score: Callable[[Network, Examples, np.ndarray], np.ndarray], network: Network, examples: Examples, eps: np.ndarray
+) -> np.ndarray:
+    """score(network, examples, eps) [n, C], higher = worse; the rows without a finite number again in float64, by the book.
+
+    What is no number there either is inf: nothing is worse. NumPy's warnings about such rows say nothing new.
+    """
+    with np.errstate(all="ignore"):
+        table = score(network, examples, eps)
+        lost = np.flatnonzero(~np.isfinite(table).all(axis=1))
+        if lost.size and network.dtype != np.float64:
+            double = Network(network.arch, load("numpy"), "float64")
+            double.set_parameters(network.get_parameters())
+            again = Examples(examples.data, examples.rows[lost], examples.divide_by, examples.binarize)
+            table[lost] = score(double, again, eps if eps.shape[1] == 1 else eps[:, lost])
+    table[np.isnan(table)] = math.inf
+    return table
