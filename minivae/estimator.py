@@ -53,6 +53,11 @@ class VAE:
         looks average to the encoder; "input" tells the encoder besides which cells were observed.
     beta, kl_warmup, free_bits : weight of the KL (Higgins et al. 2017), epochs in which it rises from 0, and the nats
         below which a latent dimension is not pushed (Kingma et al. 2016).
+    kl_cycles : with more than 1, `epochs` are divided into so many cycles: in each, beta rises from 0 over kl_warmup epochs,
+        then stays (Fu et al. 2019, who take 4 cycles and half of each: kl_warmup = epochs / 8). After the last, beta stays.
+    capacity, capacity_warmup : with a capacity, beta |KL - C| takes the place of beta KL, where C rises from 0 to so many
+        nats in capacity_warmup epochs and the KL is summed over latents (Burgess et al. 2018, whose gamma is beta: to
+        hold the KL at C it must outweigh the reconstruction, so well above 1). free_bits must be 0. 0 is no capacity.
     init, output_bias : see `architecture.initial_parameters`.
     optimizer, learning_rate, momentum, nesterov, beta1, beta2, epsilon, weight_decay, max_grad_norm, schedule, lr_warmup,
         decay_every, decay_factor : see `optimizers.Optimizer`. AdamW decays all parameters, as PyTorch's does.
@@ -86,6 +91,9 @@ class VAE:
     beta: float = 1.0
     kl_warmup: float = 0.0
     free_bits: float = 0.0
+    kl_cycles: int = 1
+    capacity: float = 0.0
+    capacity_warmup: float = 0.0
     init: str = "glorot"
     output_bias: str = "auto"
     optimizer: str = "adam"
@@ -148,8 +156,8 @@ class VAE:
     def partial_fit(self, X: Any, y: Any = None) -> VAE:
         """One more epoch over X [n, D], continuing where the last call ended: for data that come in pieces.
 
-        Settings changed since then take effect, but for those that make up the network. A cosine schedule runs over `epochs`
-        calls, and there is none after them.
+        Settings changed since then take effect, but for those that make up the network. A cosine schedule and kl_cycles
+        run over `epochs` calls; the learning rate is 0 and beta stays after them.
         """
         settings, X = checked_settings(self), as_matrix(X, "X")
         if not hasattr(self, "network_"):

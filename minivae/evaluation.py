@@ -96,5 +96,16 @@ def active_units(mu: np.ndarray, threshold: float = 0.01) -> np.ndarray:
     return np.asarray(np.var(mu, axis=0) > threshold)
 
 
+def collapse(active: int, latent_dim: int) -> str:
+    """A line that says posterior collapse with its remedies where fewer than a tenth of the latents, or none, are active."""
+    if active >= max(1, latent_dim / 10):
+        return ""
+    verb = "is" if active == 1 else "are"
+    return (
+        f"posterior collapse: {active} of {latent_dim} latent dimensions {verb} active; raise kl_warmup or free_bits, "
+        "lower beta, or train a smaller decoder"
+    )
+
+
 def _workspace(network: Network, program: list[Call], examples: Examples) -> Workspace:
     return network.workspace(program, min(CHUNK, len(examples.rows)), data=examples.on(network.kernels))

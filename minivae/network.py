@@ -57,14 +57,14 @@ def loss_program(arch: Architecture) -> list[Call]:
     return [Call(row.name, tuple(here.get(array.name, array.name) for array in row.arrays))]
 
 
-def forward_program(arch: Architecture, free_bits: float = 0.0) -> list[Call]:
+def forward_program(arch: Architecture, free_bits: float = 0.0, capacity: float | Var = 0.0) -> list[Call]:
     """x, eps -> nll, kl, kl_mean, and with them the gradients in which the backward pass begins"""
     return [
         *encode_program(arch),
         Call("sample_forward", ("z", "kl", "h", "eps")),
         *decode_program(arch),
         *loss_program(arch),
-        Call("kl_loss", ("kl_mean", "dkl_mean", "kl", "weight"), (Var("beta"), free_bits)),
+        Call("kl_loss", ("kl_mean", "dkl_mean", "kl", "weight"), (Var("beta"), free_bits, capacity)),
     ]
 
 
@@ -127,21 +127,21 @@ class Network:
         return np.array(self.kernels.to_host(self.parameters))
 
     def loss_and_gradient(
-        self, x: np.ndarray, eps: np.ndarray, beta: float = 1.0, free_bits: float = 0.0
+        self, x: np.ndarray, eps: np.ndarray, beta: float = 1.0, free_bits: float = 0.0, capacity: float = 0.0
     ) -> tuple[float, np.ndarray]:
         """The loss in nats per example and its gradient [N], at data x [B, D] and noise eps [B, Z]."""
-        program = forward_program(self.arch, free_bits) + backward_program(self.arch)
+        program = forward_program(self.arch, free_bits, capacity) + backward_program(self.arch)
         work = self.workspace(program, len(x))
         work.put("x", x)
         work.put("eps", eps)
         work.run(len(x), beta=beta)
-        loss = total_loss(float(np.mean(work.get("nll"))), work.get("kl_mean"), beta, free_bits)
+        loss = total_loss(float(np.mean(work.get("nll"))), work.get("kl_mean"), beta, free_bits, capacity)
         return loss, np.array(self.kernels.to_host(self.gradient))
 
 
-def total_loss(recon: float, kl_mean: np.ndarray, beta: float, free_bits: float) -> float:
-    """recon + beta sum_j max(free_bits, kl_mean_j): the number whose gradient the backward program computes."""
-    return recon + beta * float(np.maximum(kl_mean, free_bits).sum())
+def total_loss(recon: float, kl_mean: np.ndarray, beta: float, free_bits: float, capacity: float = 0.0) -> float:
+    """recon + beta |sum_j max(free_bits, kl_mean_j) - capacity|: the number whose gradient the backward program computes."""
+    return recon + beta * abs(float(np.maximum(kl_mean, free_bits).sum()) - capacity)
 
 
 class Workspace:

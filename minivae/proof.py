@@ -20,7 +20,7 @@ from minivae.kernels.reference import ACTIVATIONS
 from minivae.kernels.table import TABLE, Kernel
 from minivae.kernels.table import value as size_of
 from minivae.likelihoods import COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT
-from minivae.network import Network
+from minivae.network import Network, total_loss
 from minivae.parameters import differential, views
 
 TOLERANCE = 1e-7
@@ -69,14 +69,16 @@ def kernel_rows(kernels: ModuleType) -> Iterator[Row]:
     gradients = _run(kernels, "sample_backward", [(B, 2 * Z)], [dz, h, eps, dkl_mean, weight])
     yield from _rows("sample_forward", sample, {"h": h}, gradients)
 
-    kl, beta, free_bits = np.abs(noise(B, 6)), 0.7, 0.5
+    kl = np.abs(noise(B, 6))
+    for scalars in ((0.7, 0.5, 0.0), (0.7, 0.0, 0.5 * (weight @ kl).sum()), (0.7, 0.0, 2 * (weight @ kl).sum())):
 
-    def penalty(inputs: dict[str, np.ndarray]) -> float:
-        kl_mean, _ = _run(kernels, "kl_loss", [(6,), (6,)], [inputs["kl"], weight], beta, free_bits)
-        return beta * float(np.maximum(kl_mean, free_bits).sum())
+        def penalty(inputs: dict[str, np.ndarray], scalars: tuple[float, ...] = scalars) -> float:
+            kl_mean, _ = _run(kernels, "kl_loss", [(6,), (6,)], [inputs["kl"], weight], *scalars)
+            return total_loss(0.0, kl_mean, *scalars)
 
-    _, dkl = _run(kernels, "kl_loss", [(6,), (6,)], [kl, weight], beta, free_bits)
-    yield from _rows("kl_loss", penalty, {"kl": kl}, [weight[:, None] * dkl])
+        _, dkl = _run(kernels, "kl_loss", [(6,), (6,)], [kl, weight], *scalars)
+        form = f" capacity={scalars[2]:.3g}" if scalars[2] else ""
+        yield from _rows(f"kl_loss{form}", penalty, {"kl": kl}, [weight[:, None] * dkl])
 
     for name, row in TABLE.items():
         names = [array.name for array in row.arrays]
@@ -181,13 +183,13 @@ def model_rows(kernels: ModuleType) -> Iterator[Row]:
         for likelihood, sigma in (*forms, (MIXED, "learned"), (MIXED, "elementwise"), (MIXED, 0.7)):
             units = ((0.5, 2.0),) * 7 if likelihood in ("gaussian", MIXED) else ()
             yield from model_check(kernels, Architecture(7, 2, (6, 5), "tanh", likelihood, sigma, missing, units))
-    for beta, free_bits in ((0.0, 0.0), (4.0, 0.0), (0.5, 0.2)):
-        yield from model_check(kernels, Architecture(7, 3, (6,), "tanh", "bernoulli"), beta, free_bits)
+    for objective in ((0.0, 0.0), (4.0, 0.0), (0.5, 0.2), (4.0, 0.0, 0.05), (4.0, 0.0, 5.0)):
+        yield from model_check(kernels, Architecture(7, 3, (6,), "tanh", "bernoulli"), objective)
     yield from model_check(kernels, Architecture(7, 3, (), "identity", "gaussian"))
 
 
-def model_check(kernels: ModuleType, arch: Architecture, beta: float = 1.0, free_bits: float = 0.0) -> Iterator[Row]:
-    """One row per parameter of one whole model, in float64, on a batch of five."""
+def model_check(kernels: ModuleType, arch: Architecture, objective: tuple[float, ...] = (1.0, 0.0)) -> Iterator[Row]:
+    """One row per parameter of one whole model, in float64, on a batch of five. objective: beta, free_bits, capacity."""
     noise = _noise()
     network = Network(arch, kernels, "float64")
     eps, x = noise(5, arch.latent_dim), noise(5, arch.data_dim)
@@ -201,16 +203,17 @@ def model_check(kernels: ModuleType, arch: Architecture, beta: float = 1.0, free
     parameters = initial_parameters(arch, seed=0)
     parameters += 0.1 * noise(parameters.size)
     network.set_parameters(parameters)
-    _, gradient = network.loss_and_gradient(x, eps, beta, free_bits)
+    _, gradient = network.loss_and_gradient(x, eps, *objective)
 
     def loss(values: np.ndarray) -> float:
         network.set_parameters(values)
-        return network.loss_and_gradient(x, eps, beta, free_bits)[0]
+        return network.loss_and_gradient(x, eps, *objective)[0]
 
     sigma = f" sigma={arch.sigma}" if "gaussian" in arch.likelihood else ""
     sigma += f" missing={arch.missing}" if arch.missing != "error" else ""
-    objective = "".join(f" {n}={v:g}" for n, v in (("beta", beta), ("free_bits", free_bits)) if v != (n == "beta"))
-    subject = f"VAE {arch.activation} {arch.likelihood}{sigma}{objective}"
+    named = zip(("beta", "free_bits", "capacity"), objective)
+    changed = "".join(f" {name}={value:g}" for name, value in named if value != (name == "beta"))
+    subject = f"VAE {arch.activation} {arch.likelihood}{sigma}{changed}"
     for name, _ in network.layout:
         chosen = np.zeros(parameters.size, bool)
         views(chosen, network.layout)[name][...] = True

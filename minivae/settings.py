@@ -122,7 +122,13 @@ def column_units(settings: dict[str, Any], summary: Summary) -> tuple[tuple[floa
 
 def optimizer_and_objective(settings: dict[str, Any]) -> tuple[Optimizer, Objective]:
     rule = {f.name: settings[f.name] for f in fields(Optimizer) if f.name != "name"}
-    objective = Objective(settings["beta"], settings["kl_warmup"], settings["free_bits"])
+    objective = Objective(**{f.name: settings[f.name] for f in fields(Objective)})
+    cycles, epochs = objective.kl_cycles, settings["epochs"]
+    if cycles > 1 and not 0 < objective.kl_warmup <= epochs / cycles:
+        raise ValueError(
+            f"kl_cycles={cycles} makes cycles of {epochs / cycles:g} epochs, and kl_warmup={objective.kl_warmup:g} is no "
+            f"part of one; set 0 < kl_warmup <= {epochs / cycles:g}, such as half of it"
+        )
     return Optimizer(settings["optimizer"], **rule), objective
 
 

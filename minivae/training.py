@@ -19,7 +19,7 @@ import numpy as np
 
 from minivae import randomness
 from minivae.data.batches import Examples
-from minivae.evaluation import elbo_of, noise_call
+from minivae.evaluation import collapse, elbo_of, noise_call
 from minivae.kernels import Call, Var
 from minivae.likelihoods import COUNTS, domains
 from minivae.network import Network, Workspace, backward_program, forward_program, total_loss
@@ -29,6 +29,7 @@ from minivae.processors import one_blas_thread
 Record = dict[str, Any]
 Callback = Callable[["Trainer", Record], Any]
 INTERRUPTED = "interrupted by Ctrl-C"
+ACTIVE = 0.01  # nats: a latent dimension whose mean KL over an epoch exceeds this is in use
 
 
 class NotFinite(ArithmeticError):
@@ -37,29 +38,46 @@ class NotFinite(ArithmeticError):
 
 @dataclass(frozen=True)
 class Objective:
-    """recon + beta_t sum_j max(free_bits, kl_j), with beta_t = beta min(1, t / kl_warmup) and t in epochs."""
+    """recon + beta_t |sum_j max(free_bits, kl_j) - C_t|, with t in epochs: the KL in nats, weighed, or drawn to C_t nats.
+
+    beta_t = beta min(1, t / kl_warmup), where t starts again in each of kl_cycles equal parts of the training (Fu et al.
+    2019), and C_t = capacity min(1, t / capacity_warmup), where it does not (Burgess et al. 2018, whose gamma is beta).
+    """
 
     beta: float = 1.0
     kl_warmup: float = 0.0
     free_bits: float = 0.0
+    kl_cycles: int = 1
+    capacity: float = 0.0
+    capacity_warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("beta", "kl_warmup", "free_bits"):
+        for name in ("beta", "kl_warmup", "free_bits", "capacity", "capacity_warmup"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or a positive number, not {getattr(self, name)!r}")
+        if self.kl_cycles < 1:
+            raise ValueError(f"kl_cycles must be at least 1, not {self.kl_cycles!r}")
+        if self.capacity and self.free_bits:
+            raise ValueError(f"capacity={self.capacity:g} is for the KL as a whole; set free_bits=0 beside it")
 
-    def beta_at(self, position: float) -> float:
+    def beta_at(self, position: float, epochs: float = math.inf) -> float:
+        """beta at `position`, counted in epochs since the start of a training of so many epochs; after it beta stays."""
+        if position < epochs:
+            position = position * self.kl_cycles % epochs / self.kl_cycles
         return self.beta * ramp(position, self.kl_warmup)
+
+    def capacity_at(self, position: float) -> float:
+        return self.capacity * ramp(position, self.capacity_warmup)
 
 
 def step_program(
     network: Network, examples: Examples, objective: Objective, optimizer: Optimizer, seed: int
 ) -> list[Call]:
-    """One training step. Variables: step and update (from 1), index (row of the trace), beta, learning_rate."""
+    """One training step. Variables: step and update (from 1), index (row of the trace), beta, capacity, learning_rate."""
     return [
         *examples.batch_program(seed),
         noise_call(seed, randomness.TRAIN_NOISE),
-        *forward_program(network.arch, objective.free_bits),
+        *forward_program(network.arch, objective.free_bits, Var("capacity") if objective.capacity else 0.0),
         *backward_program(network.arch),
         *optimizer.program(),
         Call("record", ("trace", "nll", "kl_mean", "norm", "weight"), (Var("index"),)),
@@ -72,11 +90,12 @@ class Trainer:
 
     step numbers the noise and goes on for ever; updates counts what the moments have seen, for Adam's bias correction.
 
-    history: one record per epoch with epoch, step, loss, recon, kl, kl_per_dim [Z], grad_norm, beta, learning_rate, seconds,
-    examples_per_second; val_loss, val_recon, val_kl and those of test where there is such a part; and kept: whether these
-    parameters were the ones to keep. recon, kl and grad_norm are means over the steps of the epoch, while the parameters
-    moved, and loss = recon + beta sum_j max(free_bits, kl_j) of those means, with the beta of the last step. The held-out
-    parts are measured after the epoch, with the full beta, so that their epochs compare.
+    history: one record per epoch with epoch, step, loss, recon, kl, kl_per_dim [Z], active_units (how many of these exceed
+    ACTIVE), grad_norm, beta, capacity, learning_rate, seconds, examples_per_second; val_loss, val_recon, val_kl and those of
+    test where there is such a part; and kept: whether these parameters were the ones to keep. recon, kl and grad_norm are
+    means over the steps of the epoch, while the parameters moved, and of these means is loss = recon +
+    beta |sum_j max(free_bits, kl_j) - capacity|, with beta and capacity of the last step. The held-out parts are measured
+    after the epoch, with the full beta and capacity, so that their epochs compare.
     """
 
     network: Network
@@ -123,9 +142,9 @@ class Trainer:
 
         val leaves the network with the parameters of the best val_loss, and patience stops after so many epochs without a
         better one; without val the last parameters stay. test is recorded and chooses nothing. schedule_epochs is the length
-        of the learning rate's schedule where it is not the end of this call. Ctrl-C ends the epoch after the running step,
-        and then the training as any other end; KeyboardInterrupt follows. Whatever is raised, the parameters of the last
-        epoch worth keeping are in place. Raises NotFinite.
+        of learning rate's and beta's schedules where it is not the end of this call. Ctrl-C ends the epoch after the running
+        step, and then the training as any other end; KeyboardInterrupt follows. Whatever is raised, the parameters of the
+        last epoch worth keeping are in place. Raises NotFinite.
         """
         schedule_epochs = schedule_epochs or self.epoch + epochs
         steps = math.ceil(len(examples.rows) / self.batch_size)
@@ -135,7 +154,7 @@ class Trainer:
             work.bound(rows)  # what must be compiled or recorded is so before any epoch is timed
         parts = [("val", val), ("test", test)]
         held_out = {name: elbo_of(self.network, part, self.seed) for name, part in parts if part is not None}
-        good, best_loss, best_epoch = self.network.get_parameters(), math.inf, self.epoch
+        good, best_loss, best_epoch, active = self.network.get_parameters(), math.inf, self.epoch, 0
         self.stopped, kept, blas = "", True, one_blas_thread(self.network, work.capacity, self._say)
         try:
             with interruptible(self), blas, np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
@@ -146,7 +165,7 @@ class Trainer:
                         record |= self._held_out(name, *terms(0))
                     kept = record["kept"] = val is None or record["val_loss"] < best_loss
                     if kept:
-                        good, best_epoch = self.network.get_parameters(), self.epoch
+                        good, best_epoch, active = self.network.get_parameters(), self.epoch, record["active_units"]
                         best_loss = record.get("val_loss", math.inf)
                     self.history.append(record)
                     self._report(record)
@@ -161,6 +180,8 @@ class Trainer:
             if not kept:
                 self.network.set_parameters(good)
                 self.reset_moments()
+        if line := collapse(active, self.network.arch.latent_dim):
+            self._say(line)
         if self.stopped == INTERRUPTED:
             raise KeyboardInterrupt(INTERRUPTED)
 
@@ -177,7 +198,8 @@ class Trainer:
         order = examples.rows[randomness.permutation(n, self.seed, randomness.SHUFFLE, self.epoch)]
         index = np.arange(math.ceil(n / size))
         position = self.epoch + index * size / n
-        beta = np.array([self.objective.beta_at(t) for t in position])
+        beta = np.array([self.objective.beta_at(t, epochs) for t in position])
+        capacity = np.array([self.objective.capacity_at(t) for t in position])
         rate = np.array([self.optimizer.learning_rate_at(t, epochs) for t in position])
         done, first = 0, 0
         with self._progress(len(index)) as bar:
@@ -186,9 +208,10 @@ class Trainer:
                 count = max(1, min(self.chunk, n // size - first))
                 rows = order[done : done + count * size].reshape(count, -1)
                 part, started = slice(first, first + count), time.perf_counter()
-                variables = {"index": index[part], "beta": beta[part], "learning_rate": rate[part]}
+                schedules = {"beta": beta[part], "capacity": capacity[part], "learning_rate": rate[part]}
                 ahead = 1 + np.arange(count)
-                ran = work.steps(rows, step=self.step + ahead, update=self.updates + ahead, **variables)
+                counts = {"index": index[part], "step": self.step + ahead, "update": self.updates + ahead}
+                ran = work.steps(rows, **counts, **schedules)
                 self.step += ran
                 self.updates += ran
                 first += ran
@@ -208,20 +231,22 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "loss": total_loss(recon, kl_per_dim, beta[first - 1], self.objective.free_bits),
+            "loss": total_loss(recon, kl_per_dim, beta[first - 1], self.objective.free_bits, capacity[first - 1]),
             "recon": recon,
             "kl": float(kl_per_dim.sum()),
             "kl_per_dim": kl_per_dim.tolist(),
+            "active_units": int((kl_per_dim > ACTIVE).sum()),
             "grad_norm": float(host[:, 1].mean()),
             "beta": float(beta[first - 1]),
+            "capacity": float(capacity[first - 1]),
             "learning_rate": float(rate[first - 1]),
             "seconds": seconds,
             "examples_per_second": done / seconds,
         }
 
     def _held_out(self, name: str, recon: np.ndarray, kl: np.ndarray) -> Record:
-        kl_mean = kl.mean(axis=0)
-        loss = total_loss(float(recon.mean()), kl_mean, self.objective.beta, self.objective.free_bits)
+        kl_mean, aim = kl.mean(axis=0), self.objective
+        loss = total_loss(float(recon.mean()), kl_mean, aim.beta, aim.free_bits, aim.capacity)
         if not math.isfinite(loss):
             raise NotFinite(
                 f"training stopped after epoch {self.epoch}: its {name}_loss is {loss} where the training loss is finite; "

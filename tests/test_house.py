@@ -102,7 +102,7 @@ def room(name: str) -> int:
 def test_line_budget():
     path, everything = sum(map(lines, READING_PATH)), room(".")
     numba, cuda, tool = room("kernels/numba"), room("kernels/cuda"), room("bench")
-    assert path <= 2150, f"the reading path has {path} lines"
+    assert path <= 2200, f"the reading path has {path} lines"
     assert numba <= 2300 and cuda <= 1300 and tool <= 1200
     rest = everything - numba - cuda - tool - path
     assert rest <= 4500, f"everything else has {rest} lines"

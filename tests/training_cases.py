@@ -19,6 +19,12 @@ CASES = {
         "none",
     ),
     "bernoulli tanh free bits": (Architecture(12, 4, (9,), "tanh"), Optimizer(), Objective(free_bits=0.3), "dynamic"),
+    "bernoulli tanh capacity": (
+        Architecture(12, 4, (9,), "tanh"),
+        Optimizer(),
+        Objective(3.0, kl_warmup=1, kl_cycles=2, capacity=0.5, capacity_warmup=5),
+        "none",
+    ),
     "gaussian learned sgd": (
         Architecture(12, 2, (6,), "softplus", "gaussian", "learned"),
         Optimizer("sgd", 1e-3, nesterov=True, max_grad_norm=5.0),

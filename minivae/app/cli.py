@@ -66,6 +66,9 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
             "beta": ({"type": float}, "weight of the KL"),
             "kl_warmup": ({"type": float}, "epochs in which beta rises from 0"),
             "free_bits": ({"type": float}, "nats per latent dimension below which the KL is not pushed"),
+            "kl_cycles": ({"type": int}, "cycles in the epochs, in each of which beta rises from 0 over kl-warmup"),
+            "capacity": ({"type": float}, "nats C to which the KL is drawn, by beta |KL - C|; 0 for none"),
+            "capacity_warmup": ({"type": float}, "epochs in which the capacity rises from 0"),
         },
         "optimizer": {
             "optimizer": (_choice(*OPTIMIZERS), "update rule"),

@@ -91,7 +91,15 @@ def train(options: argparse.Namespace) -> int:
     vae.save(folder / "model.npz")
     figures = [] if options.no_figures else _figures(Run(vae, config, folder), dataset, folder / "figures")
     _report_training(options, vae, folder, figures)
+    if options.quiet:  # else the trainer has said it
+        kept = next(record for record in reversed(vae.history_) if record["kept"])
+        _say_collapse(kept["active_units"], vae.latent_dim)
     return status
+
+
+def _say_collapse(active: int, latent_dim: int) -> None:
+    if line := evaluation.collapse(active, latent_dim):
+        print(line, file=sys.stderr)
 
 
 def _announce(
@@ -164,6 +172,7 @@ def evaluate(options: argparse.Namespace) -> int:
     active = evaluation.active_units(evaluation.posterior(vae.network_, examples)[0])
     with np.errstate(invalid="ignore"):  # of rows that score -inf
         error = float(log_p.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    _say_collapse(int(active.sum()), vae.latent_dim)
     result = {
         "data": dataset.name,
         "split": part.split,

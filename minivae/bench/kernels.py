@@ -24,8 +24,8 @@ BUNCH, MOST = 2e-3, 100  # seconds that a program of one kernel should take, and
 # Repeated calls must meet the same kind of numbers, never ever smaller ones: relu leaves a dy that it has masked as it is,
 # and in sgd_step g becomes learning_rate m: where learning_rate is 1 - momentum, the next m = momentum m + g is the same.
 SCALARS: dict[str, Any] = {
-    "activation": "relu", "beta": 1.0, "free_bits": 0.1, "max_norm": math.inf, "learning_rate": 0.1, "momentum": 0.9,
-    "nesterov": False, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "step": 100, "weight_decay": 0.0,
+    "activation": "relu", "beta": 1.0, "free_bits": 0.1, "capacity": 0.0, "max_norm": math.inf, "learning_rate": 0.1,
+    "momentum": 0.9, "nesterov": False, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "step": 100, "weight_decay": 0.0,
     "seed": SEED, "purpose": 1, "divide_by": 255.0, "index": 0,
 }  # fmt: skip
 

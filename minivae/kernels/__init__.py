@@ -44,7 +44,7 @@ class Var:
     """A scalar that changes from step to step.
 
     step numbers the noise, update counts the optimizer's steps since its moments were zero, index is the row of the trace;
-    beta and learning_rate follow their schedules.
+    beta, capacity and learning_rate follow their schedules.
     """
 
     name: str

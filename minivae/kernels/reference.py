@@ -189,17 +189,21 @@ def sample_backward(dh, dz, h, eps, dkl_mean, weight):
     dlogvar *= 0.5
 
 
-def kl_loss(kl_mean, dkl_mean, kl, weight, beta, free_bits):
-    """kl_mean [Z], the batch mean of kl [B, Z], and dkl_mean [Z] = dL/dkl_mean.  (Free bits: Kingma et al. 2016)
+def kl_loss(kl_mean, dkl_mean, kl, weight, beta, free_bits, capacity):
+    """kl_mean [Z], the batch mean of kl [B, Z], and dkl_mean [Z] = dL/dkl_mean.
 
-    L contains beta sum_j max(free_bits, kl_mean_j): a latent dimension below free_bits nats is not pushed further down,
-    so  dkl_mean_j = 0 where kl_mean_j < free_bits, else beta.  free_bits = 0 is the plain KL, also where rounding makes
-    a KL near 0 negative.
+    L contains  beta | K - capacity |  with  K = sum_j max(free_bits, kl_mean_j)
+    dkl_mean_j = beta sign(K - capacity), but 0 where kl_mean_j < free_bits
+    Free bits (Kingma et al. 2016): a latent dimension below so many nats is not pushed further down. Capacity (Burgess
+    et al. 2018): K is drawn to so many nats from both sides, and left alone there. 0 and 0 are the plain KL, also where
+    rounding makes a KL near 0 negative.
     """
     np.matmul(weight, kl, out=kl_mean)
     dkl_mean[...] = beta
     if free_bits > 0:
         dkl_mean[kl_mean < free_bits] = 0
+    if capacity > 0:
+        dkl_mean *= np.sign(np.maximum(kl_mean, free_bits).sum() - capacity)
 
 
 # ---- Likelihoods: nll_b = -log p(x_b | z_b), summed over D, with its gradient in the same pass

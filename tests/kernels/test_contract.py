@@ -132,14 +132,18 @@ def sample_backward_case(rng, dtype, rows, Z):
     return Case("sample_backward", ("dh", *read), {"dh": np.empty_like(h)}, read, expected)
 
 
-def kl_loss_case(rng, dtype, rows, Z):
+def kl_loss_case(rng, dtype, rows, Z, share=None):
+    """share: the capacity as a part of the KL; None: no capacity, but free bits"""
     kl, weight = rng.uniform(0.1, 3, (rows, Z)).astype(dtype), weights(rng, rows, dtype)
     kl_mean = np.einsum("b,bz->z", *wide([weight, kl]))
     free_bits = float(np.sort(np.append(kl_mean, 0.05))[: Z // 2 + 2][-2:].mean())  # some lie above it, some below
-    expected = {"kl_mean": kl_mean, "dkl_mean": np.where(kl_mean < free_bits, 0, 0.7)}
+    expected, capacity = {"kl_mean": kl_mean, "dkl_mean": np.where(kl_mean < free_bits, 0, 0.7)}, 0.0
+    if share is not None:
+        free_bits, capacity = 0.0, float(share * kl_mean.sum())
+        expected["dkl_mean"] = np.full(Z, 0.7 if share < 1 else -0.7)
     written = {"kl_mean": np.empty(Z, dtype), "dkl_mean": np.empty(Z, dtype)}
     order = ("kl_mean", "dkl_mean", "kl", "weight")
-    return Case("kl_loss", order, written, {"kl": kl, "weight": weight}, expected, scalars=(0.7, free_bits))
+    return Case("kl_loss", order, written, {"kl": kl, "weight": weight}, expected, scalars=(0.7, free_bits, capacity))
 
 
 def probabilities(rng, shape):
@@ -347,6 +351,8 @@ CASES = {
     "sample_forward": (sample_forward_case, {}),
     "sample_backward": (sample_backward_case, {}),
     "kl_loss": (kl_loss_case, {}),
+    "kl_loss-above-capacity": (kl_loss_case, {"share": 0.9}),
+    "kl_loss-below-capacity": (kl_loss_case, {"share": 1.1}),
     **{kernel: (likelihood_case, {"kernel": kernel}) for kernel in LIKELIHOODS},
     "gaussian_loss": (gaussian_loss_case, {}),
     "gaussian_elementwise_loss": (gaussian_elementwise_loss_case, {}),
@@ -608,7 +614,7 @@ def test_kl_loss_without_free_bits_is_the_plain_kl_even_where_rounding_makes_it_
     # kl is never below 0, but its rounded value is, a little, when a posterior has collapsed onto the prior.
     kl_mean, dkl_mean = (kernels.to_device(np.full(3, math.nan, dtype)) for _ in range(2))
     kl = kernels.to_device(np.array([[-6e-8, 0.0, 0.5]], dtype))
-    kernels.kl_loss(kl_mean, dkl_mean, kl, kernels.to_device(np.ones(1, dtype)), 1.0, 0.0)
+    kernels.kl_loss(kl_mean, dkl_mean, kl, kernels.to_device(np.ones(1, dtype)), 1.0, 0.0, 0.0)
     np.testing.assert_array_equal(kernels.to_host(dkl_mean), [1, 1, 1])
 
 

@@ -188,6 +188,14 @@ extern "C" __global__ void kl_loss(real* kl_mean, real* dkl_mean, const real* kl
     }
 }
 
+// dkl_mean [Z] *= sign( sum_j max(free_bits, kl_mean_j) - capacity ).  One block; s = beta, free_bits, capacity, 0 for none.
+extern "C" __global__ void kl_capacity(real* dkl_mean, const real* kl_mean, whole Z, const real* s) {
+    real mine = 0;
+    for (whole j = threadIdx.x; j < Z; j += THREADS) mine += kl_mean[j] < s[1] ? s[1] : kl_mean[j];
+    real excess = block_sum(mine) - s[2], sign = excess > 0 ? real(1) : excess < 0 ? real(-1) : excess;  // NaN stays
+    for (whole j = threadIdx.x; j < Z && s[2] > 0; j += THREADS) dkl_mean[j] *= sign;
+}
+
 // ---- Likelihoods: a block for each example
 
 // nll [B] = sum_d softplus(a) - x a;  dlogits = weight (sigmoid(a) - x).  With e = exp(-|a|) nothing overflows.

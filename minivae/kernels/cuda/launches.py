@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae.kernels import Call
+from minivae.kernels import Call, Var
 from minivae.kernels.cuda.cublas import cublas
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.kernels.table import TABLE, Array, is_whole, parse
@@ -160,9 +160,11 @@ def dense_backward(L, dx, dW, db, dy, x, a, y, W, activation):
         L.product(dx, dy, W, transpose_b=True)
 
 
-def kl_loss(L, kl_mean, dkl_mean, kl, weight, beta, free_bits):
+def kl_loss(L, kl_mean, dkl_mean, kl, weight, beta, free_bits, capacity):
     B, Z = kl.shape
     L("kl_loss", Z, kl_mean=kl_mean, dkl_mean=dkl_mean, kl=kl, weight=weight, B=B, Z=Z)
+    if isinstance(capacity, Var) or capacity > 0:  # a sum over what all blocks have written
+        L("kl_capacity", 1, dkl_mean=dkl_mean, kl_mean=kl_mean, Z=Z)
 
 
 def gaussian_loss(L, dmean, dlog_sigma, nll, mean, x, log_sigma, weight):

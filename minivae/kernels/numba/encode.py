@@ -129,12 +129,13 @@ class Lowering:
         self.by_rows("gaussian_loss_rows", (dmean, dlog_sigma, nll, mean, x, log_sigma, weight))
         self.add("sigma_gradient", (dlog_sigma, mean, x, log_sigma, weight))
 
-    def kl_loss(self, call, kl_mean, dkl_mean, kl, weight, beta, free_bits):
-        if isinstance(free_bits, Var) or free_bits > 0:
-            self.add("kl_loss_all", (kl_mean, dkl_mean, kl, weight), (beta, free_bits))
+    def kl_loss(self, call, kl_mean, dkl_mean, kl, weight, *scalars):
+        beta, free_bits, capacity = scalars
+        if any(isinstance(scalar, Var) or scalar > 0 for scalar in (free_bits, capacity)):
+            self.add("kl_loss_all", (kl_mean, dkl_mean, kl, weight), scalars)
         else:  # dkl_mean is beta whatever the mean will be, and the backward pass need not wait for it
             self.by_rows("kl_weight", (dkl_mean,), (beta,))
-            self.add("kl_loss_all", (kl_mean, np.empty_like(dkl_mean), kl, weight), (beta, free_bits))
+            self.add("kl_loss_all", (kl_mean, np.empty_like(dkl_mean), kl, weight), scalars)
 
     # ---- Flat vectors [N], in the blocks of their gradients
 

@@ -204,20 +204,25 @@ def sample_backward_rows(dh, dz, h, eps, dkl_mean, weight, r0, r1):
 
 @compiled
 def kl_weight(dkl_mean, beta):
-    """dkl_mean of kl_loss where no bits are free: known before any mean is. Every thread writes all of it, the same."""
+    """dkl_mean of kl_loss without free bits and capacity, known before any mean is. Every thread writes all of it."""
     for j in range(len(dkl_mean)):
         dkl_mean[j] = beta
 
 
 @compiled
-def kl_loss_all(kl_mean, dkl_mean, kl, weight, beta, free_bits):
+def kl_loss_all(kl_mean, dkl_mean, kl, weight, beta, free_bits, capacity):
     for j in range(len(kl_mean)):
         kl_mean[j] = 0
     for r in range(len(kl)):
         for j in range(len(kl_mean)):
             kl_mean[j] += weight[r] * kl[r, j]
+    total = 0.0
     for j in range(len(kl_mean)):
         dkl_mean[j] = 0 if free_bits > 0 and kl_mean[j] < free_bits else beta
+        total += max(kl_mean[j], free_bits)
+    if capacity > 0:
+        for j in range(len(kl_mean)):
+            dkl_mean[j] *= np.sign(total - capacity)
 
 
 # ---- Likelihoods
