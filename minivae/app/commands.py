@@ -172,7 +172,8 @@ def evaluate(options: argparse.Namespace) -> int:
     active = evaluation.active_units(evaluation.posterior(vae.network_, examples)[0])
     with np.errstate(invalid="ignore"):  # of rows that score -inf
         error = float(log_p.std(ddof=1) / math.sqrt(n)) if n > 1 else None
-    _say_collapse(int(active.sum()), vae.latent_dim)
+    if n > 1:  # the mean of one example does not vary
+        _say_collapse(int(active.sum()), vae.latent_dim)
     result = {
         "data": dataset.name,
         "split": part.split,
