@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae import evaluation, modelfile, randomness, samples, scores
+from minivae import evaluation, imputation, modelfile, randomness, samples, scores
 from minivae.architecture import initial_parameters, parameter_layout
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import Scale, Summary, as_matrix, require_count
@@ -289,6 +289,20 @@ class VAE:
             return self._in_dtype(self._elbo(X, n_draws))
         examples = self.examples(X)
         return self._in_dtype(scores.log_likelihood(self.network_, examples, n_samples, self.seed_))
+
+    def impute(self, X: Any, *, n_samples: int = imputation.DRAWS) -> np.ndarray:
+        """X [n, D] with every NaN replaced by what is expected there, given what was observed in its row.
+
+        Numbers, counts and grey values get their mean, a category its likeliest value; n_samples draws of z for each row.
+        The model must have missing="ignore" or "input". What was observed is returned as it was, in float64.
+        """
+        examples = self.examples(X)
+        require_count("n_samples", n_samples)
+        if self.network_.arch.missing == "error":
+            raise ValueError("this model was fitted with missing='error'; fit with missing='ignore' to impute")
+        X = as_matrix(X, "X").astype(np.float64)
+        expected = imputation.impute(self.network_, examples, n_samples, self.seed_) * examples.divide_by
+        return imputation.fill(X, expected, self.network_)
 
     def anomaly_score(self, X: Any, *, per_column: bool = False, n_draws: int = scores.DRAWS) -> np.ndarray:
         """-log p(x|z) in nats, its mean over n_draws draws of z from q(z|x) (An and Cho 2015): the higher, the stranger.

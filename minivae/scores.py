@@ -80,19 +80,26 @@ def log_likelihood(
     -inf where float64 holds no number for the row. `eps` as in elbo_terms.
     """
     require_count("n_samples", n_samples)
-    Z = network.arch.latent_dim
-    eps = shared_noise(n_samples, Z, seed) if eps is None else eps
+    eps = shared_noise(n_samples, network.arch.latent_dim, seed) if eps is None else eps
 
     def surprise(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
         total = np.full(len(examples.rows), -math.inf)
-        for piece, work in _draws(network, examples, seed, eps):
-            logvar, z, e = (a.astype(np.float64) for a in (work.get("h")[:, Z:], work.get("z"), work.get("eps")))
-            log_w = 0.5 * (logvar + e**2 - z**2).sum(axis=1) - _nll(work)
+        for piece, _, log_w in log_weights(network, examples, seed, eps):
             total[piece] = np.logaddexp(total[piece], log_w)
-            progress(len(z))
+            progress(len(log_w))
         return (math.log(len(eps)) - total)[:, None]
 
     return -_finite_first(surprise, network, examples, eps)[:, 0]
+
+
+def log_weights(
+    network: Network, examples: Examples, seed: int, eps: np.ndarray
+) -> Iterator[tuple[slice, Workspace, np.ndarray]]:
+    """For every chunk of rows and each draw: its place, the workspace, and log w [rows] in float64."""
+    Z = network.arch.latent_dim
+    for piece, work in _draws(network, examples, seed, eps):
+        logvar, z, e = (a.astype(np.float64) for a in (work.get("h")[:, Z:], work.get("z"), work.get("eps")))
+        yield piece, work, 0.5 * (logvar + e**2 - z**2).sum(axis=1) - _nll(work)
 
 
 def reconstruction(

@@ -281,3 +281,52 @@ def test_an_anomaly_is_found_in_its_column_and_missing_cells_are_none(missing):
     assert (cells[np.isnan(new)] == 0).all()
     order = np.random.default_rng(0).permutation(50)
     np.testing.assert_allclose(vae.score_samples(new[order]), vae.score_samples(new)[order], rtol=1e-5)
+
+
+# ---- Imputation
+
+
+def test_imputation_approaches_the_conditional_mean_that_is_known():
+    """Linear and Gaussian data of covariance S: E[x_mis | x_obs] = mu + S_mo S_oo^-1 (x_obs - mu)."""
+    rng = np.random.default_rng(5)
+    loadings, noise = rng.normal(size=(2, 6)), 0.3
+    covariance = loadings.T @ loadings + noise**2 * np.eye(6)
+
+    def draw(rows):
+        X = rng.normal(size=(rows, 2)) @ loadings + noise * rng.normal(size=(rows, 6)) + 5.0
+        holes = rng.random(X.shape) < 0.25
+        return X, np.where(holes, np.nan, X)
+
+    settings = {"hidden_dims": (32,), "activation": "tanh", "latent_dim": 2, "learning_rate": 5e-3, "batch_size": 64}
+    vae = VAE(likelihood="gaussian", missing="input", epochs=150, random_state=0, **settings)
+    vae.fit(draw(2000)[1])
+    full, X = draw(200)
+    exact = X.copy()
+    for row in exact:
+        o = np.isfinite(row)
+        row[~o] = 5.0 + covariance[np.ix_(~o, o)] @ np.linalg.solve(covariance[np.ix_(o, o)], row[o] - 5.0)
+    holes, found = np.isnan(X), vae.impute(X, n_samples=500)
+    np.testing.assert_array_equal(found[~holes], X[~holes])
+    off = np.sqrt(np.mean((found - exact)[holes] ** 2)) / np.sqrt(np.mean((exact - 5.0)[holes] ** 2))
+    assert off < 0.15
+    best = np.mean((exact - full)[holes] ** 2)
+    assert np.mean((found - full)[holes] ** 2) < 1.15 * best < 0.5 * np.mean((5.0 - full)[holes] ** 2)
+
+
+def test_a_mixed_table_is_imputed_better_than_by_means_and_most_frequent_values():
+    complete, X = table(1500, seed=3), table(1500, 0.2, seed=3)
+    vae = VAE(**SETTINGS | {"epochs": 60}, missing="input").fit(X)
+    filled, holes = vae.impute(X), np.isnan(X)
+    assert np.isfinite(filled).all() and (filled[:, 4:].sum(axis=1) == 1).all()
+    np.testing.assert_array_equal(filled[~holes], X[~holes])
+    for d in range(4):
+        errors = [np.mean((guess - complete[:, d])[holes[:, d]] ** 2) for guess in (filled[:, d], np.nanmean(X[:, d]))]
+        assert errors[0] < 0.85 * errors[1], d
+    hit = (filled[:, 4:] == complete[:, 4:]).all(axis=1)[holes[:, 4]].mean()
+    assert hit > complete[holes[:, 4], 4:].mean(axis=0).max() + 0.05
+
+
+def test_a_model_that_knows_no_missing_cells_imputes_none():
+    X = table(100)
+    with pytest.raises(ValueError, match="fit with missing='ignore' to impute"):
+        VAE(**SETTINGS, epochs=1).fit(X).impute(X)

@@ -36,7 +36,7 @@ ORDER = [
     *("kernels.cuda", "kernels.cuda.cublas", "kernels.cuda.launches", "kernels.cuda.graph", "kernels.cuda.backend"),
     *("randomness", "parameters", "likelihoods", "architecture", "network", "optimizers", "gradcheck"),
     *("data", "data.files", "data.checks", "data.batches", "data.datasets"),
-    *("evaluation", "scores", "samples", "training", "proof", "modelfile", "settings", "estimator"),
+    *("evaluation", "scores", "samples", "imputation", "training", "proof", "modelfile", "settings", "estimator"),
     *("figures", "figures.layout", "figures.plots"),
     *("app", "app.runs"),
     *("bench", "bench.configs", "bench.contenders", "bench.peers", "bench.kernels", "bench.runner", "bench.tables"),
