@@ -33,7 +33,8 @@ class Architecture:
     sigma belongs to the gaussian likelihood: a positive number fixes it, "learned" trains one for all pixels, and
     "elementwise" lets the decoder give a logvar beside each mean. missing: whether a NaN is an error, or a cell that was not
     observed: "ignore", or "input" where the encoder is told which. By columns, `units` (shift, scale of each column) brings
-    gaussian ones to mean 0 and spread 1, and "learned" trains a sigma for each.
+    gaussian ones to mean 0 and spread 1, and "learned" trains a sigma for each. conditions: C, the columns of a side array
+    that encoder and decoder are told.
     """
 
     data_dim: int
@@ -44,6 +45,7 @@ class Architecture:
     sigma: float | str = "learned"
     missing: str = "error"
     units: tuple[tuple[float, float], ...] = ()
+    conditions: int = 0
 
     def __post_init__(self) -> None:
         for name in ("data_dim", "latent_dim"):
@@ -79,6 +81,10 @@ class Architecture:
     def inputs(self) -> int:
         """E, the width of the encoder's input."""
         return self.data_dim * (2 if self.missing == "input" else 1)
+
+    @property
+    def encoder_input(self) -> str:
+        return "inputs" if self.by_columns else "x"
 
     @property
     def elementwise(self) -> bool:
@@ -139,12 +145,13 @@ class Layer:
 
 
 def encoder_layers(arch: Architecture) -> list[Layer]:
-    x, widths = "inputs" if arch.by_columns else "x", (arch.inputs, *arch.hidden_dims, 2 * arch.latent_dim)
-    return _stack("encoder", x, "h", widths, arch.activation)
+    widths = (arch.inputs + arch.conditions, *arch.hidden_dims, 2 * arch.latent_dim)
+    return _stack("encoder", "xc" if arch.conditions else arch.encoder_input, "h", widths, arch.activation)
 
 
 def decoder_layers(arch: Architecture) -> list[Layer]:
-    return _stack("decoder", "z", "out", (arch.latent_dim, *reversed(arch.hidden_dims), arch.outputs), arch.activation)
+    widths = (arch.latent_dim + arch.conditions, *reversed(arch.hidden_dims), arch.outputs)
+    return _stack("decoder", "zc" if arch.conditions else "z", "out", widths, arch.activation)
 
 
 def _stack(part: str, x: str, y: str, widths: Sequence[int], activation: str) -> list[Layer]:
@@ -179,6 +186,8 @@ def array_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"x": (B, D), "eps": (B, Z), "z": (B, Z), "dz": (B, Z), "kl": (B, Z)}
     shapes |= {"kl_mean": (Z,), "dkl_mean": (Z,), "nll": (B,), "weight": (B,), "norm": (1,), "u": (B, D)}
     shapes |= {"log_sigma": (1,), "dlog_sigma": (1,), "rows": (B,)}
+    C = arch.conditions
+    shapes |= {"c": (B, C), "xc": (B, arch.inputs + C), "zc": (B, Z + C), "dzc": (B, Z + C)}
     shapes |= {"observed": (B, D), "inputs": (B, arch.inputs), "dt": (B, D)}
     for layer in encoder_layers(arch) + decoder_layers(arch):
         shapes |= {name: (B, layer.outputs) for name in (layer.y, layer.a, differential(layer.y))}

@@ -11,6 +11,7 @@ import numpy as np
 
 from minivae import evaluation, imputation, modelfile, randomness, samples, scores
 from minivae.architecture import initial_parameters, parameter_layout
+from minivae.conditions import Condition
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import Scale, Summary, as_matrix, require_count
 from minivae.data.files import DataError
@@ -51,6 +52,8 @@ class VAE:
         or "elementwise" (each row and column).
     missing : "error" refuses NaN; "ignore" takes it for a cell that was not observed, which adds nothing to the loss and
         looks average to the encoder; "input" tells the encoder besides which cells were observed.
+    conditional : whether encoder and decoder are told y, labels [n] or numbers [n] or [n, C] (Sohn et al. 2015); then every
+        method that reads X or makes it needs y too, one for each row, or one for all.
     beta, kl_warmup, free_bits : weight of the KL (Higgins et al. 2017), epochs in which it rises from 0, and the nats
         below which a latent dimension is not pushed (Kingma et al. 2016).
     kl_cycles : with more than 1, `epochs` are divided into so many cycles: in each, beta rises from 0 over kl_warmup epochs,
@@ -88,6 +91,7 @@ class VAE:
     likelihood: str = "bernoulli"
     sigma: float | str = "learned"
     missing: str = "error"
+    conditional: bool = False
     beta: float = 1.0
     kl_warmup: float = 0.0
     free_bits: float = 0.0
@@ -123,13 +127,15 @@ class VAE:
 
     # ---- Training
 
-    def fit(self, X: Any, y: Any = None, *, X_val: Any = None, X_test: Any = None) -> VAE:
+    def fit(
+        self, X: Any, y: Any = None, *, X_val: Any = None, X_test: Any = None, y_val: Any = None, y_test: Any = None
+    ) -> VAE:
         """Train on X [n, D] from fresh parameters, and keep those of the epoch with the best held-out loss.
 
         Without X_val, validation_fraction of X is held out; with 0, the last epoch's parameters are kept. The loss of X_test
-        is recorded after each epoch, and chooses nothing. y is ignored. Raises DataError before the first step if the data
-        do not fit the likelihood, hold NaN or have the wrong shape, NotFinite if the loss stops being a number, and
-        KeyboardInterrupt after Ctrl-C, with the epoch ended and the best parameters in place.
+        is recorded after each epoch, and chooses nothing. y is ignored unless conditional. Raises DataError before the first
+        step if the data do not fit the likelihood, hold NaN or have the wrong shape, NotFinite if the loss stops being a
+        number, and KeyboardInterrupt after Ctrl-C, with the epoch ended and the best parameters in place.
         """
         settings = checked_settings(self)
         fraction = held_fraction(settings, X_val is not None)
@@ -140,15 +146,16 @@ class VAE:
             None,
             np.empty(0, np.int64),
         )
-        examples, summary = read(X, "X", settings, scale)
+        condition = Condition.fitted(y) if settings["conditional"] else None
+        examples, summary = read(X, "X", settings, scale, y=y, condition=condition)
         if X_val is not None:
-            val, _ = read(X_val, "X_val", settings, scale, X.shape[1])
+            val, _ = read(X_val, "X_val", settings, scale, X.shape[1], y=y_val, condition=condition)
         if X_test is not None:
-            test, _ = read(X_test, "X_test", settings, scale, X.shape[1])
+            test, _ = read(X_test, "X_test", settings, scale, X.shape[1], y=y_test, condition=condition)
         if fraction:
             rows, held_rows = holdout(len(X), fraction, randomness.permutation(len(X), seed, randomness.HOLDOUT))
             examples, val = replace(examples, rows=rows), replace(examples, rows=held_rows)
-        self._start(settings, summary, scale, seed)
+        self._start(settings, summary, scale, seed, condition)
         self.held_rows_ = held_rows
         self.trainer_.fit(examples, settings["epochs"], val, test, settings["patience"])
         return self
@@ -162,8 +169,9 @@ class VAE:
         settings, X = checked_settings(self), as_matrix(X, "X")
         if not hasattr(self, "network_"):
             scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"])
-            examples, summary = read(X, "X", settings, scale)
-            self._start(settings, summary, scale, randomness.resolve_seed(settings["random_state"]))
+            condition = Condition.fitted(y) if settings["conditional"] else None
+            examples, summary = read(X, "X", settings, scale, y=y, condition=condition)
+            self._start(settings, summary, scale, randomness.resolve_seed(settings["random_state"]), condition)
         else:
             check_continuation(self.settings_, settings, self.history_[-1]["epoch"] if self.history_ else 0)
             scale = (
@@ -171,7 +179,7 @@ class VAE:
                 if settings["divide_by"] is None
                 else Scale.fitted(X, settings["divide_by"], settings["likelihood"])
             )
-            examples, _ = read(X, "X", settings, scale, self.n_features_in_)
+            examples, _ = read(X, "X", settings, scale, self.n_features_in_, y=y, condition=self.condition_)
             moments: dict[str, Any] = {}  # afresh after load, or for another optimizer
             if hasattr(self, "trainer_") and self.trainer_.optimizer.name == settings["optimizer"]:
                 moments = {"moments": self.trainer_.moments, "updates": self.trainer_.updates}
@@ -198,15 +206,18 @@ class VAE:
     def divide_by_(self) -> float:
         return self.scale_.divide_by
 
-    def _start(self, settings: dict[str, Any], summary: Summary, scale: Scale, seed: int) -> None:
+    def _start(
+        self, settings: dict[str, Any], summary: Summary, scale: Scale, seed: int, condition: Condition | None
+    ) -> None:
         """Fresh parameters and a fresh trainer. Everything that can be wrong is found before the old ones are let go."""
-        arch = architecture(settings, len(summary.mean), column_units(settings, summary))
+        arch = architecture(settings, len(summary.mean), column_units(settings, summary), condition)
         network = Network(arch, load_backend(settings["backend"]), settings["dtype"])
         start = initial_parameters(
             arch, seed, settings["init"], settings["output_bias"], summary.mean, summary.variance
         )
         network.set_parameters(start)
         self._adopt(settings, scale, self._trainer(settings, network, seed, []))
+        self.condition_ = condition
         self.sample_calls_ = 0
 
     def _adopt(self, settings: dict[str, Any], scale: Scale, trainer: Trainer) -> None:
@@ -234,37 +245,43 @@ class VAE:
 
     # ---- Use
 
-    def examples(self, X: Any, rows: np.ndarray | None = None) -> Examples:
-        """All or some rows of X, checked, as the functions of `evaluation` take them. X is not copied."""
+    def examples(self, X: Any, rows: np.ndarray | None = None, y: Any = None) -> Examples:
+        """All or some rows of X (and y), checked, as the functions of `evaluation` take them. X is not copied."""
         self._require_fit()
-        return read(X, "X", self.settings_, self.scale_, self.n_features_in_, rows)[0]
+        return read(X, "X", self.settings_, self.scale_, self.n_features_in_, rows, y, self.condition_)[0]
 
-    def transform(self, X: Any) -> np.ndarray:
+    def _side(self, y: Any, n: int) -> np.ndarray | None:
+        """y as columns [n, C], or None for a model that is told nothing."""
+        return None if self.condition_ is None else self.condition_.columns(y, n, self.network_.dtype)
+
+    def transform(self, X: Any, y: Any = None) -> np.ndarray:
         """Posterior means mu [n, latent_dim] of q(z|x). Grey values are embedded as they are, whatever binarize says."""
-        return self.posterior(X)[0]
+        return self.posterior(X, y)[0]
 
-    def posterior(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+    def posterior(self, X: Any, y: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """mu [n, latent_dim] and logvar [n, latent_dim] of q(z|x) = N(mu, exp(logvar)), as transform."""
-        examples = self.examples(X)
+        examples = self.examples(X, y=y)
         return evaluation.posterior(self.network_, examples)
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
         """fit(X), then transform(X)."""
-        return self.fit(X).transform(X)
+        return self.fit(X, y).transform(X, y)
 
-    def inverse_transform(self, Z: Any) -> np.ndarray:
+    def inverse_transform(self, Z: Any, y: Any = None) -> np.ndarray:
         """Decoder means [n, D] at latent points Z [n, latent_dim], as divided by divide_by_."""
         self._require_fit()
         Z, latent_dim = as_matrix(Z, "Z"), self.network_.arch.latent_dim
         if Z.shape[1] != latent_dim:
             raise DataError(f"Z has {Z.shape[1]} columns, and this model has latent_dim={latent_dim}; pass as many")
-        return evaluation.decode(self.network_, Z)
+        return evaluation.decode(self.network_, Z, self._side(y, len(Z)))
 
-    def reconstruct(self, X: Any) -> np.ndarray:
+    def reconstruct(self, X: Any, y: Any = None) -> np.ndarray:
         """Decoder means [n, D] at the posterior means of X [n, D]."""
-        return self.inverse_transform(self.transform(X))
+        return self.inverse_transform(self.transform(X, y), y)
 
-    def sample(self, n_samples: int = 1, *, noise: bool = False, random_state: int | None = None) -> np.ndarray:
+    def sample(
+        self, n_samples: int = 1, *, y: Any = None, noise: bool = False, random_state: int | None = None
+    ) -> np.ndarray:
         """Decoder means [n_samples, D] at z ~ N(0, I); with noise, draws from p(x|z), which are spread as data are.
 
         Both as divided by divide_by_. The same random_state gives the same rows. Without it each call draws others, and a
@@ -275,10 +292,15 @@ class VAE:
         seed, call = (self.seed_, self.sample_calls_) if random_state is None else (random_state, 0)
         seed = randomness.resolve_seed(seed)
         z = samples.prior(n_samples, self.network_.arch.latent_dim, seed, call)
+        side = self._side(y, n_samples)
         self.sample_calls_ += random_state is None
-        return samples.observe(self.network_, z, seed, call) if noise else self.inverse_transform(z)
+        if noise:
+            return samples.observe(self.network_, z, seed, call, side)
+        return evaluation.decode(self.network_, z, side)
 
-    def score_samples(self, X: Any, *, n_samples: int | None = None, n_draws: int = scores.DRAWS) -> np.ndarray:
+    def score_samples(
+        self, X: Any, y: Any = None, *, n_samples: int | None = None, n_draws: int = scores.DRAWS
+    ) -> np.ndarray:
         """A lower bound of log p(x) per example [n] in nats, in the dtype of the network; -inf where that has no number.
 
         n_samples None: the ELBO, the KL in closed form and the rest a mean over n_draws draws of z. A number K: the
@@ -286,17 +308,17 @@ class VAE:
         so a row's score does not depend on the rows beside it, nor on their order.
         """
         if n_samples is None:
-            return self._in_dtype(self._elbo(X, n_draws))
-        examples = self.examples(X)
+            return self._in_dtype(self._elbo(X, y, n_draws))
+        examples = self.examples(X, y=y)
         return self._in_dtype(scores.log_likelihood(self.network_, examples, n_samples, self.seed_))
 
-    def impute(self, X: Any, *, n_samples: int = imputation.DRAWS) -> np.ndarray:
+    def impute(self, X: Any, y: Any = None, *, n_samples: int = imputation.DRAWS) -> np.ndarray:
         """X [n, D] with every NaN replaced by what is expected there, given what was observed in its row.
 
         Numbers, counts and grey values get their mean, a category its likeliest value; n_samples draws of z for each row.
         The model must have missing="ignore" or "input". What was observed is returned as it was, in float64.
         """
-        examples = self.examples(X)
+        examples = self.examples(X, y=y)
         require_count("n_samples", n_samples)
         if self.network_.arch.missing == "error":
             raise ValueError("this model was fitted with missing='error'; fit with missing='ignore' to impute")
@@ -304,21 +326,23 @@ class VAE:
         expected = imputation.impute(self.network_, examples, n_samples, self.seed_) * examples.divide_by
         return imputation.fill(X, expected, self.network_)
 
-    def anomaly_score(self, X: Any, *, per_column: bool = False, n_draws: int = scores.DRAWS) -> np.ndarray:
+    def anomaly_score(
+        self, X: Any, y: Any = None, *, per_column: bool = False, n_draws: int = scores.DRAWS
+    ) -> np.ndarray:
         """-log p(x|z) in nats, its mean over n_draws draws of z from q(z|x) (An and Cho 2015): the higher, the stranger.
 
         [n], or per_column [n, D], whose sum over the columns is the former. inf where the row has no number. In the dtype of
         the network; rows share their noise as in score_samples.
         """
-        examples = self.examples(X)
+        examples = self.examples(X, y=y)
         return self._in_dtype(scores.reconstruction(self.network_, examples, self.seed_, n_draws, per_column))
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean ELBO of X in nats per example; higher is better."""
-        return float(self._elbo(X, scores.DRAWS).mean())
+        return float(self._elbo(X, y, scores.DRAWS).mean())
 
-    def _elbo(self, X: Any, n_draws: int) -> np.ndarray:
-        examples = self.examples(X)
+    def _elbo(self, X: Any, y: Any, n_draws: int) -> np.ndarray:
+        examples = self.examples(X, y=y)
         recon, kl = scores.elbo_terms(self.network_, examples, self.seed_, n_draws)
         return np.asarray(-(recon + kl))
 
@@ -337,6 +361,7 @@ class VAE:
         """Write parameters, fitted settings and history to one .npz file, atomically. Callbacks are not saved."""
         self._require_fit()
         state = {"scale": asdict(self.scale_), "seed": self.seed_, "history": self.history_, "units": self.units_}
+        state["condition"] = self.condition_ and self.condition_.to_dict()
         config = {"settings": self.settings_, "data_dim": self.n_features_in_, **state}
         arrays = views(self.network_.get_parameters(), self.network_.layout)
         modelfile.save(path, {**arrays, "held_rows": self.held_rows_}, config)
@@ -351,11 +376,12 @@ class VAE:
             settings = checked_settings(vae)
             vae.set_params(**settings)
             held_rows = arrays.pop("held_rows").astype(np.int64)
-            arch = architecture(settings, config["data_dim"], config.get("units", ()))
+            condition = Condition.from_dict(config.get("condition"))
+            arch = architecture(settings, config["data_dim"], config.get("units", ()), condition)
             parameters = modelfile.flatten(arrays, parameter_layout(arch))
             scale, seed = Scale(**config["scale"]), randomness.resolve_seed(config["seed"])
             state = {"settings_": settings, "scale_": scale, "seed_": seed, "history_": config["history"]}
-            state |= {"units_": arch.units, "sample_calls_": 0}
+            state |= {"condition_": condition, "units_": arch.units, "sample_calls_": 0}
             state |= {"n_features_in_": arch.data_dim, "n_parameters_": parameters.size, "held_rows_": held_rows}
             vae.__setstate__(state | {"parameters": parameters})
         except (KeyError, TypeError, ValueError) as error:
@@ -380,9 +406,8 @@ class VAE:
         if "parameters" in state:
             settings = self.settings_
             kernels = load_backend(settings["backend"])
-            self.network_ = Network(
-                architecture(settings, self.n_features_in_, self.units_), kernels, settings["dtype"]
-            )
+            arch = architecture(settings, self.n_features_in_, self.units_, self.condition_)
+            self.network_ = Network(arch, kernels, settings["dtype"])
             self.network_.set_parameters(state["parameters"])
         if "moments" in state:
             kept = dict(state["moments"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def elbo_of(network: Network, examples: Examples, seed: int) -> Callable[[int], 
 
 def posterior(network: Network, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
     """mu [n, Z] and logvar [n, Z] of q(z|x). An embedding has no noise: x is never binarized, grey values go in as grey."""
-    gather = Examples(examples.data, examples.rows, examples.divide_by).batch_program(seed=0)
+    gather = replace(examples, binarize="none").batch_program(seed=0)
     work = _workspace(network, [*gather, *encode_program(network.arch)], examples)
     h = np.empty((len(examples.rows), 2 * network.arch.latent_dim), network.dtype)
     for piece, rows in examples.chunks(CHUNK):
@@ -63,8 +64,8 @@ def posterior(network: Network, examples: Examples) -> tuple[np.ndarray, np.ndar
     return mu, logvar
 
 
-def decode(network: Network, z: np.ndarray) -> np.ndarray:
-    """The mean of p(x|z) [n, D] for latent points z [n, Z], such as probabilities for bernoulli."""
+def decode(network: Network, z: np.ndarray, side: np.ndarray | None = None) -> np.ndarray:
+    """The mean of p(x|z) [n, D] for latent points z [n, Z] (and side [n, C]), such as probabilities for bernoulli."""
     arch, program = network.arch, decode_program(network.arch)
     mean = column_means(arch) if arch.by_columns else LIKELIHOODS[arch.likelihood].mean
     if isinstance(mean, str):
@@ -74,6 +75,8 @@ def decode(network: Network, z: np.ndarray) -> np.ndarray:
     for start in range(0, len(z), CHUNK):
         piece = z[start : start + CHUNK]
         work.put("z", piece)
+        if side is not None:
+            work.put("c", side[start : start + CHUNK])
         work.run(len(piece))
         out = work.get("out") if arch.by_columns else work.get("out")[:, : arch.data_dim]
         means[start : start + len(piece)] = out if isinstance(mean, str) else mean(out)
@@ -108,4 +111,4 @@ def collapse(active: int, latent_dim: int) -> str:
 
 
 def _workspace(network: Network, program: list[Call], examples: Examples) -> Workspace:
-    return network.workspace(program, min(CHUNK, len(examples.rows)), data=examples.on(network.kernels))
+    return network.workspace(program, min(CHUNK, len(examples.rows)), **examples.on(network.kernels))

@@ -36,13 +36,15 @@ from minivae.parameters import differential, size, views
 
 def encode_program(arch: Architecture) -> list[Call]:
     """x -> h = [mu | logvar]"""
-    observe = [Call("observe", ("observed", "inputs", "x", "shift", "scale"))] if arch.by_columns else []
-    return observe + [_dense_forward(layer) for layer in encoder_layers(arch)]
+    before = [Call("observe", ("observed", "inputs", "x", "shift", "scale"))] if arch.by_columns else []
+    before += [Call("join", ("xc", arch.encoder_input, "c"))] if arch.conditions else []
+    return before + [_dense_forward(layer) for layer in encoder_layers(arch)]
 
 
 def decode_program(arch: Architecture) -> list[Call]:
     """z -> out: what the likelihood's kernel reads, such as logits for bernoulli, [mean | logvar] if sigma is elementwise"""
-    return [_dense_forward(layer) for layer in decoder_layers(arch)]
+    told = [Call("join", ("zc", "z", "c"))] if arch.conditions else []
+    return told + [_dense_forward(layer) for layer in decoder_layers(arch)]
 
 
 def loss_program(arch: Architecture) -> list[Call]:
@@ -72,6 +74,7 @@ def backward_program(arch: Architecture) -> list[Call]:
     """The forward program in reverse: every gradient of the loss with respect to a parameter"""
     return [
         *[_dense_backward(layer) for layer in reversed(decoder_layers(arch))],
+        *([Call("split", ("dz", "dzc"))] if arch.conditions else []),
         Call("sample_backward", ("dh", "dz", "h", "eps", "dkl_mean", "weight")),
         *[_dense_backward(layer) for layer in reversed(encoder_layers(arch))],
     ]
@@ -82,7 +85,7 @@ def _dense_forward(layer: Layer) -> Call:
 
 
 def _dense_backward(layer: Layer) -> Call:
-    dx = None if layer.x in ("x", "inputs") else differential(layer.x)
+    dx = None if layer.x in ("x", "inputs", "xc") else differential(layer.x)
     dy, n = differential(layer.y), layer.name
     arrays = (dx, f"{n}.dW", f"{n}.db", dy, layer.x, layer.a, layer.y, f"{n}.W")
     return Call("dense_backward", arrays, (layer.activation,))
@@ -127,13 +130,21 @@ class Network:
         return np.array(self.kernels.to_host(self.parameters))
 
     def loss_and_gradient(
-        self, x: np.ndarray, eps: np.ndarray, beta: float = 1.0, free_bits: float = 0.0, capacity: float = 0.0
+        self,
+        x: np.ndarray,
+        eps: np.ndarray,
+        beta: float = 1.0,
+        free_bits: float = 0.0,
+        capacity: float = 0.0,
+        side: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
-        """The loss in nats per example and its gradient [N], at data x [B, D] and noise eps [B, Z]."""
+        """The loss in nats per example and its gradient [N], at data x [B, D], noise eps [B, Z] and side [B, C]."""
         program = forward_program(self.arch, free_bits, capacity) + backward_program(self.arch)
         work = self.workspace(program, len(x))
         work.put("x", x)
         work.put("eps", eps)
+        if side is not None:
+            work.put("c", side)
         work.run(len(x), beta=beta)
         loss = total_loss(float(np.mean(work.get("nll"))), work.get("kl_mean"), beta, free_bits, capacity)
         return loss, np.array(self.kernels.to_host(self.gradient))

@@ -183,6 +183,8 @@ def model_rows(kernels: ModuleType) -> Iterator[Row]:
         for likelihood, sigma in (*forms, (MIXED, "learned"), (MIXED, "elementwise"), (MIXED, 0.7)):
             units = ((0.5, 2.0),) * 7 if likelihood in ("gaussian", MIXED) else ()
             yield from model_check(kernels, Architecture(7, 2, (6, 5), "tanh", likelihood, sigma, missing, units))
+    for likelihood, missing in (("bernoulli", "error"), ("gaussian", "error"), (MIXED, "input")):
+        yield from model_check(kernels, Architecture(7, 2, (6,), "tanh", likelihood, missing=missing, conditions=3))
     for objective in ((0.0, 0.0), (4.0, 0.0), (0.5, 0.2), (4.0, 0.0, 0.05), (4.0, 0.0, 5.0)):
         yield from model_check(kernels, Architecture(7, 3, (6,), "tanh", "bernoulli"), objective)
     yield from model_check(kernels, Architecture(7, 3, (), "identity", "gaussian"))
@@ -203,14 +205,17 @@ def model_check(kernels: ModuleType, arch: Architecture, objective: tuple[float,
     parameters = initial_parameters(arch, seed=0)
     parameters += 0.1 * noise(parameters.size)
     network.set_parameters(parameters)
-    _, gradient = network.loss_and_gradient(x, eps, *objective)
+    beta, free_bits, capacity = (*objective, 0.0)[:3]
+    side = noise(5, arch.conditions) if arch.conditions else None
+    _, gradient = network.loss_and_gradient(x, eps, beta, free_bits, capacity, side)
 
     def loss(values: np.ndarray) -> float:
         network.set_parameters(values)
-        return network.loss_and_gradient(x, eps, *objective)[0]
+        return network.loss_and_gradient(x, eps, beta, free_bits, capacity, side)[0]
 
     sigma = f" sigma={arch.sigma}" if "gaussian" in arch.likelihood else ""
     sigma += f" missing={arch.missing}" if arch.missing != "error" else ""
+    sigma += " conditional" if arch.conditions else ""
     named = zip(("beta", "free_bits", "capacity"), objective)
     changed = "".join(f" {name}={value:g}" for name, value in named if value != (name == "beta"))
     subject = f"VAE {arch.activation} {arch.likelihood}{sigma}{changed}"

@@ -23,14 +23,16 @@ def prior(n: int, latent_dim: int, seed: int, call: int = 0) -> np.ndarray:
     return randomness.normal((n, latent_dim), seed, randomness.PRIOR, call)
 
 
-def observe(network: Network, z: np.ndarray, seed: int, call: int = 0) -> np.ndarray:
-    """x [n, D] drawn from p(x|z) at latent points z [n, Z], a function of (seed, call) in the network's dtype."""
+def observe(network: Network, z: np.ndarray, seed: int, call: int = 0, side: np.ndarray | None = None) -> np.ndarray:
+    """x [n, D] drawn from p(x|z) at latent points z [n, Z] (and side [n, C]), a function of (seed, call)."""
     program = decode_program(network.arch)
     work = network.workspace(program, min(CHUNK, len(z)))
     out = np.empty((len(z), work.arrays["out"].shape[1]))
     for start in range(0, len(z), CHUNK):
         piece = z[start : start + CHUNK]
         work.put("z", piece)
+        if side is not None:
+            work.put("c", side[start : start + CHUNK])
         work.run(len(piece))
         out[start : start + len(piece)] = work.get("out")
     arch, x = network.arch, np.empty((len(z), network.arch.data_dim))

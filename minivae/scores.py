@@ -133,11 +133,13 @@ def _draws(network: Network, examples: Examples, seed: int, eps: np.ndarray) -> 
     place of its number, so that rows that differ still draw independently.
     """
     arch, kernels, capacity = network.arch, network.kernels, min(CHUNK, len(examples.rows))
-    gather, *binarize = examples.fixed().batch_program(seed)
-    reading = network.workspace([gather], capacity, data=examples.on(kernels))
-    encoding = network.workspace([*binarize, *encode_program(arch)], capacity, x=reading.arrays["x"])
+    program = examples.fixed().batch_program(seed)
+    gather, binarize = [[call for call in program if (call.kernel == "gather") is read] for read in (True, False)]
+    reading = network.workspace(gather, capacity, **examples.on(kernels))
+    read = {name: reading.arrays[name] for name in ("x", "c") if name in reading.arrays}
+    encoding = network.workspace([*binarize, *encode_program(arch)], capacity, **read)
     draw = [Call("sample_forward", ("z", "kl", "h", "eps")), *decode_program(arch), *loss_program(arch)]
-    encoded = {name: encoding.arrays[name] for name in ("x", "h", "observed") if name in encoding.arrays}
+    encoded = {name: encoding.arrays[name] for name in ("x", "c", "h", "observed") if name in encoding.arrays}
     drawing = network.workspace(draw, capacity, **encoded)
     for piece, rows in examples.chunks(CHUNK):
         n = len(rows)
@@ -213,7 +215,7 @@ def _finite_first(
         if lost.size and network.dtype != np.float64:
             double = Network(network.arch, load("numpy"), "float64")
             double.set_parameters(network.get_parameters())
-            again = Examples(examples.data, examples.rows[lost], examples.divide_by, examples.binarize)
+            again = replace(examples, rows=examples.rows[lost])
             table[lost] = score(double, again, eps if eps.shape[1] == 1 else eps[:, lost])
     table[np.isnan(table)] = math.inf
     return table

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minivae.architecture import Architecture
+from minivae.conditions import Condition
 from minivae.data.batches import Examples
 from minivae.data.checks import Scale, Summary, as_matrix, check_groups, check_range, require_count, summarize
 from minivae.data.files import DataError
@@ -19,7 +20,17 @@ from minivae.optimizers import Optimizer
 from minivae.training import Objective
 
 DEFAULT_VALIDATION_FRACTION = 0.1
-OF_THE_NETWORK = ("latent_dim", "hidden_dims", "activation", "likelihood", "sigma", "missing", "dtype", "backend")
+OF_THE_NETWORK = (
+    "latent_dim",
+    "hidden_dims",
+    "activation",
+    "likelihood",
+    "sigma",
+    "missing",
+    "conditional",
+    "dtype",
+    "backend",
+)
 
 TYPES: dict[str, tuple[Any, str]] = {
     "int": (int, "a whole number"),
@@ -104,9 +115,13 @@ def check_continuation(fitted: dict[str, Any], settings: dict[str, Any], epochs_
 # ---- What they make
 
 
-def architecture(settings: dict[str, Any], data_dim: int, units: Any = ()) -> Architecture:
+def architecture(
+    settings: dict[str, Any], data_dim: int, units: Any = (), condition: Condition | None = None
+) -> Architecture:
     given = {f.name: settings[f.name] for f in fields(Architecture) if f.name in settings}
-    return Architecture(data_dim, **given, units=tuple(map(tuple, units)))
+    return Architecture(
+        data_dim, **given, units=tuple(map(tuple, units)), conditions=condition.width if condition else 0
+    )
 
 
 def column_units(settings: dict[str, Any], summary: Summary) -> tuple[tuple[float, float], ...]:
@@ -139,8 +154,10 @@ def read(
     scale: Scale,
     columns: int | None = None,
     rows: np.ndarray | None = None,
+    y: Any = None,
+    condition: Condition | None = None,
 ) -> tuple[Examples, Summary]:
-    """All or some rows of X as a model with these settings reads them, after every check, and their summary."""
+    """All or some rows of X, and y where a model is told it, as one with these settings reads them; their summary."""
     X = as_matrix(X, name)
     if columns is not None and X.shape[1] != columns:
         raise DataError(f"{name} has {X.shape[1]} columns, and the model was built for {columns}; pass as many")
@@ -149,4 +166,5 @@ def read(
     summary = summarize(X, divisor, name, rows, whole, missing=settings["missing"] != "error")
     check_range(summary, settings["likelihood"])
     check_groups(X, name, settings["likelihood"], rows)
-    return Examples(X, np.arange(len(X)) if rows is None else rows, divisor, settings["binarize"]), summary
+    side = None if condition is None else condition.columns(y, len(X), settings["dtype"])
+    return Examples(X, np.arange(len(X)) if rows is None else rows, divisor, settings["binarize"], side), summary

@@ -188,9 +188,8 @@ class Trainer:
     def _workspace(self, examples: Examples, trace: Any) -> Workspace:
         program = step_program(self.network, examples, self.objective, self.optimizer, self.seed)
         flat = {"p": self.network.parameters, "g": self.network.gradient, **self.moments}
-        data = examples.on(self.network.kernels)
         capacity = min(self.batch_size, len(examples.rows))
-        return self.network.workspace(program, capacity, data=data, trace=trace, **flat)
+        return self.network.workspace(program, capacity, trace=trace, **examples.on(self.network.kernels), **flat)
 
     def _train_epoch(self, work: Workspace, examples: Examples, trace: Any, epochs: int) -> Record:
         n, size = len(examples.rows), self.batch_size
@@ -257,7 +256,7 @@ class Trainer:
     def _diagnosis(self, work: Workspace, rate: float) -> str:
         """Which array of the step just run was the first to hold a NaN or an infinity, in the order of the program."""
         arrays = work.bound(work.rows)[1]
-        skip = {"trace", "data", *(name for name, _ in self.network.layout), "p", *self.moments}
+        skip = {"trace", "data", "side", *(name for name, _ in self.network.layout), "p", *self.moments}
         names = [n for call in work.program for n in call.arrays if n is not None and n not in skip]
         bad = next((n for n in names if not np.isfinite(self.network.kernels.to_host(arrays[n])).all()), "the loss")
         advice = f"lower learning_rate (now {rate:g}) or set max_grad_norm"

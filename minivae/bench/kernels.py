@@ -49,6 +49,7 @@ def cases(config: Config) -> list[Case]:
     sizes["N"], generator, found = Network(arch, reference).parameters.size, np.random.default_rng(SEED), []
     for name, kernel in TABLE.items():
         sizes["C"] = Z if name == "philox_normal" else D
+        sizes["P"] = 2 * D if name == "join" else D
         arrays: dict[str, np.ndarray] = {}
         for array in kernel.arrays:
             dtype = {"": "float32", "any": "uint8"}.get(array.dtype, array.dtype)

@@ -47,13 +47,15 @@ class Examples:
     """Some rows of a data matrix, and how they become batches.
 
     data [n, D] stays as it is in memory or on disk; a batch is data[rows] / divide_by. binarize: "none" keeps the grey
-    values, "static" draws each pixel once (a function of seed and row), "dynamic" anew at every step.
+    values, "static" draws each pixel once (a function of seed and row), "dynamic" anew at every step. side [n, C]: what a
+    conditional model is told of each row.
     """
 
     data: Any
     rows: Array
     divide_by: float = 1.0
     binarize: str = "none"
+    side: Any = None
     _there: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -74,17 +76,21 @@ class Examples:
             scalars = (seed, randomness.BINARIZE_STATIC, 0)
         if self.binarize != "none":
             program += [Call("philox_uniform", ("u", "rows"), scalars), Call("binarize", ("x", "u"))]
+        if self.side is not None:
+            program.append(Call("gather", ("c", "side", "rows"), (1.0,)))
         return program
 
     def fixed(self) -> Examples:
         """The same rows for an evaluation, which compares models on one draw: dynamic becomes static."""
         return replace(self, binarize="static" if self.binarize == "dynamic" else self.binarize)
 
-    def on(self, kernels: ModuleType) -> Any:
-        """data where this backend's arrays live; brought there once, however often these rows are evaluated."""
+    def on(self, kernels: ModuleType) -> dict[str, Any]:
+        """data, and side, where this backend's arrays live; brought there once, however often these rows are evaluated."""
         if kernels.__name__ not in self._there:
-            self._there[kernels.__name__] = kernels.to_device(self.data)
-        return self._there[kernels.__name__]
+            given = {"data": self.data} | ({"side": self.side} if self.side is not None else {})
+            self._there[kernels.__name__] = {name: kernels.to_device(array) for name, array in given.items()}
+        there: dict[str, Any] = self._there[kernels.__name__]
+        return there
 
     def chunks(self, size: int) -> Iterator[tuple[slice, Array]]:
         """The rows in order, `size` at a time, each with its place."""

@@ -30,6 +30,19 @@ def observe(observed, inputs, x, shift, scale):
     inputs[:, D:] = observed[:, : inputs.shape[1] - D]
 
 
+# ---- What is told beside the data: the condition of encoder and decoder
+
+
+def join(y, a, c):
+    """y [B, P] = [a | c],  a [B, E], c [B, C]"""
+    np.concatenate([a, c], axis=1, out=y)
+
+
+def split(a, y):
+    """a [B, E] = the first columns of y [B, P].  Of gradients this is join's: da of dy; a condition needs none."""
+    a[...] = y[:, : a.shape[1]]
+
+
 # ---- The loss of a cell
 
 

@@ -19,7 +19,17 @@ import math
 
 import numpy as np
 
-from minivae.kernels.columns import FEW, LOG_2PI, columns_loss, few_factorial, observe, stirling, sum_rows  # noqa: F401
+from minivae.kernels.columns import (  # noqa: F401  (names of the interface)
+    FEW,
+    LOG_2PI,
+    columns_loss,
+    few_factorial,
+    join,
+    observe,
+    split,
+    stirling,
+    sum_rows,
+)
 from minivae.kernels.philox import philox_normal, philox_uniform  # noqa: F401  (names of the interface)
 
 # ---- Activations: y = f(a), element by element. Backward multiplies dy by f'(a) in place, so that dy becomes da.

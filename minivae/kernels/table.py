@@ -29,6 +29,8 @@ poisson_loss                dlog_rate [B, D], nll [B]  <-  log_rate [B, D], x [B
 observe           observed [B, D], inputs [B, E], x! [B, D]  <-  shift [D], scale [D];  ;  row by row
 columns_loss      dout [B, P], dt [B, D], nll [B]  <-  out [B, P], x [B, D], observed [B, D], \
                   t [D], log_scale [D], runs int64 [R, 4], weight [B];  ;  row by row
+join                        y [B, P]  <-  a [B, E], c [B, C];  ;  row by row
+split                       a [B, E]  <-  y [B, P];  ;  row by row
 sum_rows                    total [C]  <-  part [B, C]
 clip_global_norm            norm [1], g! [N]  <-  ;  max_norm
 sgd_step                    p! [N], m! [N], g! [N]  <-  ;  learning_rate, momentum, nesterov

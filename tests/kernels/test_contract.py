@@ -332,6 +332,19 @@ def columns_loss_case(rng, dtype, rows, D):
     return Case("columns_loss", order, written, read | {"runs": runs}, expected)
 
 
+def join_case(rng, dtype, rows, columns):
+    a, c = rng.normal(size=(rows, columns)).astype(dtype), rng.normal(size=(rows, 3)).astype(dtype)
+    read, written = {"a": a, "c": c}, {"y": np.empty((rows, columns + 3), dtype)}
+    return Case("join", ("y", "a", "c"), written, read, {"y": np.hstack(wide([a, c]))})
+
+
+def split_case(rng, dtype, rows, columns):
+    y = rng.normal(size=(rows, columns + 2)).astype(dtype)
+    return Case(
+        "split", ("a", "y"), {"a": np.empty((rows, columns), dtype)}, {"y": y}, {"a": y[:, :columns].astype(float)}
+    )
+
+
 def sum_rows_case(rng, dtype, rows, columns):
     part = rng.normal(size=(rows, columns)).astype(dtype)
     expected = {"total": np.einsum("bc->c", part.astype(np.float64))}
@@ -343,6 +356,8 @@ CASES = {
     "observe": (observe_case, {"wide_inputs": False}),
     "columns_loss": (columns_loss_case, {}),
     "sum_rows": (sum_rows_case, {}),
+    "join": (join_case, {}),
+    "split": (split_case, {}),
     **{f"dense_forward-{f}": (dense_forward_case, {"activation": f}) for f in FORMULAS},
     **{f"dense_backward-{f}": (dense_backward_case, {"activation": f}) for f in FORMULAS},
     "dense_forward-one-input": (dense_forward_case, {"inputs": 1}),

@@ -290,6 +290,21 @@ extern "C" __global__ void observe(real* observed, real* inputs, real* x, const 
     }
 }
 
+// y [B, P] = [a | c];  and of gradients da = the first columns of dy
+extern "C" __global__ void join(real* y, const real* a, const real* c, whole size, whole P, whole E, whole C) {
+    EACH(i, size) {
+        whole b = quotient(i, P), d = i - b * P;
+        y[i] = d < E ? a[b * E + d] : c[b * C + d - E];
+    }
+}
+
+extern "C" __global__ void split(real* a, const real* y, whole size, whole E, whole P) {
+    EACH(i, size) {
+        whole b = quotient(i, E);
+        a[i] = y[b * P + i - b * E];
+    }
+}
+
 __device__ inline real stirling(real x) {
     real z = real(1) / (x * x), series = real(-691.0 / 360360);
     const real terms[5] = {real(1.0 / 1188), real(-1.0 / 1680), real(1.0 / 1260), real(-1.0 / 360), real(1.0 / 12)};

@@ -32,6 +32,23 @@ def observe_rows(observed, inputs, x, shift, scale, r0, r1):
             inputs[r, d] = observed[r, d - D]
 
 
+@compiled
+def join_rows(y, a, c, r0, r1):
+    E = a.shape[1]
+    for r in range(r0, r1):
+        for d in range(E):
+            y[r, d] = a[r, d]
+        for d in range(c.shape[1]):
+            y[r, E + d] = c[r, d]
+
+
+@compiled
+def split_rows(a, y, r0, r1):
+    for r in range(r0, r1):
+        for d in range(a.shape[1]):
+            a[r, d] = y[r, d]
+
+
 @compiled_sum
 def columns_loss_rows(dout, dt, nll, out, x, observed, t, log_scale, runs, weight, r0, r1):
     """Run by run, so that the loop over the columns of a run knows what they are."""

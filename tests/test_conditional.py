@@ -1,0 +1,140 @@
+"""Conditional models: encoder and decoder are told labels, or numbers, that stand beside the data."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from minivae import VAE, DataError, load_dataset
+from minivae.conditions import Condition
+from minivae.kernels import availability
+
+SETTINGS = {
+    "conditional": True,
+    "hidden_dims": (64,),
+    "latent_dim": 4,
+    "epochs": 15,
+    "random_state": 0,
+    "batch_size": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    dataset = load_dataset("digits")
+    return dataset.train / np.float32(255), dataset.train_labels
+
+
+@pytest.fixture(scope="module")
+def fitted(labelled):
+    return VAE(**SETTINGS).fit(*labelled)
+
+
+def test_samples_of_a_label_look_like_it(fitted, labelled):
+    """The nearest mean of a class names most of them."""
+    X, y = labelled
+    means = np.array([X[y == label].mean(axis=0) for label in range(10)])
+    hits = []
+    for label in range(10):
+        samples = fitted.sample(50, y=label)
+        hits.append((((samples[:, None] - means) ** 2).sum(axis=2).argmin(axis=1) == label).mean())
+    assert min(hits) > 0.4 and np.mean(hits) > 0.75
+    mixed = fitted.sample(10, y=np.arange(10), random_state=3)
+    assert (((mixed[:, None] - means) ** 2).sum(axis=2).argmin(axis=1) == np.arange(10)).sum() >= 7
+
+
+def test_a_model_that_is_told_the_label_knows_more(fitted, labelled):
+    """It needs fewer nats than one that has to find the label out, and the wrong label costs it some."""
+    X, y = labelled
+    alone = VAE(**SETTINGS | {"conditional": False}).fit(X)
+    assert fitted.score(X, y) > alone.score(X) + 0.5
+    assert fitted.score(X, y) > fitted.score(X, (y + 1) % 10) + 2
+    better = fitted.score_samples(X[:50], y[:50], n_samples=50)
+    assert (better > fitted.score_samples(X[:50], y[:50]) - 1).all() and better.mean() > fitted.score(X[:50], y[:50])
+
+
+@pytest.mark.parametrize("backend", ["numba", "cupy"])
+def test_every_backend_trains_it_as_numpy_does(backend, labelled, request):
+    if backend == "cupy":
+        request.getfixturevalue("cupy")
+    elif not availability(backend)[0]:
+        pytest.skip(f"backend {backend}: {availability(backend)[1]}")
+    X, y = (part[:150] for part in labelled)
+    settings = SETTINGS | {"epochs": 3, "dtype": "float64", "binarize": "dynamic"}
+    found, expected = (VAE(**settings | {"backend": name}).fit(X, y) for name in (backend, "numpy"))
+    np.testing.assert_allclose(
+        [record["val_loss"] for record in found.history_],
+        [record["val_loss"] for record in expected.history_],
+        rtol=1e-9,
+    )
+
+
+def test_numbers_may_be_the_condition():
+    """x is twice the number beside it: a decoder that is told the number needs no latent to say so."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(100, 15, size=(500, 2))
+    X = 2 * y[:, :1] + rng.normal(size=(500, 3))
+    vae = VAE(**SETTINGS | {"epochs": 60, "learning_rate": 1e-2, "likelihood": "gaussian*3"}).fit(X, y)
+    low, high = (vae.sample(200, y=[[value, 100.0]]).mean() for value in (85.0, 115.0))
+    assert low == pytest.approx(170, abs=4) and high == pytest.approx(230, abs=4)
+    with pytest.raises(DataError, match="y has 1 columns, and the model was fitted with 2"):
+        vae.sample(3, y=[[1.0]])
+
+
+def test_files_pickles_and_copies_keep_the_condition(fitted, labelled, tmp_path):
+    X, y = (part[:20] for part in labelled)
+    fitted.save(tmp_path / "model.npz")
+    for again in (VAE.load(tmp_path / "model.npz"), pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
+        np.testing.assert_array_equal(again.transform(X, y), fitted.transform(X, y))
+        np.testing.assert_array_equal(again.sample(3, y=2, random_state=1), fitted.sample(3, y=2, random_state=1))
+
+
+def test_partial_fit_goes_on_with_the_labels_it_began_with(labelled):
+    X, y = labelled
+    vae = VAE(**SETTINGS).partial_fit(X[:300], y[:300])
+    first = vae.history_[-1]["loss"]
+    for _ in range(3):
+        vae.partial_fit(X[300:600], y[300:600])
+    assert vae.history_[-1]["loss"] < first
+    with pytest.raises(DataError, match="y holds 11, and the model was fitted with the labels 0, 1"):
+        vae.partial_fit(X[:5], [0, 1, 2, 11, 3])
+
+
+def test_missing_cells_and_conditions_go_together(labelled):
+    X, y = labelled
+    X = X.astype(np.float64)
+    X[np.random.default_rng(0).random(X.shape) < 0.3] = np.nan
+    vae = VAE(**SETTINGS | {"epochs": 30}, missing="input", likelihood="gaussian").fit(X, y)
+    filled, complete = vae.impute(X[:200], y[:200], n_samples=50), labelled[0][:200]
+    holes = np.isnan(X[:200])
+    means = np.broadcast_to(np.nanmean(X, axis=0), complete.shape)
+    assert np.mean((filled - complete)[holes] ** 2) < 0.6 * np.mean((means - complete)[holes] ** 2)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda vae, X, y: vae.fit(X), "conditional=True needs y"),
+        (lambda vae, X, y: vae.fit(X, y).transform(X), "this model is conditional; pass y"),
+        (lambda vae, X, y: vae.fit(X, y).sample(3), "this model is conditional; pass y"),
+        (lambda vae, X, y: vae.fit(X, y).transform(X, y[:3]), "y has 3 rows where 40 are needed"),
+        (lambda vae, X, y: vae.fit(X, y[:3]), "y has 3 rows where 40 are needed"),
+        (lambda vae, X, y: vae.fit(X, np.where(y == y[1], np.nan, 1.0)), "y holds nan at row 1, column 0"),
+        (lambda vae, X, y: vae.fit(X, y[:, None, None] * 1.0), "neither labels"),
+        (lambda vae, X, y: vae.fit(X, y, X_val=X), "conditional=True needs y|pass y"),
+    ],
+)
+def test_what_is_missing_is_said(call, message, labelled):
+    X, y = (part[:40] for part in labelled)
+    with pytest.raises(DataError, match=message):
+        call(VAE(**SETTINGS | {"epochs": 1, "validation_fraction": None}), X, y)
+
+
+def test_labels_may_be_words():
+    condition = Condition.fitted(np.array(["red", "blue", "red"], dtype=object))
+    assert condition.classes == ("blue", "red")
+    np.testing.assert_array_equal(condition.columns("red", 2, "float32"), [[0, 1], [0, 1]])
+    assert Condition.from_dict(condition.to_dict()) == condition and Condition.from_dict(None) is None
