@@ -381,7 +381,7 @@ class VAE:
             parameters = modelfile.flatten(arrays, parameter_layout(arch))
             scale, seed = Scale(**config["scale"]), randomness.resolve_seed(config["seed"])
             state = {"settings_": settings, "scale_": scale, "seed_": seed, "history_": config["history"]}
-            state |= {"condition_": condition, "units_": arch.units, "sample_calls_": 0}
+            state |= {"condition_": condition, "units_": arch.units}
             state |= {"n_features_in_": arch.data_dim, "n_parameters_": parameters.size, "held_rows_": held_rows}
             vae.__setstate__(state | {"parameters": parameters})
         except (KeyError, TypeError, ValueError) as error:
@@ -404,6 +404,7 @@ class VAE:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({name: value for name, value in state.items() if name not in ("parameters", "moments")})
         if "parameters" in state:
+            self.sample_calls_ = state.get("sample_calls_", 0)  # a file has none
             settings = self.settings_
             kernels = load_backend(settings["backend"])
             arch = architecture(settings, self.n_features_in_, self.units_, self.condition_)

@@ -76,7 +76,7 @@ TESTS = {
     "training.py": "test_small_laws test_kl_tools test_optimizers test_training test_twin test_estimator app/test_cli",
     "modelfile.py": "test_small_laws test_estimator app/test_cli",
     "settings.py": "test_small_laws test_optimizers test_counts test_estimator app/test_cli",
-    "estimator.py": "test_small_laws test_optimizers test_counts test_estimator test_training app/test_cli",
+    "estimator.py": "test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
 }  # fmt: skip
 PICKED_ONLY = (CUBLAS,)
 
@@ -208,6 +208,14 @@ MUTATIONS = [
     mutation("warm-up counted in steps of the whole run", "training.py", ("position = self.epoch + index", "position = self.step + index")),
     mutation("log-likelihood without - log K", "scores.py", ("math.log(len(eps)) - total", "-total")),
     mutation("log-likelihood without the entropy of q", "scores.py", ("(logvar + e**2 - z**2)", "(e**2 - z**2)")),
+    mutation("ELBO of one draw where many were asked for", "scores.py", ("        for e in eps:\n", "        for e in eps[:1]:\n")),
+    mutation("no second evaluation in float64", "scores.py", ("        if lost.size and", "        if False and")),
+    mutation("pixels binarized by their row's number", "scores.py", ("[zlib.crc32(row.tobytes()) for row in grey]", "rows")),
+    mutation("antithetic noise twice the same", "scores.py", ("np.stack([eps, -eps]", "np.stack([eps, eps]")),
+    mutation("columns of an elementwise gaussian out of order", "scores.py", (".transpose(0, 2, 1)", "")),
+    mutation("the noise of x is that of z", "samples.py", ("randomness.normal((len(out), D), seed, randomness.OBSERVE", "randomness.normal((len(out), D), seed, randomness.PRIOR")),
+    mutation("samples spread by the variance", "samples.py", ("np.exp(0.5 * out[:, D:])", "np.exp(out[:, D:])")),
+    mutation("every call of sample is the first", "estimator.py", ("self.sample_calls_ += random_state is None", "self.sample_calls_ += 0")),
     mutation("decoder means are logits", "evaluation.py", ("    if isinstance(mean, str):\n", "    if False:\n")),
     mutation("transform returns logvar", "evaluation.py", ("    return mu, logvar\n", "    return logvar, mu\n")),
     mutation("no Glorot: weights ten times too small", "architecture.py", ("limit * (2 * u - 1)", "0.1 * limit * (2 * u - 1)")),
