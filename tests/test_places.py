@@ -14,11 +14,12 @@ PLACES = {
     "minivae/kernels/numba/columns.py": "its compiled twin",
     "minivae/kernels/cuda/kernels.cu": "its CUDA twin",
     "minivae/likelihoods.py": "the line that offers it to users",
+    "minivae/samples.py": "how its data are drawn",
     "tests/column_cases.py": "its test data",
 }
 
 
-def test_a_likelihood_stands_in_five_places():
+def test_a_likelihood_stands_in_six_places():
     files = [p for folder in (PACKAGE, TESTS) for p in folder.rglob("*") if p.suffix in (".py", ".cu")]
     found = {p.relative_to(PACKAGE.parent).as_posix() for p in files if re.search(WORD, p.read_text(), re.IGNORECASE)}
     assert found - {"tests/training_cases.py", "tests/test_columns.py"} == set(PLACES)

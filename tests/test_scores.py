@@ -229,3 +229,17 @@ def test_wrong_numbers_of_draws_are_one_sentence(trained, digits):
             call(digits[1], n_draws=2.5)
     with pytest.raises(ValueError, match="call fit"):
         VAE().anomaly_score(digits[1])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_counts_beyond_all_that_were_seen_rank_behind_them_without_a_warning(backend):
+    if not availability(backend)[0]:
+        pytest.skip(f"backend {backend}: {availability(backend)[1]}")
+    X = np.random.default_rng(0).poisson([3, 8, 1, 20], size=(300, 4)).astype(np.float64)
+    vae = VAE(likelihood="poisson", hidden_dims=(16,), epochs=10, random_state=0, backend=backend).fit(X)
+    wild = X[:8] + 10.0 ** np.arange(2, 10)[:, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind in ("elbo", "log_likelihood", "anomaly"):
+            score = KINDS[kind](vae, np.concatenate([X, wild]))
+            assert not np.isnan(score).any() and score[300:].min() > score[:300].max()
