@@ -52,8 +52,8 @@ def test_a_model_that_is_told_the_label_knows_more(fitted, labelled):
     alone = VAE(**SETTINGS | {"conditional": False}).fit(X)
     assert fitted.score(X, y) > alone.score(X) + 0.5
     assert fitted.score(X, y) > fitted.score(X, (y + 1) % 10) + 2
-    better = fitted.score_samples(X[:50], y[:50], n_samples=50)
-    assert (better > fitted.score_samples(X[:50], y[:50]) - 1).all() and better.mean() > fitted.score(X[:50], y[:50])
+    several = fitted.score_samples(X[:50], y[:50], n_samples=200)
+    assert several.mean() > fitted.score(X[:50], y[:50]) + 0.02  # a better bound, by more than the draws differ
 
 
 @pytest.mark.parametrize("backend", ["numba", "cupy"])
@@ -138,3 +138,47 @@ def test_labels_may_be_words():
     assert condition.classes == ("blue", "red")
     np.testing.assert_array_equal(condition.columns("red", 2, "float32"), [[0, 1], [0, 1]])
     assert Condition.from_dict(condition.to_dict()) == condition and Condition.from_dict(None) is None
+
+
+# ---- The command line
+
+
+def test_labels_of_a_dataset_are_told_on_the_command_line(tmp_path, capsys):
+    from minivae.app.cli import main
+
+    run, samples = str(tmp_path / "run"), str(tmp_path / "s.npy")
+    train = ["train", "digits", "--conditional", "--epochs", "3", "--out", run, "--quiet", "--latent-dim", "3"]
+    assert main(train) == 0 and (tmp_path / "run" / "figures" / "traversals.png").exists()
+    capsys.readouterr()
+    assert main(["evaluate", run, "--json", "--quiet", "--n-samples", "3"]) == 0
+    import json
+
+    dataset, vae = load_dataset("digits"), VAE.load(tmp_path / "run" / "model.npz")
+    assert json.loads(capsys.readouterr().out)["elbo"] == pytest.approx(vae.score(dataset.test, dataset.test_labels))
+    assert main(["sample", run, "--y", "3", "-n", "5", "--out", samples]) == 0
+    np.testing.assert_array_equal(np.load(samples), vae.sample(5, y=3))
+    assert main(["sample", run, "--y", "12", "--out", samples]) == 1
+    assert "y holds 12, and the model was fitted with the labels 0, 1" in capsys.readouterr().err
+    assert main(["reconstruct", run, "-n", "4", "--out", samples]) == 0
+    np.testing.assert_array_equal(np.load(samples), vae.reconstruct(dataset.test[:4], dataset.test_labels[:4]))
+
+
+def test_a_column_of_a_table_is_told_on_the_command_line(tmp_path, capsys):
+    from minivae.app.cli import main
+
+    rng, run, samples = np.random.default_rng(0), str(tmp_path / "run"), str(tmp_path / "s.npy")
+    kind = np.arange(300) % 3
+    table = np.stack([rng.normal(size=300), kind, 5 * kind + rng.normal(size=300)], axis=1)
+    np.savetxt(tmp_path / "t.csv", table, delimiter=",", header="a,kind,b", comments="")
+    options = ["--likelihood", "gaussian", "--condition", "1", "--epochs", "30", "--quiet", "--no-figures"]
+    assert main(["train", str(tmp_path / "t.csv"), *options, "--out", run, "--learning-rate", "5e-3"]) == 0
+    assert main(["evaluate", run, "--quiet", "--n-samples", "2"]) == 0
+    assert main(["sample", run, "--y", "2", "-n", "300", "--noise", "--out", samples]) == 0
+    assert np.load(samples).shape == (300, 2) and np.load(samples)[:, 1].mean() == pytest.approx(10, abs=1)
+    capsys.readouterr()
+    assert (
+        main(["train", str(tmp_path / "t.csv"), *options[:2], "--condition", "7", "--out", str(tmp_path / "no")]) == 1
+    )
+    assert "there is no column 7" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert main(["train", str(tmp_path / "t.csv"), *options[:2], "--conditional", "--out", str(tmp_path / "no")]) == 1
+    assert "has no labels to tell the model; name a column of it" in capsys.readouterr().err

@@ -159,6 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
         "minivae train digits",
         "minivae train mnist --hidden-dims 400 --latent-dim 20 --epochs 10 --out runs/mnist",
         "minivae train table.csv --likelihood gaussian --latent-dim 8",
+        "minivae train digits --conditional",
     )
     recipes = "".join(f"\n  {name}: {commands.recipe_options(recipe)}" for name, recipe in commands.RECIPES.items())
     train.epilog = f"{train.epilog}\nnamed datasets bring settings, over which any option wins:{recipes}"
@@ -171,6 +172,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--download", action="store_true", help="fetch a named dataset that is not on this machine")
     train.add_argument(
         "--image-shape", type=int, nargs="+", metavar="N", help="height, width [, 3] of a row, for figures"
+    )
+    train.add_argument(
+        "--condition", type=int, metavar="COLUMN", help="tell the model this column of the table (from 0 on) instead"
     )
     train.add_argument("--no-figures", action="store_true", help="write no figures")
     train.add_argument("--quiet", action="store_true", help="no progress")
@@ -208,6 +212,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model(sample)
     sample.add_argument("-n", "--n", type=int, default=64, help="how many (default: 64)")
+    sample.add_argument(
+        "--y", nargs="+", metavar="LABEL", help="what a conditional model is told (default: all, in turns)"
+    )
     sample.add_argument("--noise", action="store_true", help="draw data from p(x|z) instead of showing its mean")
     sample.add_argument("--random-state", type=int, help="seed (default: the model's, so that each run draws the same)")
     sample.add_argument("--out", default="samples.png", help="a .png figure or a .npy array (default: samples.png)")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import numpy as np
 from minivae import __version__, evaluation, modelfile, scores
 from minivae.app.runs import Run, add_to_history, choose_folder, open_run, pick, write_json
 from minivae.architecture import Architecture, parameter_layout
-from minivae.data.checks import require_count
-from minivae.data.datasets import NAMES, Dataset, dataset_status, load_dataset
+from minivae.conditions import Condition
+from minivae.data.checks import as_matrix, require_count
+from minivae.data.datasets import NAMES, Dataset, dataset_status, load_dataset, told_by
 from minivae.data.files import DataError
 from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
@@ -36,6 +39,9 @@ FIGURES = ("loss", "reconstructions", "samples", "kl", "latent", "manifold", "tr
 
 def train(options: argparse.Namespace) -> int:
     dataset = load_dataset(options.data, download=options.download)
+    if options.condition is not None:
+        dataset = told_by(dataset, options.condition)
+        options.conditional = True
     folder = choose_folder(options.out, options.data, options.overwrite)
     image_shape = _image_shape(options, dataset)
     given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
@@ -52,9 +58,13 @@ def train(options: argparse.Namespace) -> int:
         "data": _portable(options.data),
         "image_shape": image_shape,
         "settings": checked_settings(vae),
+        "condition": options.condition,
         "versions": {"minivae": __version__, "numpy": np.__version__, "python": platform.python_version()},
     }
-    arch = architecture(config["settings"], dataset.train.shape[1])
+    if vae.conditional and dataset.train_labels is None:
+        raise DataError(f"{dataset.name} has no labels to tell the model; name a column of it: --condition 0")
+    condition = Condition.fitted(dataset.train_labels) if vae.conditional else None
+    arch = architecture(config["settings"], dataset.train.shape[1], condition=condition)
     optimizer_and_objective(config["settings"])  # a mistake among the options is found before anything is announced
     load(config["settings"]["backend"])
     if not options.quiet:
@@ -83,7 +93,8 @@ def train(options: argparse.Namespace) -> int:
     vae.callbacks = [keep]
     status = 0
     try:
-        vae.fit(dataset.train, X_test=dataset.test if watch_test else None)
+        test, told = (dataset.test, dataset.test_labels) if watch_test else (None, None)
+        vae.fit(dataset.train, dataset.train_labels, X_test=test, y_test=told)
     except KeyboardInterrupt:
         if not (getattr(vae, "history_", None) and vae.stopped_):
             raise
@@ -163,7 +174,7 @@ def evaluate(options: argparse.Namespace) -> int:
     run = open_run(options.model)
     vae, dataset = run.vae, run.dataset(options.data)
     part = pick(run, dataset, options.split, own=options.data is None).first(options.limit)
-    examples, n = vae.examples(part.data, part.rows), len(part.rows)
+    examples, n = vae.examples(part.data, part.rows, part.told), len(part.rows)
     recon, kl = scores.elbo_terms(vae.network_, examples, vae.seed_)
     from tqdm import tqdm
 
@@ -204,9 +215,30 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     run = open_run(options.model)
-    images = run.vae.sample(options.n, noise=options.noise, random_state=options.random_state)
+    require_count("n", options.n)
+    y = _told(run.vae, options.n, options.y)
+    images = run.vae.sample(options.n, y=y, noise=options.noise, random_state=options.random_state)
     _write(options.out, images, lambda plots: plots.samples(images, run.image_shape))
     return 0
+
+
+def _told(vae: VAE, n: int, words: Sequence[str] | None = None) -> Any:
+    """What a conditional model is told for n samples: the labels named, else all of them, in turns."""
+    if vae.condition_ is None:
+        if words:
+            raise DataError("this model is told no labels; leave --y out, or train one with --conditional")
+        return None
+    known = vae.condition_.classes
+    if not words and not known:
+        raise DataError("this model is told numbers; name them with --y")
+    numeric = not known or not isinstance(known[0], str)
+    try:
+        labels = [float(word) if numeric else word for word in words] if words else list(known)
+    except ValueError as error:
+        raise DataError(f"--y takes numbers for this model ({error})") from error
+    if not known:
+        return [labels]
+    return np.resize(np.array(labels if not numeric else [int(label) for label in labels]), n)
 
 
 def reconstruct(options: argparse.Namespace) -> int:
@@ -214,7 +246,7 @@ def reconstruct(options: argparse.Namespace) -> int:
     run = open_run(options.model)
     part = pick(run, run.dataset(options.data), options.split, own=options.data is None).first(options.n)
     X = part.data[part.rows]
-    means = run.vae.reconstruct(X)
+    means = run.vae.reconstruct(X, part.labels)
     _write(options.out, means, lambda plots: plots.reconstructions(_scaled(run.vae, X), means, run.image_shape))
     return 0
 
@@ -317,11 +349,13 @@ def _figures(run: Run, dataset: Dataset, folder: Path, required: bool = False) -
     vae, shape = run.vae, run.image_shape
     part = pick(run, dataset, None, own=True).first(5000)
     X = part.data[part.rows]
-    mu, latent_dim = vae.transform(X), vae.network_.arch.latent_dim
+    mu, latent_dim = vae.transform(X, part.labels), vae.network_.arch.latent_dim
+    told = None if part.labels is None else part.labels[:10]
+    decode = functools.partial(vae.inverse_transform, y=None if told is None else told[:1])
     figures = {
         "loss": plots.loss_curves(vae.history_),
-        "reconstructions": plots.reconstructions(_scaled(vae, X[:10]), vae.reconstruct(X[:10]), shape),
-        "samples": plots.samples(vae.sample(64, random_state=vae.seed_), shape),
+        "reconstructions": plots.reconstructions(_scaled(vae, X[:10]), vae.reconstruct(X[:10], told), shape),
+        "samples": plots.samples(vae.sample(64, y=_told(vae, 64), random_state=vae.seed_), shape),
         "kl": plots.kl_per_dimension(vae.history_),
     }
     if latent_dim >= 2:
@@ -329,14 +363,12 @@ def _figures(run: Run, dataset: Dataset, folder: Path, required: bool = False) -
         figures["latent"] = plots.latent_scatter(mu, part.labels, dims=(int(first), int(second)))
     if latent_dim == 2:
         small = shape is not None and max(shape) < 16  # fewer cells, so that a few pixels each can be read
-        figures["manifold"] = plots.manifold(vae.inverse_transform, shape, size=12 if small else 20)
+        figures["manifold"] = plots.manifold(decode, shape, size=12 if small else 20)
     else:
         half = min(4, len(mu) // 2)
-        figures["traversals"] = plots.traversals(vae.inverse_transform, shape, mu)
+        figures["traversals"] = plots.traversals(decode, shape, mu)
         if half:
-            figures["interpolations"] = plots.interpolations(
-                vae.inverse_transform, mu[:half], mu[half : 2 * half], shape
-            )
+            figures["interpolations"] = plots.interpolations(decode, mu[:half], mu[half : 2 * half], shape)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
@@ -361,7 +393,7 @@ def _write(out: str, array: np.ndarray, figure: Any) -> None:
 
 def _scaled(vae: VAE, X: np.ndarray) -> np.ndarray:
     """X as the model sees it."""
-    return np.asarray(X, np.float64) / vae.examples(X).divide_by
+    return np.asarray(X, np.float64) / vae.scale_.divisor(as_matrix(X), vae.settings_["likelihood"])
 
 
 def _image_shape(options: argparse.Namespace, dataset: Dataset) -> tuple[int, ...] | None:

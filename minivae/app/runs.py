@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minivae import modelfile
-from minivae.data.datasets import Dataset, load_dataset
+from minivae.data.datasets import Dataset, load_dataset, told_by
 from minivae.data.files import Array, DataError
 from minivae.estimator import VAE
 
@@ -31,7 +31,9 @@ class Run:
         source = other or self.config.get("data")
         if source is None:
             raise DataError("this model file does not say what it was trained on; name a dataset or file with --data")
-        return load_dataset(source)
+        column = self.config.get("condition")
+        dataset = load_dataset(source)
+        return dataset if column is None else told_by(dataset, column)
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
@@ -95,15 +97,16 @@ def add_to_history(path: Path, record: dict[str, Any]) -> None:
 
 
 class Part(NamedTuple):
-    """Some rows of a data matrix [n, D] as stored, nothing copied, and their labels."""
+    """Some rows of a data matrix [n, D] as stored, nothing copied, and their labels; told: the labels of all rows of it."""
 
     split: str
     data: Array
     rows: Array
     labels: Array | None
+    told: Array | None
 
     def first(self, n: int | None) -> Part:
-        return Part(self.split, self.data, self.rows[:n], None if self.labels is None else self.labels[:n])
+        return Part(self.split, self.data, self.rows[:n], None if self.labels is None else self.labels[:n], self.told)
 
 
 def pick(run: Run, dataset: Dataset, split: str | None, own: bool) -> Part:
@@ -118,7 +121,8 @@ def pick(run: Run, dataset: Dataset, split: str | None, own: bool) -> Part:
     if split == "test":
         if dataset.test is None:
             raise DataError(f"{dataset.name} has no test part; choose --split train or validation")
-        return Part(split, dataset.test, np.arange(len(dataset.test)), dataset.test_labels)
+        labels = dataset.test_labels
+        return Part(split, dataset.test, np.arange(len(dataset.test)), labels, labels)
     if split == "validation" and not len(held_rows):
         raise DataError("training held nothing out of these data; choose --split train or test")
     if len(held_rows) and held_rows[-1] >= n:
@@ -126,4 +130,5 @@ def pick(run: Run, dataset: Dataset, split: str | None, own: bool) -> Part:
             f"{dataset.name} has {n} rows, fewer than when the model was trained; restore it or pass --data"
         )
     rows = held_rows if split == "validation" else np.delete(np.arange(n), held_rows)
-    return Part(split, dataset.train, rows, None if dataset.train_labels is None else dataset.train_labels[rows])
+    labels = dataset.train_labels
+    return Part(split, dataset.train, rows, None if labels is None else labels[rows], labels)

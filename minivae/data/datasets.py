@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,21 @@ class Dataset:
     test_labels: Array | None
     image_shape: tuple[int, ...] | None
     source: str
+
+
+def told_by(dataset: Dataset, column: int) -> Dataset:
+    """The dataset with one column of its table (from 0 on) as the labels, and no longer among the data."""
+    if not 0 <= column < dataset.train.shape[1] or dataset.train.shape[1] < 2:
+        raise DataError(
+            f"there is no column {column} beside others in {dataset.name}, which has {dataset.train.shape[1]}; count from 0"
+        )
+    parts: dict[str, Any] = {}
+    for name in ("train", "test"):
+        if (table := getattr(dataset, name)) is not None:
+            labels = np.asarray(table[:, column])
+            whole = labels.dtype.kind != "f" or bool((labels == np.rint(labels)).all())
+            parts |= {name: np.delete(table, column, axis=1), f"{name}_labels": labels.astype(int) if whole else labels}
+    return replace(dataset, image_shape=None, **parts)
 
 
 @dataclass(frozen=True)

@@ -347,7 +347,7 @@ def test_a_file_on_disk_is_not_copied_for_a_few_of_its_rows(capsys, digits, monk
     np.save("mine.npy", digits[0])
     assert main(["train", "mine.npy", *FAST, "--out", "run"]) == 0
     taken, examples = [], VAE.examples
-    monkeypatch.setattr(VAE, "examples", lambda vae, X, rows: taken.append((X, rows)) or examples(vae, X, rows))
+    monkeypatch.setattr(VAE, "examples", lambda vae, X, rows, y: taken.append((X, rows)) or examples(vae, X, rows, y))
     assert main(["evaluate", "run", "--split", "train", "--limit", "7", "--n-samples", "1", "--quiet"]) == 0
     ((X, rows),) = taken
     assert isinstance(X, np.memmap) and len(X) == 1500
