@@ -100,7 +100,7 @@ def runs(likelihood: str, data_dim: int | None = None, elementwise: bool = False
     Raises ValueError where a name is unknown, or where it describes more or fewer columns.
     """
     words = re.split(r"[\s,+]+", likelihood.strip())
-    if words == [likelihood] and "*" not in likelihood and data_dim is not None:
+    if likelihood in LIKELIHOODS and data_dim is not None:
         words = [f"{likelihood}*{data_dim}"]
     found, column, output = [], 0, 0
     for word in words:

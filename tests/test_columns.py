@@ -5,14 +5,17 @@ from __future__ import annotations
 import column_cases
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
-from minivae import VAE, DataError
-from minivae.architecture import Architecture, initial_parameters
+from minivae import VAE, DataError, imputation
+from minivae.architecture import Architecture, initial_parameters, parameter_layout
+from minivae.data.batches import Examples
+from minivae.evaluation import column_means
 from minivae.kernels import availability, load, reference
 from minivae.kernels.columns import CELLS, KINDS, LEAST, floored
-from minivae.likelihoods import runs
+from minivae.likelihoods import COUNTS, ONE_HOT, REAL, UNIT, domains, is_mixed, runs
 from minivae.network import Network
+from minivae.parameters import views
 
 ROWS = 600
 
@@ -78,6 +81,16 @@ def test_the_continuous_bernoulli_is_finite_far_out_and_smooth_through_zero():
     np.testing.assert_allclose(da[0, :5] + 0.25, [1 / 800, 1 - 1 / 800, 0.5, 0.5, 0.5], rtol=1e-12)
     np.testing.assert_allclose(cells[0, 2:5], 0, atol=1e-11)
     assert da[0, 6] - da[0, 5] == pytest.approx(2e-7 / 12, rel=0.02)
+
+
+def test_a_category_is_finite_far_out_and_so_is_its_mean():
+    a = np.array([[800.0, -800.0, 799.0], [-900.0, -900.0, -900.0]])
+    cells, da, _ = CELLS["categorical"](a, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), np.zeros(3))
+    likely = 1 / (1 + np.exp(-1))
+    p = np.array([[likely, 0.0, 1 - likely], [1 / 3, 1 / 3, 1 / 3]])
+    np.testing.assert_allclose(cells[:, 0], [1600 - np.log(likely), np.log(3)], rtol=1e-12)
+    np.testing.assert_allclose(da, p - [[0, 1, 0], [0, 0, 1]], rtol=1e-12)
+    np.testing.assert_allclose(runs("categorical", 3)[0].mean(a), p, rtol=1e-12)
 
 
 def test_the_negative_binomial_becomes_poisson_where_r_is_large():
@@ -215,6 +228,53 @@ def test_a_description_with_an_unknown_word_is_refused(text):
         runs(text, 5)
 
 
+EVERY = "poisson gaussian*2, bernoulli*3 + categorical*2,continuous_bernoulli*3 negative_binomial"
+EVERY_UNITS = ((0.0, 1.0), (150.0, 12.0), (-3.0, 0.02), *[(0.0, 1.0)] * 9)
+
+
+def test_a_description_is_read_from_left_to_right_and_a_gaussian_may_have_two_outputs():
+    words = [("poisson", 1), ("gaussian", 2), ("bernoulli", 3), ("categorical", 2), ("continuous_bernoulli", 3)]
+    for elementwise in (False, True):
+        found, column, output = runs(EVERY, 12, elementwise), 0, 0
+        assert [(run.likelihood, run.count) for run in found] == [*words, ("negative_binomial", 1)]
+        for run in found:
+            outputs = 4 if run.likelihood == "gaussian" and elementwise else run.count
+            assert (run.column, run.output, run.outputs) == (column, output, outputs)
+            assert run.columns == slice(column, column + run.count)
+            column, output = column + run.count, output + outputs
+    assert [run.kind for run in runs(EVERY)] == [KINDS[run.likelihood] for run in runs(EVERY)]
+    assert runs(EVERY, elementwise=True)[1].kind == KINDS["gaussian_elementwise"]
+    assert [run.count for run in runs("poisson", 5)] == [5] and [run.count for run in runs("poisson*5", 5)] == [5]
+    assert [run.count for run in runs("poisson poisson", 2)] == [1, 1]
+    with pytest.raises(ValueError, match="'poisson\\*5' describes 5 columns, and the data have 6"):
+        runs("poisson*5", 6)
+    with pytest.raises(ValueError, match=r"'cauchy' is not one of [a-z_, ]+$"):  # one name for all needs no such help
+        runs("cauchy", 5)
+    with pytest.raises(ValueError, match=r"'cauchy\*5' is not one of [a-z_, ]+; name columns as in"):
+        runs("cauchy*5", 5)
+    assert domains(EVERY) == {UNIT, REAL, COUNTS, ONE_HOT} and domains("negative_binomial") == {COUNTS}
+    assert is_mixed(EVERY) and is_mixed("poisson*5") and not is_mixed("poisson")
+
+
+def test_the_means_of_a_table_are_read_where_its_outputs_stand_and_given_in_its_units():
+    arch = Architecture(12, 1, (), likelihood=EVERY, sigma="elementwise", units=EVERY_UNITS)
+    out = 2 * np.random.default_rng(6).normal(size=(4, 14))
+    grey = out[:, 10:13]
+    expected = [np.exp(out[:, :1]), [150.0, -3.0] + [12.0, 0.02] * out[:, 1:3], special.expit(out[:, 5:8])]
+    expected += [special.softmax(out[:, 8:10], axis=1), 1 / -np.expm1(-grey) - 1 / grey, np.exp(out[:, 13:])]
+    np.testing.assert_allclose(column_means(arch)(out), np.concatenate(expected, axis=1), rtol=1e-10)
+
+
+def test_training_begins_where_the_mean_is_the_datas_but_for_the_ends():
+    arch = Architecture(12, 1, (), likelihood=EVERY, sigma="elementwise", units=EVERY_UNITS)
+    mean = np.array([0.0, 162.0, -3.04, 0.0, 0.25, 1.0, 0.0, 1.0, 0.0, 0.25, 1.0, 20.0])
+    end = np.log(999)
+    for choice, logits in (("auto", [0.0] * 3), ("data_mean", [-end, np.log(1 / 3), end])):
+        bias = views(initial_parameters(arch, 0, "glorot", choice, mean), parameter_layout(arch))["decoder.0.b"]
+        expected = [np.log(1e-3), 1, -2, 0, 0, *logits, np.log(1e-3), 0, *logits, np.log(20)]
+        np.testing.assert_allclose(bias, expected, atol=1e-12)
+
+
 def test_grey_values_are_better_described_by_the_continuous_bernoulli(digits):
     """A density of grey values: below 0 nats, where a Bernoulli's cross-entropy, which is none, cannot be."""
     settings = {"hidden_dims": (32,), "epochs": 15, "random_state": 0}
@@ -324,6 +384,58 @@ def test_a_mixed_table_is_imputed_better_than_by_means_and_most_frequent_values(
         assert errors[0] < 0.85 * errors[1], d
     hit = (filled[:, 4:] == complete[:, 4:]).all(axis=1)[holes[:, 4]].mean()
     assert hit > complete[holes[:, 4], 4:].mean(axis=0).max() + 0.05
+
+
+class Drawn:
+    """As much of a workspace after a draw as imputation asks for: the decoder's output."""
+
+    def __init__(self, out):
+        self.out = out
+
+    def get(self, name):
+        return {"out": self.out}[name]
+
+
+def test_the_draws_of_a_row_count_by_their_weights_of_which_some_are_no_numbers(monkeypatch):
+    """Every e^-1000 is 0, and a draw without a weight has no outputs either; the share of each is that of softmax."""
+    log_w = np.array(
+        [[-np.inf, -1000.0, 3.0], [np.nan, -1001.0, 2.0], [-1500.0, -999.0, np.nan], [-1501.0, np.nan, 900.0]]
+    )
+    log_w = np.concatenate([log_w, [[-1499.5, -np.inf, 901.0]]])
+    out = np.where(np.isfinite(log_w)[..., None], np.random.default_rng(0).normal(size=(5, 3, 2)), np.nan)
+    asked = {}
+
+    def weights(network, examples, seed, eps):
+        asked.update(seed=seed, eps=eps.shape)
+        for piece in (slice(0, 2), slice(2, 3)):
+            yield from ((piece, Drawn(out[k, piece]), log_w[k, piece]) for k in range(5))
+
+    monkeypatch.setattr(imputation, "log_weights", weights)
+    arch = Architecture(2, 3, (), likelihood="gaussian", missing="ignore", units=((10.0, 2.0), (0.0, 0.1)))
+    examples = Examples(np.zeros((3, 2)), np.arange(3))
+    found = imputation.impute(Network(arch, load("numpy"), "float64"), examples, 5, seed=4)
+    share = special.softmax(np.nan_to_num(log_w, nan=-np.inf), axis=0)[..., None]
+    expected = np.array([10.0, 0.0]) + np.array([2.0, 0.1]) * (share * np.nan_to_num(out)).sum(axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert asked == {"seed": 4, "eps": (5, 1, 3)}
+
+
+def test_only_nan_is_filled_and_a_category_with_the_likeliest_of_its_values():
+    arch = Architecture(5, 1, (), likelihood="poisson, categorical*3, gaussian", missing="ignore")
+    X = np.array([[2.0, 0, 1, 0, np.nan], [np.nan] * 4 + [3.0], [5.0, *[np.nan] * 3, 4.0]])
+    expected = np.array([[9.0, 0.1, 0.2, 0.7, 0.5], [1.5, 0.5, 0.2, 0.3, 9.0], [9.0, 0.3, 0.3, 0.4, 9.0]])
+    filled = imputation.fill(X, expected, Network(arch, load("numpy"), "float64"))
+    np.testing.assert_array_equal(filled, [[2, 0, 1, 0, 0.5], [1.5, 1, 0, 0, 3], [5, 0, 0, 1, 4]])
+    assert expected[1, 1] == 0.5  # what was asked is left as it was
+
+
+def test_two_hundred_draws_fill_a_cell_unless_more_are_asked_for(monkeypatch):
+    X, asked = table(80, 0.2), []
+    vae = VAE(**SETTINGS, missing="ignore", epochs=1).fit(X)
+    real = imputation.impute
+    monkeypatch.setattr(imputation, "impute", lambda *of: asked.append(of[2:]) or real(*of))
+    np.testing.assert_array_equal(vae.impute(X), vae.impute(X, n_samples=200))
+    assert asked == [(200, vae.seed_)] * 2
 
 
 def test_a_model_that_knows_no_missing_cells_imputes_none():
