@@ -103,6 +103,25 @@ def test_latent_grid_without_matplotlib_says_so_before_it_trains(tmp_path, no_ma
     assert not (tmp_path / "runs").exists()
 
 
+def test_mixed_table(tmp_path):
+    """Missing cells are filled better than by the column, samples correlate as the data, and the odd cells are named."""
+    output = run(tmp_path, "mixed_table.py")
+    elbo, log_p = map(float, re.findall(r"ELBO (\S+), log p\(x\) (\S+) nats", output)[0])
+    assert -14.5 < elbo <= log_p < -13.2
+    errors = re.findall(r"^(\w+, \w+|rooms|repairs) +(\d+[.\d]*)%? +(\d+[.\d]*)%?$", output, re.MULTILINE)
+    assert [name for name, _, _ in errors] == ["area, m2", "rent, EUR", "rooms", "repairs", "heating, wrong"]
+    assert all(float(imputed) < 0.9 * float(plain) for _, plain, imputed in errors)
+    data, samples, anomaly = (
+        [float(number) for number in re.findall(rf"^{line} +(.*)$", output, re.MULTILINE)[0].split()]
+        for line in ("data", "samples", "120 m2 for 90 EUR")
+    )
+    assert len(data) == len(samples) == len(anomaly) == 7
+    largest = float(re.findall(r"largest difference .*: (\S+)$", output, re.MULTILINE)[0])
+    assert max(abs(a - b) for a, b in zip(data, samples)) - 0.011 <= largest < 0.1
+    assert min(anomaly[:2]) > 3 * max(anomaly[2:])  # area and rent, of which one must be wrong
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_examples_are_short_and_say_what_they_show():
     for path in (ROOT / "examples").glob("*.py"):
         text = path.read_text(encoding="utf-8")
