@@ -94,15 +94,25 @@ def test_tests_named_on_a_page_exist(page):
 
 def test_functions_behind_each_derivation_exist():
     package = set().union(*(defined_names(path) for path in (ROOT / "minivae").rglob("*.py")))
-    pointers = IN_CODE.findall((ROOT / "docs" / "derivations.md").read_text(encoding="utf-8"))
-    assert len(pointers) >= 12
-    for pointer in pointers:
-        for name in re.findall(r"`([A-Za-z_]+)[`.]", pointer):
-            assert name in package or hasattr(reference, name) or name in ("log_sigma",), f"derivations.md names {name}"
+    pointers = [(page.name, pointer) for page in PAGES for pointer in IN_CODE.findall(page.read_text(encoding="utf-8"))]
+    assert sum(page == "derivations.md" for page, _ in pointers) >= 11
+    for page, pointer in pointers:
+        for name in re.findall(r"`([A-Za-z_]+)[`.]", pointer.partition("Proved by:")[0]):
+            assert name in package or hasattr(reference, name) or name in ("log_sigma", "LIKELIHOODS"), (page, name)
+
+
+@pytest.mark.parametrize("name", ["likelihoods", "missing", "kl", "scores"])
+def test_a_page_of_an_idea_is_short_and_ends_with_its_kernel_its_proof_and_its_command(name):
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80 and "$$" in text and re.search(r"^1\. \*\*", text, re.MULTILINE)
+    end = text[text.rindex("In code: ") :]
+    assert re.search(r"^Proved by: `test_", end, re.MULTILINE)
+    assert re.search(r"^Shown by: `(python|minivae) ", end, re.MULTILINE)
+    assert f"(docs/{name}.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_kernel_that_has_a_gradient_is_derived():
-    text = (ROOT / "docs" / "derivations.md").read_text(encoding="utf-8")
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES if page.parent.name == "docs")
     for name in INTERFACE:
         if name.endswith(("_forward", "_backward", "_loss")):
-            assert f"`{name}`" in text, f"derivations.md does not mention {name}"
+            assert f"`{name}`" in text, f"no page of docs mentions {name}"
