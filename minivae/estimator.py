@@ -21,6 +21,7 @@ from minivae.parameters import views
 from minivae.settings import (
     architecture,
     check_continuation,
+    check_spread,
     checked_settings,
     column_units,
     held_fraction,
@@ -210,6 +211,7 @@ class VAE:
         self, settings: dict[str, Any], summary: Summary, scale: Scale, seed: int, condition: Condition | None
     ) -> None:
         """Fresh parameters and a fresh trainer. Everything that can be wrong is found before the old ones are let go."""
+        check_spread(settings, summary)
         arch = architecture(settings, len(summary.mean), column_units(settings, summary), condition)
         network = Network(arch, load_backend(settings["backend"]), settings["dtype"])
         start = initial_parameters(

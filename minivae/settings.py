@@ -118,10 +118,23 @@ def check_continuation(fitted: dict[str, Any], settings: dict[str, Any], epochs_
 def architecture(
     settings: dict[str, Any], data_dim: int, units: Any = (), condition: Condition | None = None
 ) -> Architecture:
+    """What the settings make of so many columns. An elementwise sigma is taken by columns, where it has a floor."""
     given = {f.name: settings[f.name] for f in fields(Architecture) if f.name in settings}
+    if (given["likelihood"], given["sigma"]) == ("gaussian", "elementwise"):
+        given["likelihood"] = f"gaussian*{data_dim}"
     return Architecture(
         data_dim, **given, units=tuple(map(tuple, units)), conditions=condition.width if condition else 0
     )
+
+
+def check_spread(settings: dict[str, Any], summary: Summary) -> None:
+    """Raise DataError where one sigma of all columns would shrink without end: no column varies."""
+    arch = architecture(settings, len(summary.mean))
+    if arch.learns_sigma and (np.sqrt(summary.variance) <= 1e-12 * np.abs(summary.mean)).all():
+        raise DataError(
+            f"none of the {arch.data_dim} columns varies over {summary.rows} rows, so that the best sigma is 0 and the loss "
+            "falls without end; give sigma a value, for example sigma=0.1"
+        )
 
 
 def column_units(settings: dict[str, Any], summary: Summary) -> tuple[tuple[float, float], ...]:

@@ -442,3 +442,21 @@ def test_a_model_that_knows_no_missing_cells_imputes_none():
     X = table(100)
     with pytest.raises(ValueError, match="fit with missing='ignore' to impute"):
         VAE(**SETTINGS, epochs=1).fit(X).impute(X)
+
+
+@pytest.mark.parametrize("sigma", ["elementwise", "learned"])
+def test_constant_columns_end_at_a_finite_loss_or_at_one_sentence(sigma):
+    """400 equal rows once ended at a loss of 148,169, and constant data at a score of -9e8."""
+    rng = np.random.default_rng(0)
+    equal, some = np.tile(rng.normal(size=5), (400, 1)), rng.normal(size=(400, 5))
+    some[:, 2], some[:, 3] = 7, 2 * some[:, 1]
+    settings = {"likelihood": "gaussian", "sigma": sigma, "epochs": 60, "random_state": 0}
+    for X in (equal, some):
+        if sigma == "learned" and X is equal:
+            with pytest.raises(DataError, match=r"none of the 5 columns varies over 400 rows.*; give sigma a value"):
+                VAE(**settings).fit(X)
+            continue
+        vae = VAE(**settings).fit(X)
+        floor = 5 * (np.log(1e-3) + 0.92)  # of a column whose spread is 1
+        assert floor < vae.history_[-1]["loss"] < 50 and floor < -vae.score(X) < 50
+        np.testing.assert_allclose(vae.reconstruct(X)[:, 2], X[:, 2], atol=0.1)
