@@ -460,3 +460,12 @@ def test_constant_columns_end_at_a_finite_loss_or_at_one_sentence(sigma):
         floor = 5 * (np.log(1e-3) + 0.92)  # of a column whose spread is 1
         assert floor < vae.history_[-1]["loss"] < 50 and floor < -vae.score(X) < 50
         np.testing.assert_allclose(vae.reconstruct(X)[:, 2], X[:, 2], atol=0.1)
+
+
+def test_a_loss_below_zero_is_explained_where_a_user_meets_it(tmp_path, capsys):
+    from minivae.app.cli import main
+
+    options = ["--hidden-dims", "16", "--epochs", "3", "--no-figures", "--quiet"]
+    for likelihood, explained in (("continuous_bernoulli", True), ("bernoulli", False)):
+        assert main(["train", "digits", "--likelihood", likelihood, *options, "--out", str(tmp_path / likelihood)]) == 0
+        assert ("a loss below 0 is no mistake" in capsys.readouterr().err) == explained

@@ -164,6 +164,8 @@ def _report_training(options: argparse.Namespace, vae: VAE, folder: Path, figure
         if f"{part}loss" in kept:
             numbers = "   ".join(f"{n} {kept[part + n]:.2f}" for n in ("loss", "recon", "kl"))
             print(f"{name:>10}: {numbers}   nats per example, epoch {kept['epoch']}")
+    if kept["loss"] < 0:
+        print("a loss below 0 is no mistake: a density, unlike a probability, may exceed 1", file=sys.stderr)
     print("wrote " + "\n      ".join(map(str, files)))
 
 
