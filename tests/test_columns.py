@@ -12,7 +12,7 @@ from minivae.architecture import Architecture, initial_parameters, parameter_lay
 from minivae.data.batches import Examples
 from minivae.evaluation import column_means
 from minivae.kernels import availability, load, reference
-from minivae.kernels.columns import CELLS, KINDS, LEAST, floored
+from minivae.kernels.columns import CELLS, KINDS, LEAST, MEAN_SERIES, STIRLING, floored
 from minivae.likelihoods import COUNTS, ONE_HOT, REAL, UNIT, domains, is_mixed, runs
 from minivae.network import Network
 from minivae.parameters import views
@@ -100,7 +100,16 @@ def test_the_negative_binomial_becomes_poisson_where_r_is_large():
     np.testing.assert_allclose(found[0], expected[0], atol=2e-3)
     np.testing.assert_allclose(found[1], expected[1], atol=2e-3)
     beyond = CELLS["negative_binomial"](a, x, np.full(3, 40.0))  # as at the most that r may be, and no further
-    assert np.isfinite(beyond[0]).all() and (beyond[2] == 0).all()
+    assert (beyond[2] == 0).all()
+    np.testing.assert_array_equal(beyond[0], CELLS["negative_binomial"](a, x, np.full(3, 15.0))[0])
+
+
+def test_the_series_are_those_of_the_bernoulli_numbers():
+    """log x! and the mean of the continuous bernoulli, 1 / (1 - e^-a) - 1/a = 1/2 + sum_k B_2k a^(2k-1) / (2k)!"""
+    even = np.arange(2, 13, 2)
+    B = special.bernoulli(12)[even]
+    np.testing.assert_allclose(STIRLING[::-1], B / (even * (even - 1)), rtol=1e-11)
+    np.testing.assert_allclose(MEAN_SERIES[::-1], (B / special.factorial(even))[:5], rtol=1e-11)
 
 
 def test_sigma_stays_above_a_thousandth_and_is_exact_where_fixed():

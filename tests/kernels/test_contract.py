@@ -616,6 +616,25 @@ def test_extreme_logits_give_a_finite_and_exact_loss(kernels, dtype):
 
 
 @both_dtypes
+def test_extreme_logits_by_columns_give_a_finite_and_exact_loss(kernels, dtype):
+    """A category of three, two of bernoulli, two of continuous bernoulli: its loss is log( (e^a - 1) / a ) - x a."""
+    out = np.array([[800, -800, 799, 800, -800, 800, -800]], dtype)
+    x = np.array([[0, 1, 0, 0, 1, 0.25, 0.25]], dtype)
+    kinds = ("categorical", "bernoulli", "continuous_bernoulli")
+    runs = np.array([[column_cases.KINDS[kind], c, c, n] for kind, c, n in zip(kinds, (0, 3, 5), (3, 2, 2))])
+    zero, one, nll = np.zeros(7, dtype), np.ones(1, dtype), np.empty(1, dtype)
+    arrays = [np.empty_like(x), np.empty_like(x), nll, out, x, np.ones_like(x), zero, zero, runs, one]
+    arrays = [kernels.to_device(array) for array in arrays]
+    with np.errstate(all="raise", under="ignore"):
+        kernels.columns_loss(*arrays)
+    dout, nll = kernels.to_host(arrays[0]), kernels.to_host(arrays[2])
+    likely, far = 1 / (1 + math.exp(-1)), 600 - math.log(800) + 200 - math.log(800)
+    np.testing.assert_allclose(nll, 1600 - math.log(likely) + 1600 + far, rtol=1e-6 if dtype == "float32" else 1e-14)
+    expected = [[likely, -1, 1 - likely, 1, -1, 0.75 - 1 / 800, 1 / 800 - 0.25]]
+    np.testing.assert_allclose(dout, expected, rtol=0, atol=1e-6 if dtype == "float32" else 1e-14)
+
+
+@both_dtypes
 def test_a_posterior_of_almost_no_width_has_a_finite_kl(kernels, dtype):
     h = np.array([[3.0, -80.0]], dtype)
     z, kl = (kernels.to_device(np.empty((1, 1), dtype)) for _ in range(2))
