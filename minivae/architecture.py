@@ -237,6 +237,11 @@ def initial_parameters(
             named["encoder.0.W"][columns] /= np.maximum(1, reach)[:, None]
     if arch.learns_dispersion:
         named["dispersion"][...] = arch.dispersion()
+    if data_mean is not None and data_variance is not None and arch.learns_dispersion:
+        for columns in (run.columns for run in arch.runs if run.likelihood == "negative_binomial"):
+            beyond = np.maximum(data_variance[columns] - data_mean[columns], 1e-6)  # r by moments: mean^2 / r
+            log_r = 2 * np.log(np.maximum(data_mean[columns], 1e-3)) - np.log(beyond)
+            named["dispersion"][columns] = np.clip(log_r, -3, 5)
     if data_variance is not None and arch.likelihood == "gaussian" and not arch.by_columns:
         log_sigma = 0.5 * math.log(max(float(np.mean(data_variance)), 1e-12))
         if arch.learns_sigma:

@@ -188,10 +188,10 @@ MUTATIONS = [
     mutation(
         "negative binomial: variance m + r m^2, consistent",
         COLUMNS,
-        ("np.exp(np.minimum(t, MOST))", "np.exp(-np.minimum(t, MOST))"),
-        ("r * (share - slope + (x - m) / (r + m)) * (t < MOST)", "-r * (share - slope + (x - m) / (r + m)) * (t < MOST)"),
+        ("np.exp(np.minimum(t, MOST)), a - np.minimum(t, MOST)", "np.exp(-np.minimum(t, MOST)), a + np.minimum(t, MOST)"),
+        ("(r * (share - slope) - da) * (t < MOST)", "-(r * (share - slope) - da) * (t < MOST)"),
     ),
-    mutation("negative binomial: the mean is r e^a, consistent", COLUMNS, ("m, r = np.exp(a), np.exp(np.minimum(t, MOST))", "r = np.exp(np.minimum(t, MOST))\n    m = r * np.exp(a)"), ("    return cells, r * (m - x) / (r + m), r * (share - slope + (x - m) / (r + m)) * (t < MOST)", "    return cells, r * (m - x) / (r + m), r * (share - slope) * (t < MOST)")),
+    mutation("negative binomial: the mean is r e^a, consistent", COLUMNS, ("a - np.minimum(t, MOST)", "a + 0 * t"), ("(r * (share - slope) - da) * (t < MOST)", "r * (share - slope) * (t < MOST)")),
     mutation("negative binomial: draws with 1 / r for r", "samples.py", ("generator.gamma(r, 1 / r, a.shape)", "generator.gamma(1 / r, r, a.shape)")),
     mutation("draws of a gaussian column have no units", "samples.py", ("np.asarray(shift + scale * x, network.dtype)", "np.asarray(x, network.dtype)")),
     mutation("numba: a missing category is learned from", NUMBA_COLUMNS, ("group(da, a, values, w * seen[0])", "group(da, a, values, w)")),

@@ -478,3 +478,28 @@ def test_a_loss_below_zero_is_explained_where_a_user_meets_it(tmp_path, capsys):
     for likelihood, explained in (("continuous_bernoulli", True), ("bernoulli", False)):
         assert main(["train", "digits", "--likelihood", likelihood, *options, "--out", str(tmp_path / likelihood)]) == 0
         assert ("a loss below 0 is no mistake" in capsys.readouterr().err) == explained
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba", "cupy"])
+def test_spread_counts_far_from_their_mean_are_finite(backend, request):
+    """m = e^a and r / m overflow in float32 there; the loss and its gradient do not."""
+    if backend == "cupy":
+        request.getfixturevalue("cupy")
+    elif not availability(backend)[0]:
+        pytest.skip(f"backend {backend}: {availability(backend)[1]}")
+    kernels = load(backend)
+    out, x = np.array([[90.0, 200.0, -110.0, 0.0]], np.float32), np.array([[3.0, 0.0, 5.0, 1e6]], np.float32)
+    arrays = [out, x, np.ones_like(x), np.array([0.5, -1, 2, 0], np.float32), np.zeros(4, np.float32)]
+    arrays += [np.array([[KINDS["negative_binomial"], 0, 0, 4]]), np.ones(1, np.float32)]
+    found = [kernels.empty(shape, np.float32) for shape in ((1, 4), (1, 4), (1,))]
+    kernels.columns_loss(*found, *map(kernels.to_device, arrays))
+    dout, dt, nll = (np.array(kernels.to_host(array)) for array in found)
+    assert np.isfinite(nll).all() and np.isfinite(dout).all() and np.isfinite(dt).all()
+    np.testing.assert_allclose(dout[0, :3], [np.exp(0.5), np.exp(-1), -5], rtol=1e-5)
+
+
+def test_the_spread_of_counts_begins_at_their_moments():
+    rng = np.random.default_rng(1)
+    X = rng.negative_binomial(0.5, 0.5 / (0.5 + 4), size=(4000, 3)).astype(float)
+    vae = VAE(likelihood="negative_binomial", epochs=1, learning_rate=1e-30, hidden_dims=(8,), random_state=0).fit(X)
+    np.testing.assert_allclose(np.exp(vae.network_.named["dispersion"]), 0.5, rtol=0.15)

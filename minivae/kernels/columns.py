@@ -112,18 +112,20 @@ def poisson_cells(a, x, t):
 
 
 def negative_binomial_cells(a, x, t):
-    """Counts of mean m = e^a and variance m + m^2 / r,  r = e^t:   q = r / (r + m)
+    """Counts of mean m = e^a and variance m + m^2 / r,  r = e^t:   u = a - t, as m / r = e^u
 
-    -log p = log x! - log[ G(x+r) / G(r) ] - r log q - x log(1 - q)                               G: the gamma function
-    da = q (m - x);    dt = r [ psi(r) - psi(x+r) - log q + (x - m) / (r + m) ]                   psi = (log G)'
+    -log p = log x! - log[ G(x+r) / G(r) ] + r log(1 + e^u) + x log(1 + e^-u)                 G: the gamma function
+    da = r s(u) - x s(-u),  s the sigmoid;    dt = r [ log(1 + e^u) - psi(x+r) + psi(r) ] - da          psi = (log G)'
     With G taken eight on, R = r + 8, and Stirling:   log[ G(x+R) / G(R) ] = (R - 1/2) log(1 + x/R) + x log(x+R) - x + dS
     """
-    m, r = np.exp(a), np.exp(np.minimum(t, MOST))
+    r, u = np.exp(np.minimum(t, MOST)), a - np.minimum(t, MOST)
     lift, slope = rising(x, r)
-    share, rest = np.log1p(m / r), np.log1p(r / m)  # -log q, -log(1 - q)
+    e = np.exp(-np.abs(u))
+    share, rest = np.maximum(u, 0) + np.log1p(e), np.maximum(-u, 0) + np.log1p(e)
     cells = np.log(few_factorial(x)) + np.where(x > FEW, log_factorial(np.maximum(x, FEW + 1)), 0)
     cells = cells - lift + r * share + x * rest
-    return cells, r * (m - x) / (r + m), r * (share - slope + (x - m) / (r + m)) * (t < MOST)
+    da = (r * np.where(u < 0, e, 1) - x * np.where(u < 0, 1, e)) / (1 + e)
+    return cells, da, (r * (share - slope) - da) * (t < MOST)
 
 
 def rising(x, r):

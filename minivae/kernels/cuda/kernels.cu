@@ -332,7 +332,8 @@ __device__ inline real gaussian_cell(real mean, real x, real t, real factor, rea
 }
 
 __device__ inline real negative_binomial_cell(real a, real x, real t, real* da, real* dt) {
-    real m = exp_of(a), r = exp_of(t < MOST ? t : MOST), R = r + real(8), lift = 0, slope = 0, factorial = 1;
+    real log_r = t < MOST ? t : MOST, u = a - log_r, e = exp_of(u < 0 ? u : -u);
+    real r = exp_of(log_r), R = r + real(8), lift = 0, slope = 0, factorial = 1;
     for (int k = 0; k < 8; k++) {
         real rk = r + real(k);
         lift -= log1p_of(x / rk);
@@ -341,11 +342,11 @@ __device__ inline real negative_binomial_cell(real a, real x, real t, real* da, 
     }
     lift += (R - real(0.5)) * log1p_of(x / R) + x * log_of(x + R) - x + stirling(x + R) - stirling(R);
     slope += log1p_of(x / R) + real(0.5) * x / (R * (x + R)) + d_stirling(x + R) - d_stirling(R);
-    real share = log1p_of(m / r);
-    *da = r * (m - x) / (r + m);
-    *dt = t < MOST ? r * (share - slope + (x - m) / (r + m)) : real(0);
+    real share = positive(u) + log1p_of(e);
+    *da = (r * (u < 0 ? e : real(1)) - x * (u < 0 ? real(1) : e)) / (real(1) + e);
+    *dt = t < MOST ? r * (share - slope) - *da : real(0);
     real log_factorial = x < 9 ? log_of(factorial) : (x + real(0.5)) * log_of(x) - x + HALF_LOG_2PI + stirling(x);
-    return log_factorial - lift + r * share + x * log1p_of(r / m);
+    return log_factorial - lift + r * share + x * (positive(-u) + log1p_of(e));
 }
 
 __device__ inline real continuous_bernoulli_cell(real a, real x, real* da) {

@@ -127,7 +127,9 @@ def spread_counts(da, dt, a, x, observed, t, w):
         da[d] = 0
         dt[d] = 0
         if observed[d] > 0:
-            count, m, r = np.float64(x[d]), math.exp(np.float64(a[d])), math.exp(min(np.float64(t[d]), MOST))
+            count, log_r = np.float64(x[d]), min(np.float64(t[d]), MOST)
+            r, u = math.exp(log_r), np.float64(a[d]) - log_r
+            e = math.exp(-abs(u))
             lift, slope, R = 0.0, 0.0, r + 8
             for k in range(8):
                 lift -= math.log1p(count / (r + k))
@@ -135,10 +137,11 @@ def spread_counts(da, dt, a, x, observed, t, w):
             lift += (R - 0.5) * math.log1p(count / R) + count * math.log(count + R) - count
             lift += stirling(count + R) - stirling(R)
             slope += math.log1p(count / R) + 0.5 * count / (R * (count + R)) + d_stirling(count + R) - d_stirling(R)
-            share = math.log1p(m / r)
-            total += log_factorial(count) - lift + r * share + count * math.log1p(r / m)
-            da[d] = w * (r * (m - count) / (r + m))
-            dt[d] = w * (r * (share - slope + (count - m) / (r + m)) if t[d] < MOST else 0.0)
+            share = max(u, 0.0) + math.log1p(e)
+            total += log_factorial(count) - lift + r * share + count * (max(-u, 0.0) + math.log1p(e))
+            slope_a = (r * (e if u < 0 else 1.0) - count * (1.0 if u < 0 else e)) / (1 + e)
+            da[d] = w * slope_a
+            dt[d] = w * (r * (share - slope) - slope_a if t[d] < MOST else 0.0)
     return a.dtype.type(total)
 
 
