@@ -101,7 +101,7 @@ def test_functions_behind_each_derivation_exist():
             assert name in package or hasattr(reference, name) or name in ("log_sigma", "LIKELIHOODS"), (page, name)
 
 
-@pytest.mark.parametrize("name", ["likelihoods", "missing", "kl", "scores"])
+@pytest.mark.parametrize("name", ["likelihoods", "missing", "conditional", "kl", "scores"])
 def test_a_page_of_an_idea_is_short_and_ends_with_its_kernel_its_proof_and_its_command(name):
     text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 80 and "$$" in text and re.search(r"^1\. \*\*", text, re.MULTILINE)
