@@ -28,7 +28,9 @@ class Condition:
         if y.dtype.kind != "f":
             return cls(classes=tuple(np.unique(y).tolist()))
         spread = y.std(axis=0)
-        return cls(shift=tuple(y.mean(axis=0).tolist()), scale=tuple(np.where(spread > 0, spread, 1).tolist()))
+        mean = y.mean(axis=0)
+        known = spread > 1e-12 * np.abs(mean)  # else numbers that are all the same
+        return cls(shift=tuple(mean.tolist()), scale=tuple(np.where(known, spread, 1).tolist()))
 
     @property
     def width(self) -> int:
@@ -47,6 +49,7 @@ class Condition:
             raise DataError(f"y has {len(y)} rows where {n} are needed; pass one for each, or one for all")
         if self.classes:
             known = np.array(self.classes)
+            y = y.ravel() if y.ndim == 2 and y.shape[1] == 1 else y
             place = {label: i for i, label in enumerate(self.classes)}
             rows = [place.get(label, -1) for label in y.tolist()] if y.ndim == 1 else [-1]
             if -1 in rows:
@@ -72,10 +75,17 @@ def as_side(y: Any) -> Array:
     """y as labels [n], or as numbers [n, C] in float64. Raises DataError for anything else."""
     if y is None:
         raise DataError("conditional=True needs y, a label or a row of numbers for each row of X; call fit(X, y)")
-    side: Array = np.asarray(y)
-    if side.dtype == object and side.ndim == 1 and all(isinstance(label, str) for label in side):
-        side = side.astype(str)
-    if side.ndim == 1 and side.dtype.kind in "USbiu":
+    try:
+        side: Array = np.asarray(y)
+        if side.dtype == object and side.ndim == 1:
+            side = np.array(side.tolist())
+    except ValueError as error:
+        raise DataError(
+            f"y cannot be made an array ({error}); pass a label or a row of numbers for each row"
+        ) from error
+    if side.dtype.kind == "S":
+        side = np.char.decode(side)
+    if side.ndim == 1 and side.dtype.kind in "Ubiu":
         return side
     if side.dtype.kind not in "fiub" or side.ndim not in (1, 2) or not side.size:
         raise DataError(

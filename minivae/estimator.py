@@ -404,6 +404,7 @@ class VAE:
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = {"units_": (), "condition_": None} | state  # which older models have not
         vars(self).update({name: value for name, value in state.items() if name not in ("parameters", "moments")})
         if "parameters" in state:
             self.sample_calls_ = state.get("sample_calls_", 0)  # a file has none

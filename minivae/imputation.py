@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minivae.data.batches import Examples
-from minivae.evaluation import column_means
+from minivae.evaluation import column_means, decode
 from minivae.likelihoods import ONE_HOT
 from minivae.network import Network
 from minivae.scores import log_weights, shared_noise
@@ -17,7 +17,8 @@ def impute(network: Network, examples: Examples, n_samples: int, seed: int) -> n
     """E[x | x_obs] [n, D] of every cell, in the table's own units, by importance sampling (Mattei and Frellsen 2019).
 
     sum_k wt_k mean_k with wt = softmax(log w),  w_k = p(x_obs|z_k) p(z_k) / q(z_k|x_obs),  of n_samples draws from q(z|x).
-    Of a category it is the probability of each value.
+    Of a category it is the probability of each value. A row so far from the data that no draw has a weight gets what the
+    decoder says at z = 0.
     """
     means = column_means(network.arch)
     eps = shared_noise(n_samples, network.arch.latent_dim, seed)
@@ -31,7 +32,12 @@ def impute(network: Network, examples: Examples, n_samples: int, seed: int) -> n
             total[piece] = total[piece] * before + weight
             result[piece] = result[piece] * before + np.where(weight > 0, weight * means(work.get("out")), 0)
             top[piece] = new
-        return result / total
+        result /= total
+    lost = np.flatnonzero(~np.isfinite(result).all(axis=1))
+    if lost.size:
+        side = None if examples.side is None else examples.side[examples.rows[lost]]
+        result[lost] = decode(network, np.zeros((len(lost), network.arch.latent_dim)), side)
+    return result
 
 
 def fill(X: np.ndarray, expected: np.ndarray, network: Network) -> np.ndarray:

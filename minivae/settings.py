@@ -61,6 +61,11 @@ def checked_settings(vae: Any) -> dict[str, Any]:
     runs(settings["likelihood"])
     if settings["binarize"] != "none" and settings["missing"] != "error":
         raise ValueError("binarize would make a 0 of a missing cell; binarize the data beforehand, or leave it 'none'")
+    named = {run.likelihood for run in runs(settings["likelihood"])}
+    if settings["binarize"] != "none" and "continuous_bernoulli" in named:
+        raise ValueError(
+            "binarize makes yes or no of grey values, which are likelihood='bernoulli'; choose that, or 'none'"
+        )
     if settings["binarize"] != "none" and domains(settings["likelihood"]) & {COUNTS, ONE_HOT}:
         raise ValueError(
             f"binarize makes yes or no of grey values, and {settings['likelihood']!r} takes counts; leave it 'none'"
@@ -128,13 +133,31 @@ def architecture(
 
 
 def check_spread(settings: dict[str, Any], summary: Summary) -> None:
-    """Raise DataError where one sigma of all columns would shrink without end: no column varies."""
-    arch = architecture(settings, len(summary.mean))
-    if arch.learns_sigma and (np.sqrt(summary.variance) <= 1e-12 * np.abs(summary.mean)).all():
+    """Raise DataError where no sigma fits the columns that a model is to be fitted on, naming the first of them.
+
+    Those of which nothing was observed; all, where one sigma would shrink without end as none varies; by columns, where a
+    fixed sigma lies below the floor, or where float32 cannot tell the values of a column apart.
+    """
+    arch, spread, mean = architecture(settings, len(summary.mean)), np.sqrt(summary.variance), np.abs(summary.mean)
+    for column in np.flatnonzero(np.isinf(summary.minimum))[:1]:
+        raise DataError(f"X has no value in column {column} (counted from 0), only NaN; leave that column out")
+    if arch.learns_sigma and (spread <= 1e-12 * mean).all():
         raise DataError(
             f"none of the {arch.data_dim} columns varies over {summary.rows} rows, so that the best sigma is 0 and the loss "
             "falls without end; give sigma a value, for example sigma=0.1"
         )
+    for run in arch.runs if arch.by_columns else ():
+        columns = np.arange(arch.data_dim)[run.columns] if run.data == REAL else np.empty(0, int)
+        for j in columns[spread[columns] > 1e-12 * mean[columns]]:
+            if not isinstance(arch.sigma, str) and arch.sigma < 2e-3 * spread[j]:
+                raise DataError(
+                    f"sigma={arch.sigma:g} is too small for column {j}, whose spread is {spread[j]:g}; raise it"
+                )
+            if settings["dtype"] == "float32" and spread[j] < 1e-4 * mean[j]:
+                raise DataError(
+                    f"column {j} lies at {summary.mean[j]:g} and varies by {spread[j]:g}, which float32 does not tell apart "
+                    "well; subtract a constant from it, or set dtype='float64'"
+                )
 
 
 def column_units(settings: dict[str, Any], summary: Summary) -> tuple[tuple[float, float], ...]:
@@ -178,6 +201,6 @@ def read(
     whole = bool(domains(settings["likelihood"]) & {COUNTS, ONE_HOT})
     summary = summarize(X, divisor, name, rows, whole, missing=settings["missing"] != "error")
     check_range(summary, settings["likelihood"])
-    check_groups(X, name, settings["likelihood"], rows)
+    check_groups(X, divisor, name, settings["likelihood"], rows)
     side = None if condition is None else condition.columns(y, len(X), settings["dtype"])
     return Examples(X, np.arange(len(X)) if rows is None else rows, divisor, settings["binarize"], side), summary

@@ -503,3 +503,40 @@ def test_the_spread_of_counts_begins_at_their_moments():
     X = rng.negative_binomial(0.5, 0.5 / (0.5 + 4), size=(4000, 3)).astype(float)
     vae = VAE(likelihood="negative_binomial", epochs=1, learning_rate=1e-30, hidden_dims=(8,), random_state=0).fit(X)
     np.testing.assert_allclose(np.exp(vae.network_.named["dispersion"]), 0.5, rtol=0.15)
+
+
+def test_one_row_whose_cell_is_missing_is_read_like_any_other():
+    """Of a row alone, or a piece, a whole column may be missing: that is refused in fit only."""
+    X = table(200, 0.2)
+    vae = VAE(**SETTINGS | {"epochs": 5}, missing="input").fit(X)
+    row = X[:1].copy()
+    row[0, [1, 4, 5, 6]] = np.nan
+    assert np.isfinite(vae.impute(row)).all() and np.isfinite(vae.transform(row)).all()
+    together = np.concatenate([row, X[1:]])
+    assert vae.score_samples(row)[0] == pytest.approx(vae.score_samples(together)[0], rel=1e-5)
+    vae.partial_fit(np.repeat(row, 20, axis=0))
+
+
+def test_a_row_far_from_all_data_is_imputed_with_a_number():
+    X = table(200, 0.2)
+    vae = VAE(**SETTINGS | {"epochs": 5}, missing="ignore").fit(X)
+    far = X[:2].copy()
+    far[0, 0], far[0, 1] = 1e6, np.nan
+    assert np.isfinite(vae.impute(far)).all()
+
+
+@pytest.mark.parametrize(
+    "settings, change, words",
+    [
+        ({"sigma": 1e-6}, lambda X: X, r"sigma=1e-06 is too small for column 0"),
+        ({}, lambda X: X + [1.7e9, 0, 0, 0, 0, 0, 0], r"column 0 lies at 1\.7e\+09 .* set dtype='float64'"),
+        (
+            {"likelihood": "continuous_bernoulli*7", "binarize": "static"},
+            lambda X: X,
+            "likelihood='bernoulli'; choose that",
+        ),
+    ],
+)
+def test_what_no_sigma_or_no_float_can_hold_is_refused(settings, change, words):
+    with pytest.raises(ValueError, match=words):
+        VAE(**SETTINGS | {"epochs": 1} | settings).fit(change(table(100)))

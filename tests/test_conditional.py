@@ -182,3 +182,41 @@ def test_a_column_of_a_table_is_told_on_the_command_line(tmp_path, capsys):
     assert "there is no column 7" in capsys.readouterr().err and not (tmp_path / "no").exists()
     assert main(["train", str(tmp_path / "t.csv"), *options[:2], "--conditional", "--out", str(tmp_path / "no")]) == 1
     assert "has no labels to tell the model; name a column of it" in capsys.readouterr().err
+
+
+# ---- What a fresh reader found
+
+
+def test_labels_come_as_columns_objects_and_bytes_and_numbers_may_all_be_the_same(labelled, tmp_path):
+    X, y = (part[:60] for part in labelled)
+    settings = SETTINGS | {"epochs": 1}
+    vae = VAE(**settings).fit(X, y)
+    np.testing.assert_array_equal(vae.transform(X, y[:, None]), vae.transform(X, y))
+    np.testing.assert_array_equal(vae.transform(X, y.astype(object)), vae.transform(X, y))
+    VAE(**settings).fit(X, y.astype("S1")).save(tmp_path / "bytes.npz")
+    assert VAE.load(tmp_path / "bytes.npz").condition_.classes == tuple("0123456789")
+    assert Condition.fitted(np.full(50, 0.1)).scale == (1.0,)
+    with pytest.raises(DataError, match="y cannot be made an array"):
+        VAE(**settings).fit(X, [[1], [1, 2]])
+
+
+def test_a_model_pickled_before_there_were_conditions_still_loads(labelled):
+    vae = VAE(hidden_dims=(8,), epochs=1, random_state=0).fit(labelled[0])
+    state = {name: value for name, value in vae.__getstate__().items() if name not in ("units_", "condition_")}
+    older = VAE()
+    older.__setstate__(state)
+    np.testing.assert_array_equal(older.transform(labelled[0]), vae.transform(labelled[0]))
+
+
+def test_a_column_of_numbers_is_a_condition_on_the_command_line(tmp_path, capsys):
+    from minivae.app.cli import main
+
+    rng, run = np.random.default_rng(0), str(tmp_path / "run")
+    np.savetxt(tmp_path / "t.csv", rng.normal(size=(60, 3)), delimiter=",")
+    options = ["--likelihood", "gaussian", "--condition", "2", "--epochs", "2", "--quiet", "--hidden-dims", "8"]
+    assert main(["train", str(tmp_path / "t.csv"), *options, "--out", run]) == 0
+    assert (tmp_path / "run" / "figures" / "samples.png").exists()
+    assert main(["sample", run, "--y", "0.5", "-n", "3", "--out", str(tmp_path / "s.npy")]) == 0
+    capsys.readouterr()
+    assert main(["sample", run, "--y", "much", "--out", str(tmp_path / "s.npy")]) == 1
+    assert "--y takes numbers for this model" in capsys.readouterr().err

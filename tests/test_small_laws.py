@@ -67,7 +67,7 @@ def test_rows_of_examples_are_rows_of_the_data():
 
 @pytest.mark.parametrize("reach, advised", [(10.0, False), (10.5, True)])
 def test_data_beyond_ten_are_advised_to_be_scaled(reach, advised):
-    X = np.full((8, 2), reach)
+    X = np.linspace(-reach, reach, 16).reshape(8, 2)
     with pytest.raises(NotFinite) as caught:
         VAE(likelihood="gaussian", learning_rate=1e30, batch_size=4, random_state=0, validation_fraction=0).fit(X)
     assert ("scale the data" in str(caught.value)) == advised

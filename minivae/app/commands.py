@@ -235,12 +235,13 @@ def _told(vae: VAE, n: int, words: Sequence[str] | None = None) -> Any:
         raise DataError("this model is told numbers; name them with --y")
     numeric = not known or not isinstance(known[0], str)
     try:
-        labels = [float(word) if numeric else word for word in words] if words else list(known)
+        kind = str if not numeric else int if known else float
+        labels = [kind(word) for word in words] if words else list(known)
     except ValueError as error:
         raise DataError(f"--y takes numbers for this model ({error})") from error
     if not known:
         return [labels]
-    return np.resize(np.array(labels if not numeric else [int(label) for label in labels]), n)
+    return np.resize(np.array(labels), n)
 
 
 def reconstruct(options: argparse.Namespace) -> int:
@@ -353,11 +354,13 @@ def _figures(run: Run, dataset: Dataset, folder: Path, required: bool = False) -
     X = part.data[part.rows]
     mu, latent_dim = vae.transform(X, part.labels), vae.network_.arch.latent_dim
     told = None if part.labels is None else part.labels[:10]
+    numbers = vae.condition_ is not None and not vae.condition_.classes
+    beside = np.resize(part.labels, 64) if numbers and part.labels is not None else _told(vae, 64)
     decode = functools.partial(vae.inverse_transform, y=None if told is None else told[:1])
     figures = {
         "loss": plots.loss_curves(vae.history_),
         "reconstructions": plots.reconstructions(_scaled(vae, X[:10]), vae.reconstruct(X[:10], told), shape),
-        "samples": plots.samples(vae.sample(64, y=_told(vae, 64), random_state=vae.seed_), shape),
+        "samples": plots.samples(vae.sample(64, y=beside, random_state=vae.seed_), shape),
         "kl": plots.kl_per_dimension(vae.history_),
     }
     if latent_dim >= 2:

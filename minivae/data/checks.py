@@ -128,15 +128,15 @@ def summarize(
 ) -> Summary:
     """Mean, variance, minimum and maximum of every column of X / divide_by, in one pass over all or some rows.
 
-    missing: NaN is a cell that was not observed; the statistics are those of the others.
+    missing: NaN is a cell that was not observed; the statistics are those of the others. Of a column without any the minimum
+    is infinite.
 
     The pass holds about 32 MB at a time, so X may be a memory map larger than memory. Chunks are merged as in Chan,
     Golub and LeVeque (1979), which loses no digits where the mean is large against the spread.
 
     Raises
     ------
-    DataError : X is not a matrix (see `as_matrix`), naming row and column of its first NaN or infinite value, or a column
-        of which nothing was observed
+    DataError : X is not a matrix (see `as_matrix`), or naming row and column of its first NaN or infinite value
     """
     X = as_matrix(X, name)
     divisor = resolve_divisor(X, divide_by)
@@ -171,10 +171,7 @@ def summarize(
         mean += delta * (n / np.maximum(seen, 1))
         np.minimum(minimum, low, out=minimum)
         np.maximum(maximum, high, out=maximum)
-    if not seen.all():
-        column = int(np.argmin(seen))
-        raise DataError(f"{name} has no value in column {column} (counted from 0), only NaN; leave that column out")
-    return Summary(count, mean, squares / seen, minimum, maximum, divisor, broken)
+    return Summary(count, mean, squares / np.maximum(seen, 1), minimum, maximum, divisor, broken)
 
 
 def check_range(summary: Summary, likelihood: str) -> None:
@@ -217,14 +214,14 @@ def check_range(summary: Summary, likelihood: str) -> None:
             )
 
 
-def check_groups(X: Array, name: str, likelihood: str, rows: Array | None) -> None:
+def check_groups(X: Array, divide_by: float, name: str, likelihood: str, rows: Array | None) -> None:
     """Raise DataError where the columns of a category do not hold one 1 in a row, or a category is missing in part."""
     groups = [run for run in runs(likelihood, X.shape[1]) if run.data == ONE_HOT]
     step = max(1, _CHUNK_VALUES // X.shape[1])
     count = len(X) if rows is None else len(rows)
     for start in range(0, count if groups else 0, step):
         piece = slice(start, start + step)
-        chunk = X[piece if rows is None else rows[piece]]
+        chunk = X[piece if rows is None else rows[piece]] / np.float64(divide_by)
         for run in groups:
             total, holes = chunk[:, run.columns].sum(axis=1), np.isnan(chunk[:, run.columns])
             wrong = np.flatnonzero(~((total == 1) | holes.all(axis=1)))
