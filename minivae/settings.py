@@ -15,7 +15,7 @@ from minivae.conditions import Condition
 from minivae.data.batches import Examples
 from minivae.data.checks import Scale, Summary, as_matrix, check_groups, check_range, require_count, summarize
 from minivae.data.files import DataError
-from minivae.likelihoods import COUNTS, ONE_HOT, REAL, domains, runs
+from minivae.likelihoods import BY_COLUMNS, COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT, domains, runs
 from minivae.optimizers import Optimizer
 from minivae.training import Objective
 
@@ -61,8 +61,10 @@ def checked_settings(vae: Any) -> dict[str, Any]:
     runs(settings["likelihood"])
     if settings["binarize"] != "none" and settings["missing"] != "error":
         raise ValueError("binarize would make a 0 of a missing cell; binarize the data beforehand, or leave it 'none'")
-    named = {run.likelihood for run in runs(settings["likelihood"])}
-    if settings["binarize"] != "none" and "continuous_bernoulli" in named:
+    grey = [
+        r for r in runs(settings["likelihood"]) if r.data == UNIT and LIKELIHOODS[r.likelihood].kernel == BY_COLUMNS
+    ]
+    if settings["binarize"] != "none" and grey:  # a density of yes or no has no end
         raise ValueError(
             "binarize makes yes or no of grey values, which are likelihood='bernoulli'; choose that, or 'none'"
         )

@@ -200,7 +200,7 @@ MUTATIONS = [
     mutation("CUDA: a missing category is learned from", CUDA, ("da[k] = seen[0] > 0 ? w * (exp_of", "da[k] = seen[0] >= 0 ? w * (exp_of")),
     mutation("CUDA: log scale of missing cells too, consistent", CUDA, ("            dt_of[k] = 0;\n", "            dt_of[k] = 0;\n            if (seen[k] <= 0) mine += log_scale[c + k];\n")),
     mutation("CUDA: sigma's floor has slope 1", CUDA, ("(real(1) - r * r) * (above < 0 ? e : real(1)) / (real(1) + e)", "(real(1) - r * r)")),
-    mutation("imputation: weights that do not add up to 1", "imputation.py", ("return result / total", "return result")),
+    mutation("imputation: weights that do not add up to 1", "imputation.py", ("        result /= total\n", "")),
     mutation("imputation: weights without their maximum", "imputation.py", ("new = np.maximum(top[piece], np.nan_to_num(log_w, nan=-np.inf)[:, None])", "new = np.zeros_like(top[piece])")),
     mutation("imputation: the weight of a draw before is kept as it was", "imputation.py", ("result[piece] = result[piece] * before +", "result[piece] = result[piece] +")),
     mutation("imputation: a category by its least probable value", "imputation.py", (".argmax(axis=1)", ".argmin(axis=1)")),

@@ -245,9 +245,8 @@ def _bad_cell(path: Path, text: IO[str], delimiter: str | None, header: bool) ->
             )
         for column, cell in enumerate(cells, 1):
             if cell == "":
-                return DataError(
-                    f"{path}, line {number}, column {column} is empty; fill the cell or delete the line, or write nan there (--missing)"
-                )
+                fix = "fill the cell or delete the line, or write nan there (--missing)"
+                return DataError(f"{path}, line {number}, column {column} is empty; {fix}")
             if not _is_number(cell):
                 hint = "" if columns else " (a line is taken for a header when none of its cells is a number)"
                 return DataError(
