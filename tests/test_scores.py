@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from minivae import VAE, scores
+from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
 from minivae.kernels import availability, load
 from minivae.network import Network
@@ -243,3 +244,12 @@ def test_counts_beyond_all_that_were_seen_rank_behind_them_without_a_warning(bac
         for kind in ("elbo", "log_likelihood", "anomaly"):
             score = KINDS[kind](vae, np.concatenate([X, wild]))
             assert not np.isnan(score).any() and score[300:].min() > score[:300].max()
+
+
+def test_columns_of_an_elementwise_network_add_up_to_its_rows():
+    """A network made directly: VAE takes an elementwise sigma by columns."""
+    arch, X = Architecture(4, 2, (5,), "tanh", "gaussian", "elementwise"), np.random.default_rng(0).normal(size=(9, 4))
+    network, examples = Network(arch, load("numpy"), "float64"), Examples(X, np.arange(9))
+    network.set_parameters(initial_parameters(arch, 0) + np.random.default_rng(1).normal(size=network.parameters.size))
+    rows, cells = (scores.reconstruction(network, examples, 0, 8, per_column) for per_column in (False, True))
+    np.testing.assert_allclose(cells.sum(axis=1), rows, rtol=1e-10)
