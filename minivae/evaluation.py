@@ -64,23 +64,29 @@ def posterior(network: Network, examples: Examples) -> tuple[np.ndarray, np.ndar
     return mu, logvar
 
 
+def outputs(network: Network, program: list[Call], z: np.ndarray, side: np.ndarray | None = None) -> np.ndarray:
+    """The decoder's output [n, P] at latent points z [n, Z] (and side [n, C]), by this program."""
+    work = network.workspace(program, min(CHUNK, len(z)))
+    found = np.empty((len(z), network.arch.outputs), network.dtype)
+    for start in range(0, len(z), CHUNK):
+        piece = slice(start, start + CHUNK)
+        work.put("z", z[piece])
+        if side is not None:
+            work.put("c", side[piece])
+        work.run(len(z[piece]))
+        found[piece] = work.get("out")
+    return found
+
+
 def decode(network: Network, z: np.ndarray, side: np.ndarray | None = None) -> np.ndarray:
     """The mean of p(x|z) [n, D] for latent points z [n, Z] (and side [n, C]), such as probabilities for bernoulli."""
     arch, program = network.arch, decode_program(network.arch)
     mean = column_means(arch) if arch.by_columns else LIKELIHOODS[arch.likelihood].mean
     if isinstance(mean, str):
         program[-1] = Call(program[-1].kernel, program[-1].arrays, (mean,))
-    work = network.workspace(program, min(CHUNK, len(z)))
-    means = np.empty((len(z), network.arch.data_dim), network.dtype)
-    for start in range(0, len(z), CHUNK):
-        piece = z[start : start + CHUNK]
-        work.put("z", piece)
-        if side is not None:
-            work.put("c", side[start : start + CHUNK])
-        work.run(len(piece))
-        out = work.get("out") if arch.by_columns else work.get("out")[:, : arch.data_dim]
-        means[start : start + len(piece)] = out if isinstance(mean, str) else mean(out)
-    return means
+    out = outputs(network, program, z, side)
+    out = out if arch.by_columns else out[:, : arch.data_dim]
+    return np.asarray(out if isinstance(mean, str) else mean(out), network.dtype)
 
 
 def column_means(arch: Architecture) -> Callable[[np.ndarray], np.ndarray]:

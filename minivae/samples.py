@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
-from minivae.evaluation import CHUNK
+from minivae.evaluation import outputs
 from minivae.kernels.columns import MOST as MOST_R
 from minivae.kernels.columns import floored
 from minivae.likelihoods import COUNTS, Run
@@ -25,16 +25,7 @@ def prior(n: int, latent_dim: int, seed: int, call: int = 0) -> np.ndarray:
 
 def observe(network: Network, z: np.ndarray, seed: int, call: int = 0, side: np.ndarray | None = None) -> np.ndarray:
     """x [n, D] drawn from p(x|z) at latent points z [n, Z] (and side [n, C]), a function of (seed, call)."""
-    program = decode_program(network.arch)
-    work = network.workspace(program, min(CHUNK, len(z)))
-    out = np.empty((len(z), work.arrays["out"].shape[1]))
-    for start in range(0, len(z), CHUNK):
-        piece = z[start : start + CHUNK]
-        work.put("z", piece)
-        if side is not None:
-            work.put("c", side[start : start + CHUNK])
-        work.run(len(piece))
-        out[start : start + len(piece)] = work.get("out")
+    out = outputs(network, decode_program(network.arch), z, side).astype(np.float64)
     arch, x = network.arch, np.empty((len(z), network.arch.data_dim))
     chance = Chance(seed, call, x.shape)
     for run in arch.runs:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae.architecture import Architecture
+from minivae.architecture import MISSING, Architecture
 from minivae.conditions import Condition
 from minivae.data.batches import Examples
 from minivae.data.checks import Scale, Summary, as_matrix, check_groups, check_range, require_count, summarize
@@ -59,6 +59,8 @@ def checked_settings(vae: Any) -> dict[str, Any]:
         else:
             settings[name] = plain(value, name, kinds)
     runs(settings["likelihood"])
+    if settings["missing"] not in MISSING:  # before NaN in the data is called an error
+        raise ValueError(f"missing {settings['missing']!r} is not one of {', '.join(MISSING)}")
     if settings["binarize"] != "none" and settings["missing"] != "error":
         raise ValueError("binarize would make a 0 of a missing cell; binarize the data beforehand, or leave it 'none'")
     grey = [
