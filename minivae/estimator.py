@@ -166,6 +166,7 @@ class VAE:
 
         Settings changed since then take effect, but for those that make up the network. A cosine schedule and kl_cycles
         run over `epochs` calls; the learning rate is 0 and beta stays after them.
+        A conditional model's classes (or spread of numbers) and the units of a table's columns are those of the first piece.
         """
         settings, X = checked_settings(self), as_matrix(X, "X")
         if not hasattr(self, "network_"):
