@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minivae import evaluation, imputation, modelfile, randomness, samples, scores
-from minivae.architecture import initial_parameters, parameter_layout
+from minivae import evaluation, imputation, persistence, randomness, samples, scores
+from minivae.architecture import initial_parameters
 from minivae.conditions import Condition
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import Scale, Summary, as_matrix, require_count
 from minivae.data.files import DataError
 from minivae.kernels import load as load_backend
 from minivae.network import Network
-from minivae.parameters import views
 from minivae.settings import (
     architecture,
     check_continuation,
@@ -363,34 +362,12 @@ class VAE:
     def save(self, path: str | Path) -> None:
         """Write parameters, fitted settings and history to one .npz file, atomically. Callbacks are not saved."""
         self._require_fit()
-        state = {"scale": asdict(self.scale_), "seed": self.seed_, "history": self.history_, "units": self.units_}
-        state["condition"] = self.condition_ and self.condition_.to_dict()
-        config = {"settings": self.settings_, "data_dim": self.n_features_in_, **state}
-        arrays = views(self.network_.get_parameters(), self.network_.layout)
-        modelfile.save(path, {**arrays, "held_rows": self.held_rows_}, config)
+        persistence.save(self, path)
 
     @classmethod
     def load(cls, path: str | Path, *, backend: str = "auto") -> VAE:
         """The model in `path`, on this machine's backend. Raises FileNotFoundError or ModelFileError."""
-        load_backend(backend)  # a wrong name is not the file's fault
-        arrays, config = modelfile.load(path)
-        try:
-            vae = cls(**config["settings"] | {"backend": backend})
-            settings = checked_settings(vae)
-            vae.set_params(**settings)
-            held_rows = arrays.pop("held_rows").astype(np.int64)
-            condition = Condition.from_dict(config.get("condition"))
-            arch = architecture(settings, config["data_dim"], config.get("units", ()), condition)
-            parameters = modelfile.flatten(arrays, parameter_layout(arch))
-            scale, seed = Scale(**config["scale"]), randomness.resolve_seed(config["seed"])
-            state = {"settings_": settings, "scale_": scale, "seed_": seed, "history_": config["history"]}
-            state |= {"condition_": condition, "units_": arch.units}
-            state |= {"n_features_in_": arch.data_dim, "n_parameters_": parameters.size, "held_rows_": held_rows}
-            vae.__setstate__(state | {"parameters": parameters})
-        except (KeyError, TypeError, ValueError) as error:
-            raise modelfile.ModelFileError(
-                f"{path} does not describe a model ({error}); save or train it again"
-            ) from error
+        vae: VAE = persistence.load(cls, path, backend)
         return vae
 
     def __getstate__(self) -> dict[str, Any]:
