@@ -6,15 +6,13 @@ Nothing in the file is code or a path, and it is read with allow_pickle=False; `
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from minivae.durable import write_atomically
 from minivae.parameters import Layout
 
 FORMAT_VERSION = 1
@@ -66,39 +64,3 @@ def flatten(arrays: dict[str, np.ndarray], layout: Layout) -> np.ndarray:
     if extra := sorted(set(arrays) - {name for name, _ in layout}):
         raise ValueError(f"{extra[0]} is no parameter of this model")
     return np.concatenate([arrays[name].ravel() for name, _ in layout])
-
-
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Call write(file) on a temporary file beside `path`, bring it to disk, and rename it to `path`.
-
-    A reader, or a machine that loses power, finds the old file or the new one, never half of one. An OSError names `path`.
-    """
-    path, temporary = Path(path), None
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}, where {path.name} should go, is not a folder; create it first")
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=".minivae-", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private; a result is as readable as any other file
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            os.unlink(temporary)
-        if isinstance(error, OSError) and error.errno is not None:
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

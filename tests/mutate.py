@@ -80,6 +80,7 @@ TESTS = {
     "imputation.py": "test_columns",
     "training.py": "test_small_laws test_kl_tools test_optimizers test_training test_twin test_estimator app/test_cli",
     "persistence.py": "test_estimator app/test_cli",
+    "durable.py": "test_small_laws test_estimator app/test_cli",
     "modelfile.py": "test_small_laws test_estimator app/test_cli",
     "settings.py": "test_small_laws test_optimizers test_counts test_estimator app/test_cli",
     "estimator.py": "test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",

@@ -18,7 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from minivae import VAE, DataError
-from minivae.modelfile import ModelFileError, load, write_atomically
+from minivae.durable import write_atomically
+from minivae.modelfile import ModelFileError, load
 from minivae.scores import log_likelihood
 
 

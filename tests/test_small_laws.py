@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 
 import numpy as np
 import pytest
@@ -13,9 +12,9 @@ from minivae.architecture import Architecture
 from minivae.data import checks, files
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import summarize
+from minivae.durable import write_atomically
 from minivae.evaluation import active_units
 from minivae.kernels import bind, load
-from minivae.modelfile import write_atomically
 from minivae.parameters import size, views
 
 
@@ -141,10 +140,10 @@ def test_the_file_and_then_its_folder_are_brought_to_disk(tmp_path, monkeypatch)
 
 
 def test_a_folder_that_takes_no_file_is_an_error_with_the_path(tmp_path, monkeypatch):
-    def refuse(**_):
+    def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(OSError, match="No space left") as caught:
         write_atomically(tmp_path / "model.npz", lambda file: None)
     assert caught.value.filename == str(tmp_path / "model.npz")

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from minivae import __version__, evaluation, modelfile, scores
+from minivae import __version__, evaluation, scores
 from minivae.app.runs import Run, add_to_history, choose_folder, open_run, pick, write_json
 from minivae.architecture import Architecture, parameter_layout
 from minivae.conditions import Condition
 from minivae.data.checks import as_matrix, require_count
 from minivae.data.datasets import NAMES, Dataset, dataset_status, load_dataset, told_by
 from minivae.data.files import DataError
+from minivae.durable import write_atomically
 from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
 from minivae.parameters import size
@@ -385,7 +386,7 @@ def _figures(run: Run, dataset: Dataset, folder: Path, required: bool = False) -
 def _write(out: str, array: np.ndarray, figure: Any) -> None:
     path = Path(out)
     if path.suffix == ".npy":
-        modelfile.write_atomically(path, lambda file: np.save(file, array))
+        write_atomically(path, lambda file: np.save(file, array))
     else:
         from minivae.figures import plots
 

@@ -15,6 +15,7 @@ import numpy as np
 from minivae import modelfile
 from minivae.data.datasets import Dataset, load_dataset, told_by
 from minivae.data.files import Array, DataError
+from minivae.durable import write_atomically
 from minivae.estimator import VAE
 
 
@@ -81,7 +82,7 @@ def choose_folder(out: str | None, name: str, overwrite: bool) -> Path:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    modelfile.write_atomically(path, lambda file: file.write(json.dumps(value, indent=2).encode() + b"\n"))
+    write_atomically(path, lambda file: file.write(json.dumps(value, indent=2).encode() + b"\n"))
 
 
 def add_to_history(path: Path, record: dict[str, Any]) -> None:

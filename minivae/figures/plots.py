@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minivae.durable import write_atomically
 from minivae.figures.layout import (
     ACTIVE_NATS,
     CLASSES,
@@ -40,7 +41,6 @@ from minivae.figures.layout import (
     short_number,
     style,
 )
-from minivae.modelfile import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,52 @@
+"""Files that are written all or not at all, whatever happens to the process, the disk or the machine.
+
+A file that is being written is called .minivae-PID-... and lies in the same folder, so that a rename puts it in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+TEMPORARY = ".minivae-"
+
+
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Call write(file) on a temporary file beside `path`, bring it to disk, and rename it to `path`.
+
+    A reader, or a machine that loses power, finds the old file or the new one, never half of one. An OSError names `path`.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}, where {path.name} should go, is not a folder; create it first")
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
+    try:
+        # as readable as any other file of this user; mkstemp would make it private, and asking for the umask is not safe
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        sync_folder(path.parent)  # the rename itself
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring to disk which names a folder holds. Windows has no such call."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
