@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from minivae import evaluation, imputation, persistence, randomness, samples, scores
 from minivae.architecture import initial_parameters
+from minivae.checkpoints import Checkpoints, capture, fingerprint, restored
 from minivae.conditions import Condition
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import Scale, Summary, as_matrix, require_count
@@ -20,6 +22,7 @@ from minivae.network import Network
 from minivae.settings import (
     architecture,
     check_continuation,
+    check_resume,
     check_spread,
     checked_settings,
     column_units,
@@ -128,36 +131,61 @@ class VAE:
     # ---- Training
 
     def fit(
-        self, X: Any, y: Any = None, *, X_val: Any = None, X_test: Any = None, y_val: Any = None, y_test: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        X_val: Any = None,
+        X_test: Any = None,
+        y_val: Any = None,
+        y_test: Any = None,
+        checkpoint: str | Path | Checkpoints | None = None,
+        resume: bool = False,
     ) -> VAE:
         """Train on X [n, D] from fresh parameters, and keep those of the epoch with the best held-out loss.
 
         Without X_val, validation_fraction of X is held out; with 0, the last epoch's parameters are kept. The loss of X_test
-        is recorded after each epoch, and chooses nothing. y is ignored unless conditional. Raises DataError before the first
-        step if the data do not fit the likelihood, hold NaN or have the wrong shape, NotFinite if the loss stops being a
-        number, and KeyboardInterrupt after Ctrl-C, with the epoch ended and the best parameters in place.
+        is recorded after each epoch, and chooses nothing. y is ignored unless conditional.
+
+        checkpoint names a file that is written as the training goes. If this process is ended, VAE.load(checkpoint).fit(X,
+        resume=True), with all other data that were passed, goes on from there up to `epochs`: the end is, bit for bit, that
+        of a training never interrupted. Settings changed in between take effect, but for those of the network and the data.
+
+        Raises DataError before the first step if the data do not fit the likelihood, hold NaN, have the wrong shape or are
+        not those of the checkpoint, NotFinite if the loss stops being a number, and KeyboardInterrupt after Ctrl-C, with the
+        epoch ended and the best parameters in place.
         """
-        settings = checked_settings(self)
+        settings, X = checked_settings(self), as_matrix(X, "X")
         fraction = held_fraction(settings, X_val is not None)
-        seed, X = randomness.resolve_seed(settings["random_state"]), as_matrix(X, "X")
-        scale, val, test, held_rows = (
-            Scale.fitted(X, settings["divide_by"], settings["likelihood"]),
-            None,
-            None,
-            np.empty(0, np.int64),
-        )
-        condition = Condition.fitted(y) if settings["conditional"] else None
-        examples, summary = read(X, "X", settings, scale, y=y, condition=condition)
+        if resume:
+            self._require_fit()
+            check_resume(self.settings_, settings, getattr(self, "trainer_", None))
+            scale, condition, seed = self.scale_, self.condition_, self.seed_
+        else:
+            seed = randomness.resolve_seed(settings["random_state"])
+            scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"])
+            condition = Condition.fitted(y) if settings["conditional"] else None
+        columns = self.n_features_in_ if resume else X.shape[1]
+        (examples, summary), val, test = read(X, "X", settings, scale, columns, y=y, condition=condition), None, None
         if X_val is not None:
-            val, _ = read(X_val, "X_val", settings, scale, X.shape[1], y=y_val, condition=condition)
+            val, _ = read(X_val, "X_val", settings, scale, columns, y=y_val, condition=condition)
         if X_test is not None:
-            test, _ = read(X_test, "X_test", settings, scale, X.shape[1], y=y_test, condition=condition)
+            test, _ = read(X_test, "X_test", settings, scale, columns, y=y_test, condition=condition)
+        rows, held_rows = np.arange(len(X)), np.empty(0, np.int64)
         if fraction:
             rows, held_rows = holdout(len(X), fraction, randomness.permutation(len(X), seed, randomness.HOLDOUT))
             examples, val = replace(examples, rows=rows), replace(examples, rows=held_rows)
-        self._start(settings, summary, scale, seed, condition)
+        if resume:
+            self._continue(settings, examples, val)
+        else:
+            self._start(settings, summary, scale, seed, condition)
         self.held_rows_ = held_rows
-        self.trainer_.fit(examples, settings["epochs"], val, test, settings["patience"])
+        if checkpoint is not None:
+            keeper = checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
+            keeper.data = fingerprint(examples)
+            self.trainer_.checkpoint = lambda _, trace, moment: keeper.offer(self, trace, moment)
+        epochs = settings["epochs"] - self.trainer_.epoch
+        self.trainer_.fit(examples, epochs, val, test, settings["patience"], resume=resume)
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> VAE:
@@ -182,7 +210,7 @@ class VAE:
             )
             examples, _ = read(X, "X", settings, scale, self.n_features_in_, y=y, condition=self.condition_)
             moments: dict[str, Any] = {}  # afresh after load, or for another optimizer
-            if hasattr(self, "trainer_") and self.trainer_.optimizer.name == settings["optimizer"]:
+            if getattr(self, "trainer_", None) is not None and self.trainer_.optimizer.name == settings["optimizer"]:
                 moments = {"moments": self.trainer_.moments, "updates": self.trainer_.updates}
             trainer = self._trainer(settings, self.network_, self.seed_, self.history_, **moments)
             self._adopt(settings, scale, trainer)
@@ -196,7 +224,7 @@ class VAE:
 
     @property
     def stopped_(self) -> str:
-        return self.trainer_.stopped if hasattr(self, "trainer_") else ""
+        return self.trainer_.stopped if getattr(self, "trainer_", None) is not None else ""
 
     @property
     def sigma_(self) -> Any:
@@ -220,7 +248,22 @@ class VAE:
         network.set_parameters(start)
         self._adopt(settings, scale, self._trainer(settings, network, seed, []))
         self.condition_ = condition
+        self.run_: dict[str, Any] | None = None
         self.sample_calls_ = 0
+
+    def _continue(self, settings: dict[str, Any], examples: Examples, val: Examples | None) -> None:
+        """A trainer where that of a checkpoint stood."""
+        before = self.trainer_
+        assert before.best is not None
+        if val is None and math.isfinite(before.best.loss):
+            raise ValueError("this training chose its best epoch by X_val; pass it again")
+        if fingerprint(examples) != self.trained_on_:
+            raise DataError("X is not what this training began with; pass the same rows in the same order, or fit anew")
+        names = ["best", "begun", "spent", "step", "epoch"]
+        if before.optimizer.name == settings["optimizer"]:  # the moments of another rule mean other things
+            names += ["moments", "updates"]
+        kept = {name: getattr(before, name) for name in names}
+        self._adopt(settings, self.scale_, self._trainer(settings, self.network_, self.seed_, self.history_, **kept))
 
     def _adopt(self, settings: dict[str, Any], scale: Scale, trainer: Trainer) -> None:
         self.settings_: dict[str, Any] = settings
@@ -239,10 +282,9 @@ class VAE:
         optimizer, objective = optimizer_and_objective(settings)
         callbacks = [lambda _, record, f=f: f(self, record) for f in self.callbacks]
         step, epoch = (history[-1]["step"], history[-1]["epoch"]) if history else (0, 0)
+        rest: dict[str, Any] = {"step": step, "epoch": epoch, "history": history} | moments
         return Trainer(
-            *(network, optimizer, objective, settings["batch_size"], seed, settings["verbose"], callbacks),
-            *(step, epoch, history),
-            **moments,
+            *(network, optimizer, objective, settings["batch_size"], seed, settings["verbose"], callbacks), **rest
         )
 
     # ---- Use
@@ -359,10 +401,21 @@ class VAE:
 
     # ---- Files and copies
 
-    def save(self, path: str | Path) -> None:
-        """Write parameters, fitted settings and history to one .npz file, atomically. Callbacks are not saved."""
+    def save(self, path: str | Path, *, include_optimizer: bool = True) -> None:
+        """Write parameters, fitted settings and history to one .npz file, atomically. Callbacks are not saved.
+
+        With the optimizer's moments, two numbers a parameter for Adam, partial_fit goes on after load as without.
+        """
         self._require_fit()
-        persistence.save(self, path)
+        trainer = getattr(self, "trainer_", None)
+        training, values = capture(trainer) if include_optimizer and trainer is not None else (None, None)
+        persistence.save(self, path, training=training, values=values)
+
+    def restore_training(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        """Of a file: what `checkpoints.capture` found there."""
+        fields = restored(arrays, values, self.network_.kernels)
+        self.trained_on_ = values.get("data", 0)
+        self.trainer_ = self._trainer(self.settings_, self.network_, self.seed_, self.history_, **fields)
 
     @classmethod
     def load(cls, path: str | Path, *, backend: str = "auto") -> VAE:
@@ -376,14 +429,16 @@ class VAE:
         if "network_" in state:
             state["parameters"] = state.pop("network_").get_parameters()
         if (trainer := state.pop("trainer_", None)) is not None:
-            to_host = trainer.network.kernels.to_host
-            moments = {name: np.array(to_host(vector)) for name, vector in trainer.moments.items()}
-            state["moments"] = {"moments": moments, "updates": trainer.updates, "stopped": trainer.stopped}
+            state["training"] = capture(trainer)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = {"units_": (), "condition_": None} | state  # which older models have not
-        vars(self).update({name: value for name, value in state.items() if name not in ("parameters", "moments")})
+        if "moments" in state:  # as older versions pickled them
+            old = state["moments"]
+            state["training"] = old["moments"], {"updates": old["updates"], "stopped": old["stopped"], "best": None}
+        apart = ("parameters", "moments", "training")
+        vars(self).update({name: value for name, value in state.items() if name not in apart})
         if "parameters" in state:
             self.sample_calls_ = state.get("sample_calls_", 0)  # a file has none
             settings = self.settings_
@@ -391,10 +446,8 @@ class VAE:
             arch = architecture(settings, self.n_features_in_, self.units_, self.condition_)
             self.network_ = Network(arch, kernels, settings["dtype"])
             self.network_.set_parameters(state["parameters"])
-        if "moments" in state:
-            kept = dict(state["moments"])
-            kept["moments"] = {name: kernels.to_device(vector) for name, vector in kept["moments"].items()}
-            self.trainer_ = self._trainer(settings, self.network_, self.seed_, self.history_, **kept)
+        if "training" in state:
+            self.restore_training(*state["training"])
 
     # ---- scikit-learn's conventions
 

@@ -17,12 +17,26 @@ from minivae.parameters import views
 from minivae.settings import architecture, checked_settings
 
 
-def save(vae: Any, path: str | Path) -> None:
-    """Write a fitted VAE to one file, atomically."""
-    state = {"scale": asdict(vae.scale_), "seed": vae.seed_, "history": vae.history_, "units": vae.units_}
+def save(
+    vae: Any,
+    path: str | Path,
+    *,
+    parameters: np.ndarray | None = None,
+    history: list[dict[str, Any]] | None = None,
+    training: dict[str, np.ndarray] | None = None,
+    values: dict[str, Any] | None = None,
+    run: dict[str, Any] | None = None,
+) -> None:
+    """Write a fitted VAE to one file, atomically, with the state of its training (see checkpoints) and of its run.
+
+    parameters [N] and history instead of what the model has now: the best epoch of a training that goes on.
+    """
+    state = {"scale": asdict(vae.scale_), "seed": vae.seed_, "units": vae.units_}
     state["condition"] = vae.condition_ and vae.condition_.to_dict()
-    config = {"settings": vae.settings_, "data_dim": vae.n_features_in_, **state}
-    arrays = views(vae.network_.get_parameters(), vae.network_.layout)
+    config = {"settings": vae.settings_, "data_dim": vae.n_features_in_, **state, "training": values, "run": run}
+    config["history"] = vae.history_ if history is None else history
+    arrays = views(vae.network_.get_parameters() if parameters is None else parameters, vae.network_.layout)
+    arrays |= {f"training.{name}": vector for name, vector in (training or {}).items()}
     modelfile.save(path, {**arrays, "held_rows": vae.held_rows_}, config)
 
 
@@ -37,12 +51,16 @@ def load(cls: Any, path: str | Path, backend: str) -> Any:
         held_rows = arrays.pop("held_rows").astype(np.int64)
         condition = Condition.from_dict(config.get("condition"))
         arch = architecture(settings, config["data_dim"], config.get("units", ()), condition)
+        training = {n: arrays.pop(n) for n in [n for n in arrays if n.startswith("training.")]}
         parameters = modelfile.flatten(arrays, parameter_layout(arch))
         scale, seed = Scale(**config["scale"]), randomness.resolve_seed(config["seed"])
         state = {"settings_": settings, "scale_": scale, "seed_": seed, "history_": config["history"]}
         state |= {"condition_": condition, "units_": arch.units}
         state |= {"n_features_in_": arch.data_dim, "n_parameters_": parameters.size, "held_rows_": held_rows}
-        vae.__setstate__(state | {"parameters": parameters})
+        state |= {"parameters": parameters, "run_": config.get("run")}
+        vae.__setstate__(state)
+        if config.get("training"):
+            vae.restore_training({n.removeprefix("training."): a for n, a in training.items()}, config["training"])
     except (KeyError, TypeError, ValueError) as error:
         raise modelfile.ModelFileError(f"{path} does not describe a model ({error}); save or train it again") from error
     return vae

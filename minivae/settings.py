@@ -17,7 +17,7 @@ from minivae.data.checks import Scale, Summary, as_matrix, check_groups, check_r
 from minivae.data.files import DataError
 from minivae.likelihoods import BY_COLUMNS, COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT, domains, runs
 from minivae.optimizers import Optimizer
-from minivae.training import Objective
+from minivae.training import Objective, Trainer
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 OF_THE_NETWORK = (
@@ -31,6 +31,8 @@ OF_THE_NETWORK = (
     "dtype",
     "backend",
 )
+
+OF_THE_BEGINNING = ("validation_fraction", "binarize", "divide_by", "random_state")
 
 TYPES: dict[str, tuple[Any, str]] = {
     "int": (int, "a whole number"),
@@ -118,6 +120,30 @@ def check_continuation(fitted: dict[str, Any], settings: dict[str, Any], epochs_
         raise ValueError(
             f"the cosine schedule ended with epoch {settings['epochs']}, and its learning rate is 0 now; "
             "raise epochs, or set schedule='constant'"
+        )
+
+
+def check_resume(fitted: dict[str, Any], settings: dict[str, Any], trainer: Trainer | None) -> None:
+    """Raise ValueError where a training that began with the first settings cannot go on, from here, with the second."""
+    if trainer is None or trainer.best is None:
+        raise ValueError("this model holds no state of a training; load the file that fit(checkpoint=...) wrote")
+    check_continuation(fitted, settings | {"backend": fitted["backend"]}, trainer.epoch)
+    for name in OF_THE_BEGINNING:
+        if settings[name] != fitted[name]:
+            raise ValueError(
+                f"this training began with {name}={fitted[name]!r}, which {settings[name]!r} cannot change now; set it back"
+            )
+    if trainer.begun is not None and settings["batch_size"] != fitted["batch_size"]:
+        raise ValueError(
+            f"this checkpoint lies within epoch {trainer.epoch + 1} of batches of {fitted['batch_size']}; "
+            "change batch_size from one that lies between epochs"
+        )
+    if trainer.epoch >= settings["epochs"]:
+        raise ValueError(f"this training has had its {trainer.epoch} epochs; raise epochs (--epochs) to train on")
+    if settings["patience"] is not None and trainer.epoch - trainer.best.epoch >= settings["patience"]:
+        raise ValueError(
+            f"this training has waited {trainer.epoch - trainer.best.epoch} epochs for a better val_loss; "
+            f"raise patience (--patience), now {settings['patience']}, to train on"
         )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +24,16 @@ from minivae.likelihoods import COUNTS, domains
 from minivae.network import Network, Workspace, backward_program, forward_program, total_loss
 from minivae.optimizers import Optimizer, ramp
 from minivae.processors import one_blas_thread
+from minivae.progress import bar, say
 
 Record = dict[str, Any]
 Callback = Callable[["Trainer", Record], Any]
+Checkpoint = Callable[
+    ["Trainer", Any, str], Any
+]  # of a trainer, the running epoch's trace so far, and a word of MOMENTS
+MOMENTS = ("step", "epoch", "cut", "end")  # between two steps, two epochs, in an epoch that is ended early, at the end
 INTERRUPTED = "interrupted by Ctrl-C"
+IMPATIENT = "no better val_loss for "
 ACTIVE = 0.01  # nats: a latent dimension whose mean KL over an epoch exceeds this is in use
 
 
@@ -84,11 +89,23 @@ def step_program(
     ]
 
 
+@dataclass(frozen=True)
+class Best:
+    """The epoch worth keeping so far: its parameters [N], held-out loss, active units. At first, where training begins."""
+
+    parameters: np.ndarray
+    epoch: int
+    loss: float = math.inf
+    active: int = 0
+
+
 @dataclass
 class Trainer:
     """The state of a training: the network's parameters, the optimizer's moments, step, epoch, history.
 
     step numbers the noise and goes on for ever; updates counts what the moments have seen, for Adam's bias correction.
+    checkpoint is called where this state is whole, and may keep it: training that goes on from there ends bit for bit the
+    same. begun: the trace of an epoch that such a state lies in, [steps, 2 + Z]; spent: the seconds of that epoch.
 
     history: one record per epoch with epoch, step, loss, recon, kl, kl_per_dim [Z], active_units (how many of these exceed
     ACTIVE), grad_norm, beta, capacity, learning_rate, seconds, examples_per_second; val_loss, val_recon, val_kl and those of
@@ -111,6 +128,10 @@ class Trainer:
     moments: dict[str, Any] = field(default_factory=dict)
     updates: int = 0
     stopped: str = ""
+    best: Best | None = None
+    begun: np.ndarray | None = None
+    spent: float = 0.0
+    checkpoint: Checkpoint | None = None
     chunk: int = 1  # steps that take about a tenth of a second, found while training
 
     def __post_init__(self) -> None:
@@ -137,12 +158,14 @@ class Trainer:
         test: Examples | None = None,
         patience: int | None = None,
         schedule_epochs: int | None = None,
+        resume: bool = False,
     ) -> None:
         """Train for so many epochs, and evaluate the held-out parts after each.
 
         val leaves the network with the parameters of the best val_loss, and patience stops after so many epochs without a
         better one; without val the last parameters stay. test is recorded and chooses nothing. schedule_epochs is the length
-        of learning rate's and beta's schedules where it is not the end of this call. Ctrl-C ends the epoch after the running
+        of learning rate's and beta's schedules where it is not the end of this call; resume goes on with the epoch and the
+        best so far of a checkpoint. Ctrl-C ends the epoch after the running
         step, and then the training as any other end; KeyboardInterrupt follows. Whatever is raised, the parameters of the
         last epoch worth keeping are in place. Raises NotFinite.
         """
@@ -154,33 +177,35 @@ class Trainer:
             work.bound(rows)  # what must be compiled or recorded is so before any epoch is timed
         parts = [("val", val), ("test", test)]
         held_out = {name: elbo_of(self.network, part, self.seed) for name, part in parts if part is not None}
-        good, best_loss, best_epoch, active = self.network.get_parameters(), math.inf, self.epoch, 0
+        if not (resume and self.best):
+            self.best, self.begun, self.spent = Best(self.network.get_parameters(), self.epoch), None, 0.0
         self.stopped, kept, blas = "", True, one_blas_thread(self.network, work.capacity, self._say)
+        last = self.epoch + epochs
         try:
             with interruptible(self), blas, np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
-                for _ in range(epochs):
+                while self.epoch < last and not self.stopped:
                     kept = False
                     record = self._train_epoch(work, examples, trace, schedule_epochs)
                     for name, terms in held_out.items():
                         record |= self._held_out(name, *terms(0))
-                    kept = record["kept"] = val is None or record["val_loss"] < best_loss
+                    kept = record["kept"] = val is None or record["val_loss"] < self.best.loss
                     if kept:
-                        good, best_epoch, active = self.network.get_parameters(), self.epoch, record["active_units"]
-                        best_loss = record.get("val_loss", math.inf)
+                        found = record.get("val_loss", math.inf), record["active_units"]
+                        self.best = Best(self.network.get_parameters(), self.epoch, *found)
                     self.history.append(record)
                     self._report(record)
                     for callback in self.callbacks:
                         callback(self, record)
-                    if patience is not None and self.epoch - best_epoch >= patience:
-                        self.stop(f"no better val_loss for {patience} epochs")
-                    if self.stopped:
-                        self._say(f"stopped after epoch {self.epoch}: {self.stopped}")
-                        break
+                    if patience is not None and self.epoch - self.best.epoch >= patience and not self.stopped:
+                        self.stop(f"{IMPATIENT}{patience} epochs")
+                    self._offer(trace[:0], "end" if self.stopped or self.epoch == last else "epoch")
+                if self.stopped:
+                    self._say(f"stopped after epoch {self.epoch}: {self.stopped}")
         finally:
             if not kept:
-                self.network.set_parameters(good)
+                self.network.set_parameters(self.best.parameters)
                 self.reset_moments()
-        if line := collapse(active, self.network.arch.latent_dim):
+        if self.history and (line := collapse(self.best.active, self.network.arch.latent_dim)):
             self._say(line)
         if self.stopped == INTERRUPTED:
             raise KeyboardInterrupt(INTERRUPTED)
@@ -193,15 +218,19 @@ class Trainer:
 
     def _train_epoch(self, work: Workspace, examples: Examples, trace: Any, epochs: int) -> Record:
         n, size = len(examples.rows), self.batch_size
-        begun, kernels = time.perf_counter(), self.network.kernels
+        start, kernels = time.perf_counter() - self.spent, self.network.kernels
         order = examples.rows[randomness.permutation(n, self.seed, randomness.SHUFFLE, self.epoch)]
         index = np.arange(math.ceil(n / size))
         position = self.epoch + index * size / n
         beta = np.array([self.objective.beta_at(t, epochs) for t in position])
         capacity = np.array([self.objective.capacity_at(t) for t in position])
         rate = np.array([self.optimizer.learning_rate_at(t, epochs) for t in position])
-        done, first = 0, 0
-        with self._progress(len(index)) as bar:
+        first = 0 if self.begun is None else len(self.begun)
+        done = min(n, first * size)
+        if first:
+            trace[:first] = kernels.to_device(self.begun)
+        self.begun = None
+        with bar(len(index), f"epoch {self.epoch + 1}", bool(self.verbose), first) as advance:
             while done < n and not (self.stopped and done):
                 # as many full batches as take about a tenth of a second, then the short one that may be left
                 count = max(1, min(self.chunk, n // size - first))
@@ -217,11 +246,13 @@ class Trainer:
                 done += rows[:ran].size
                 if not np.isfinite(kernels.to_host(trace[first - 1, :2])).all():
                     raise NotFinite(self._diagnosis(work, float(rate[first - 1])))
-                bar.update(ran)
+                advance(ran)
                 if time.perf_counter() - started < 0.05:
                     self.chunk *= 2
+                self.spent = time.perf_counter() - start
+                self._offer(trace[:first], "cut" if self.stopped and done < n else "step")
         kernels.synchronize()
-        seconds = time.perf_counter() - begun
+        seconds, self.spent = time.perf_counter() - start, 0.0
         self.epoch += 1
         host = np.array(kernels.to_host(trace[:first]))
         share = np.full(first, size / done)
@@ -242,6 +273,10 @@ class Trainer:
             "seconds": seconds,
             "examples_per_second": done / seconds,
         }
+
+    def _offer(self, trace: Any, moment: str) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint(self, trace, moment)
 
     def _held_out(self, name: str, recon: np.ndarray, kl: np.ndarray) -> Record:
         kl_mean, aim = kl.mean(axis=0), self.objective
@@ -275,17 +310,9 @@ class Trainer:
 
     # ---- What the user sees, on standard error
 
-    def _progress(self, total: int) -> Any:
-        from tqdm import tqdm
-
-        # disable=None: a bar on a terminal, nothing in a log file
-        return tqdm(total=total, desc=f"epoch {self.epoch + 1}", leave=False, disable=None if self.verbose else True)
-
     def _say(self, line: str) -> None:
         if self.verbose:
-            from tqdm import tqdm
-
-            tqdm.write(line, file=sys.stderr)
+            say(line)
 
     def _report(self, record: Record) -> None:
         line = f"epoch {record['epoch']:>4}"

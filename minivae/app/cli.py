@@ -1,11 +1,13 @@
 """minivae train | evaluate | sample | reconstruct | plot | gradcheck | data | bench | backends: arguments, and errors.
 
-Results go to standard output, progress to standard error. Exit status: 0, 1 (one clear line), 2 (usage), 130 (Ctrl-C).
+Results go to standard output, progress to standard error. Exit status: 0, 1 (one clear line), 2 (usage), and after Ctrl-C,
+SIGTERM and SIGHUP 130, 143 and 129.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -114,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     from minivae import __version__
     from minivae.app import commands
+    from minivae.app.train import RECIPES, recipe_options
     from minivae.bench.report import add_arguments as add_bench_arguments
     from minivae.estimator import VAE
     from minivae.kernels import MODULES
@@ -160,15 +163,24 @@ def build_parser() -> argparse.ArgumentParser:
         "minivae train mnist --hidden-dims 400 --latent-dim 20 --epochs 10 --out runs/mnist",
         "minivae train table.csv --likelihood gaussian --latent-dim 8",
         "minivae train digits --conditional",
+        "minivae train --resume runs/mnist --epochs 40",
     )
-    recipes = "".join(f"\n  {name}: {commands.recipe_options(recipe)}" for name, recipe in commands.RECIPES.items())
+    recipes = "".join(f"\n  {name}: {recipe_options(recipe)}" for name, recipe in RECIPES.items())
     train.epilog = f"{train.epilog}\nnamed datasets bring settings, over which any option wins:{recipes}"
-    train.usage = "minivae train [-h] DATA [options]"
+    train.usage = "minivae train [-h] DATA [options]\n       minivae train [-h] --resume RUN [options]"
     train.add_argument(
-        "data", metavar="DATA", help="a dataset (see `minivae data`), a .npy, .npz or .csv file, or a folder of images"
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="a dataset (see `minivae data`), a .npy, .npz or .csv file, or a folder of images",
+    )
+    train.add_argument(
+        "--resume", metavar="RUN", help="go on with a run that was cut short, or to more --epochs; its own options hold"
     )
     train.add_argument("--out", help="run folder (default: runs/NAME, with a number where that exists)")
-    train.add_argument("--overwrite", action="store_true", help="replace the model in an existing run folder")
+    train.add_argument(
+        "--overwrite", action="store_true", help="replace the run in a folder, once the new one is complete"
+    )
     train.add_argument("--download", action="store_true", help="fetch a named dataset that is not on this machine")
     train.add_argument(
         "--image-shape", type=int, nargs="+", metavar="N", help="height, width [, 3] of a row, for figures"
@@ -261,18 +273,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = None
     try:
         options = build_parser().parse_args(arguments)
-        return int(options.run(options))
+        status = int(options.run(options))
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here a full disk can still be told
+        return status
     except KeyboardInterrupt:
-        print("minivae: interrupted", file=sys.stderr)
+        _say("minivae: interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output has left, as in `minivae gradcheck | head`
-        sys.stderr.close()
-        return 1
     except (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError, RuntimeError) as error:
         if options is None or options.debug:
             raise
-        print(f"minivae: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        if not isinstance(
+            error, BrokenPipeError
+        ):  # the reader of our output has left, as in `minivae gradcheck | head`
+            _say(f"minivae: {' '.join(str(error).split()) or type(error).__name__}")
+        if isinstance(error, OSError):
+            _let_go()
         return 1
+
+
+def _say(line: str) -> None:
+    from minivae.progress import say
+
+    say(line)
+
+
+def _let_go() -> None:
+    """What could not be written to standard output would be tried again at exit, and be an error of its own there."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,22 +1,21 @@
-"""A run folder: model.npz, history.csv, config.json and figures/, and how to find one's data again."""
+"""A trained model with what is known about its run, and how to find its data again."""
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minivae import modelfile
+from minivae.app.folders import CHECKPOINT, CONFIG, MODEL, NEW, current
 from minivae.data.datasets import Dataset, load_dataset, told_by
 from minivae.data.files import Array, DataError
-from minivae.durable import write_atomically
 from minivae.estimator import VAE
+from minivae.modelfile import ModelFileError
+from minivae.progress import say
+from minivae.training import INTERRUPTED
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,13 @@ class Run:
         dataset = load_dataset(source)
         return dataset if column is None else told_by(dataset, column)
 
+    def cut_short(self) -> str:
+        """A line that says so where the training has not had all of its epochs, and nothing stopped it."""
+        done, epochs = len(self.vae.history_), self.vae.settings_["epochs"]
+        if self.folder is None or self.config.get("stopped", INTERRUPTED) not in ("", INTERRUPTED) or done >= epochs:
+            return ""
+        return f"{self.folder}: {done} of {epochs} epochs; `minivae train --resume {self.folder}` goes on with them"
+
     @property
     def image_shape(self) -> tuple[int, ...] | None:
         shape = self.config.get("image_shape")
@@ -43,58 +49,36 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """The run in a folder, or the model in a file. Raises FileNotFoundError with what is missing."""
+    """The run in a folder, or the model in a file. Raises FileNotFoundError with what is missing.
+
+    What the model was trained on stands in its file; in the config.json beside it, if an older version wrote it.
+    """
     path = Path(path)
-    folder, file = (path, path / "model.npz") if path.is_dir() else (path.parent, path)
+    folder, file = (path, current(path, MODEL)) if path.is_dir() else (path.parent, path)
     if not file.is_file():
-        raise FileNotFoundError(f"there is no model at {file}; name a run folder that `minivae train` wrote")
-    config_file = folder / "config.json"
-    config = {}
-    if config_file.is_file():
-        try:
-            config = json.loads(config_file.read_text())
-        except ValueError as error:
-            raise modelfile.ModelFileError(f"{config_file} is not JSON ({error}); restore it or train again") from error
-        shape = config.get("image_shape") if isinstance(config, dict) else 0
-        if not (shape is None or isinstance(shape, list)) or not isinstance(config.get("data"), str | None):
-            raise modelfile.ModelFileError(f"{config_file} is not what train writes; restore it or train again")
-    return Run(VAE.load(file), config, folder if config else None)
+        fix = "name a run folder that `minivae train` wrote"
+        if path.is_dir() and (folder / CHECKPOINT).exists():
+            fix = f"its first epoch has not ended; `minivae train --resume {folder}` goes on with it"
+        raise FileNotFoundError(f"there is no model at {file}; {fix}")
+    vae, config_file = VAE.load(file), current(folder, CONFIG)
+    config = vae.run_ or (read_config(config_file) if config_file.is_file() else {})
+    run = Run(vae, config, folder if config_file.is_file() else None)
+    if line := run.cut_short():
+        say(line)
+    if (folder / NEW / CHECKPOINT).exists():
+        say(f"a newer training of {folder} is not complete; `minivae train --resume {folder}` goes on if none does now")
+    return run
 
 
-def choose_folder(out: str | None, name: str, overwrite: bool) -> Path:
-    """Where a new run goes; nothing is created yet. Raises FileExistsError rather than write over another model."""
-    if out is None:
-        stem = re.sub(r"[^\w.-]+", "-", Path(name).stem) or "run"
-        folder, number = Path("runs") / stem, 1
-        while folder.exists() and not overwrite:
-            number += 1
-            folder = Path("runs") / f"{stem}-{number}"
-    else:
-        folder = Path(out)
-        if (folder / "model.npz").exists() and not overwrite:
-            raise FileExistsError(f"{folder} already holds a model; choose another --out or pass --overwrite")
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; choose another --out")
-    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise PermissionError(f"{parent} cannot be written to; choose another --out")
-    return folder
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: file.write(json.dumps(value, indent=2).encode() + b"\n"))
-
-
-def add_to_history(path: Path, record: dict[str, Any]) -> None:
-    """A line of history.csv, under the heads if it is the first; kl_per_dim becomes the columns kl_0, kl_1, ..."""
-    row = {name: value for name, value in record.items() if name != "kl_per_dim"}
-    row |= {f"kl_{j}": value for j, value in enumerate(record["kl_per_dim"])}
-    first = record["epoch"] == 1
-    with open(path, "w" if first else "a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if first:
-            writer.writeheader()
-        writer.writerow(row)
+def read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} is not JSON ({error}); restore it or train again") from error
+    shape = config.get("image_shape") if isinstance(config, dict) else 0
+    if not (shape is None or isinstance(shape, list)) or not isinstance(config.get("data"), str | None):
+        raise ModelFileError(f"{path} is not what train writes; restore it or train again")
+    return dict(config)
 
 
 class Part(NamedTuple):

@@ -1,0 +1,154 @@
+"""What a run keeps on disk while it trains, and how it ends when the system asks it to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from minivae import persistence
+from minivae.app.folders import CHECKPOINT, CONFIG, HISTORY, MODEL, Folder
+from minivae.checkpoints import Checkpoints
+from minivae.durable import write_atomically
+from minivae.progress import say
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Ended(SystemExit):
+    """The system asked for the end: the exit status is 128 + the signal's number, as shells have it."""
+
+
+class Recorder(Checkpoints):
+    """Keeps config.json, history.csv, model.npz (the best epoch so far) and checkpoint.npz of a run up to date.
+
+    What cannot be written (a full disk, a folder that was removed) is said once and tried again, while the training goes on.
+    """
+
+    def __init__(self, folder: Folder, run: dict[str, Any], config: dict[str, Any]) -> None:
+        super().__init__(folder.place / CHECKPOINT)
+        self.folder, self.run, self.config = folder, run, config
+        self.trouble, self.signal, self.training = "", 0, False
+        self.told = 0  # epochs in history.csv
+
+    # ---- While it trains
+
+    def offer(self, vae: Any, trace: Any, moment: str) -> None:
+        self.training = moment in ("step", "epoch")
+        if self.signal and not self.over:
+            moment, self.training = "cut", False
+        if moment != "step":
+            self.attempt(lambda: self.add_to_history(vae.history_))
+        super().offer(vae, trace, moment)
+        if self.signal:
+            raise Ended(128 + self.signal)
+
+    def write(self, vae: Any, trace: Any) -> None:
+        self.keep(vae, trace)
+        self.attempt(lambda: self.save_all(vae))
+
+    def save_all(self, vae: Any) -> None:
+        """Everything that belongs together, in a folder that may have been removed."""
+        place = self.folder.place
+        if self.told == 0 or not (place / CONFIG).exists():
+            place.mkdir(parents=True, exist_ok=True)
+            self.write_config(vae)
+            self.told = 0
+            self.add_to_history(vae.history_)
+        if vae.history_:
+            persistence.save(vae, place / MODEL, parameters=vae.trainer_.best.parameters, run=self.run)
+        self.save(vae, self.run)
+
+    def attempt(self, act: Callable[[], None]) -> bool:
+        """Whether it could be done; otherwise one line says why not, and one when it can again."""
+        try:
+            act()
+        except OSError as error:
+            found = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+            if found != self.trouble:
+                say(f"minivae: cannot save ({found}); the training goes on, and it is tried again")
+            self.trouble = found
+            return False
+        if self.trouble:
+            say("minivae: saved again")
+        self.trouble = ""
+        return True
+
+    # ---- Its files
+
+    def write_config(self, vae: Any) -> None:
+        text = json.dumps(self.config | {"seed": vae.seed_}, indent=2) + "\n"
+        write_atomically(self.folder.place / CONFIG, lambda file: file.write(text.encode()))
+
+    def add_to_history(self, history: list[dict[str, Any]]) -> None:
+        """The lines of history.csv that are missing. Written whole after each epoch, its bytes would grow as a square."""
+        if self.told == 0 or self.told > len(history):
+            text = table(history)
+            write_atomically(self.folder.place / HISTORY, lambda file: file.write(text.encode()))
+        elif len(history) > self.told:
+            with open(self.folder.place / HISTORY, "a", newline="") as file:
+                file.write(table(history[self.told :], head=False))
+        self.told = len(history)
+
+    def complete(self, vae: Any) -> None:
+        """After the training: all files. Where that fails the model is saved where it can be, and OSError says so."""
+        self.training, self.run["stopped"] = False, vae.stopped_
+        try:
+            self.folder.place.mkdir(parents=True, exist_ok=True)
+            self.write_config(vae)
+            self.told = 0
+            self.add_to_history(vae.history_)
+            persistence.save(vae, self.folder.place / MODEL, run=self.run)
+            if self.pending is not None:
+                self.save(vae, self.run)
+        except OSError as error:
+            aside = Path(tempfile.gettempdir()) / f"minivae-{self.folder.path.name}-{os.getpid()}.npz"
+            where = ""
+            with suppress(OSError):
+                persistence.save(vae, aside, run=self.run)
+                where = f"; the model is in {aside}"
+            raise OSError(f"{self.folder.path} cannot be written ({error.strerror or error}){where}") from error
+
+
+def table(history: list[dict[str, Any]], head: bool = True) -> str:
+    """Records as CSV; kl_per_dim becomes the columns kl_0, kl_1, ..."""
+    rows = [
+        {name: value for name, value in record.items() if name != "kl_per_dim"}
+        | {f"kl_{j}": value for j, value in enumerate(record["kl_per_dim"])}
+        for record in history
+    ]
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    if head:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+@contextmanager
+def ending(recorder: Recorder) -> Iterator[None]:
+    """SIGTERM and SIGHUP save and end: between two steps while there are steps, else at once. Ignored ones stay ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        again, recorder.signal = recorder.signal, number
+        if again or not recorder.training:
+            raise Ended(128 + number)
+
+    before = {number: signal.signal(number, ask) for number in ENDING if signal.getsignal(number) is signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

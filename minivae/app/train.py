@@ -1,0 +1,243 @@
+"""`minivae train`: a dataset and options in, a run folder out; and the same again from where a run was cut short."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivae import __version__, evaluation
+from minivae.app.drawing import figures
+from minivae.app.folders import CHECKPOINT, CONFIG, FIGURES, HISTORY, MODEL, Folder, claim
+from minivae.app.recorder import Recorder, ending
+from minivae.app.runs import Run
+from minivae.architecture import Architecture, parameter_layout
+from minivae.conditions import Condition
+from minivae.data.datasets import Dataset, load_dataset, told_by
+from minivae.data.files import DataError
+from minivae.estimator import VAE
+from minivae.kernels import MODULES, availability, load
+from minivae.parameters import size
+from minivae.progress import say
+from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective
+
+# What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": {"batch_size": 32, "epochs": 100, "learning_rate": 2e-3, "schedule": "cosine"},
+    "mnist": {"epochs": 20},
+    "fashion-mnist": {"epochs": 20},
+}
+
+
+def train(options: argparse.Namespace) -> int:
+    if options.resume is not None:
+        return resume(options)
+    if options.data is None:
+        raise DataError("train needs DATA, a dataset or file, or --resume with a run folder; see minivae train --help")
+    dataset = _dataset(options.data, options.condition, options.download)
+    if options.condition is not None:
+        options.conditional = True
+    given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
+    recipe = {name: value for name, value in RECIPES.get(options.data, {}).items() if name not in given}
+    settings = {"random_state": 0, **recipe, **given}
+    checked_settings(VAE(**settings))  # before anything is read out of them
+
+    # The test part of a dataset is watched, as published curves are, but never used to choose an epoch.
+    chooses = given.get("validation_fraction", 0) > 0 or ("patience" in given and "validation_fraction" not in given)
+    watch_test = dataset.test is not None and not chooses
+    if watch_test:
+        settings["validation_fraction"] = 0.0
+    vae = VAE(verbose=0 if options.quiet else 1, **settings)
+    settings = checked_settings(vae)
+    run: dict[str, Any] = {
+        "data": _portable(options.data),
+        "image_shape": _image_shape(options.image_shape, dataset),
+        "condition": options.condition,
+        "watch_test": watch_test,
+        "backend": _backend(settings["backend"]),
+        "versions": {"minivae": __version__, "numpy": np.__version__, "python": platform.python_version()},
+        "stopped": "",
+    }
+    if vae.conditional and dataset.train_labels is None:
+        raise DataError(f"{dataset.name} has no labels to tell the model; name a column of it: --condition 0")
+    condition = Condition.fitted(dataset.train_labels) if vae.conditional else None
+    arch = architecture(settings, dataset.train.shape[1], condition=condition)
+    optimizer_and_objective(settings)  # a mistake among the options is found before anything is announced
+    with claim(options.out, options.data, options.overwrite) as folder:
+        if not options.quiet:
+            _announce(settings, arch, dataset, watch_test, recipe, folder)
+        return _fit(options, vae, dataset, run, settings, folder)
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Go on with a run: its own options, over which any that is given wins, as far as it can change now."""
+    for name in ("out", "overwrite", "condition"):
+        if getattr(options, name):
+            raise DataError(f"--resume goes on with a run where it is, as it began; leave --{name} out")
+    path = Path(options.resume)
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no run folder {path}; --resume takes one that `minivae train` wrote")
+    with Folder(path) as folder:
+        folder.again()
+        if not (folder.place / CHECKPOINT).is_file():
+            raise FileNotFoundError(f"{path} holds no {CHECKPOINT} to go on from; train again with --overwrite")
+        given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
+        vae = VAE.load(folder.place / CHECKPOINT)
+        run = vae.run_
+        if run is None:
+            raise DataError(f"{folder.place / CHECKPOINT} was written by fit; go on in Python: fit(X, resume=True)")
+        before = vae.settings_ | {"backend": run["backend"]}
+        if given.get("backend", run["backend"]) != _backend(
+            vae.backend
+        ):  # numbers of another backend differ in rounding
+            vae = VAE.load(folder.place / CHECKPOINT, backend=given.get("backend", run["backend"]))
+        vae.set_params(**given, verbose=0 if options.quiet else 1)
+        settings = checked_settings(vae)
+        changed = [name for name in given if settings[name] != before[name]]
+        dataset = _dataset(options.data or run["data"], run["condition"], options.download)
+        if options.data is not None:
+            run["data"] = _portable(options.data)
+        if options.image_shape is not None:
+            run["image_shape"] = _image_shape(options.image_shape, dataset)
+        run |= {"backend": _backend(settings["backend"]), "stopped": ""}
+        if not options.quiet:
+            say(
+                f"going on with {path} after {vae.trainer_.epoch} of {settings['epochs']} epochs, step {vae.trainer_.step:,}"
+            )
+        for name in changed:
+            say(f"{name.replace('_', '-')}: {before[name]} before, {settings[name]} from now on")
+        return _fit(options, vae, dataset, run, settings, folder, resumed=True)
+
+
+def _fit(
+    options: argparse.Namespace,
+    vae: VAE,
+    dataset: Dataset,
+    run: dict[str, Any],
+    settings: dict[str, Any],
+    folder: Folder,
+    resumed: bool = False,
+) -> int:
+    config = {name: run[name] for name in ("data", "image_shape", "condition", "versions")} | {"settings": settings}
+    recorder, status = Recorder(folder, run, config), 0
+    test, told = (dataset.test, dataset.test_labels) if run["watch_test"] else (None, None)
+    with ending(recorder):
+        try:
+            X, y = dataset.train, dataset.train_labels
+            vae.fit(X, y, X_test=test, y_test=told, checkpoint=recorder, resume=resumed)
+        except KeyboardInterrupt:
+            if not (getattr(vae, "history_", None) and vae.stopped_):
+                raise
+            status = 130  # the epoch was ended and the best one kept: what follows is worth having
+        except SystemExit:
+            say(f"minivae: ended by the system; `minivae train --resume {folder.path}` goes on")
+            raise
+        recorder.complete(vae)
+        drawn = [] if options.no_figures else _draw(Run(vae, run, folder.path), dataset, folder.place / FIGURES)
+        folder.publish()
+    drawn = [folder.path / FIGURES / path.name for path in drawn]
+    _report(options, vae, folder, drawn)
+    if options.quiet:  # else the trainer has said it
+        kept = next(record for record in reversed(vae.history_) if record["kept"])
+        say_collapse(kept["active_units"], vae.latent_dim)
+    return status
+
+
+def _draw(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
+    """The figures: whatever is wrong with them, the model is there."""
+    try:
+        return figures(run, dataset, folder)
+    except Exception as error:
+        say(f"minivae: no figures ({error}); `minivae plot {run.folder}` draws them again")
+        return []
+
+
+def _dataset(data: str, condition: int | None, download: bool) -> Dataset:
+    dataset = load_dataset(data, download=download)
+    return dataset if condition is None else told_by(dataset, condition)
+
+
+def _backend(name: str) -> str:
+    module = load(name).__name__
+    return next(n for n, m in MODULES.items() if module == f"minivae.kernels.{m}")
+
+
+def say_collapse(active: int, latent_dim: int) -> None:
+    if line := evaluation.collapse(active, latent_dim):
+        say(line)
+
+
+def _announce(
+    settings: dict[str, Any],
+    arch: Architecture,
+    dataset: Dataset,
+    watch_test: bool,
+    recipe: dict[str, Any],
+    folder: Folder,
+) -> None:
+    """What is about to happen, on standard error."""
+    n = len(dataset.train)
+    held = 0 if watch_test else round(n * held_fraction(settings, has_val=False))
+    say(f"{_model_name(settings, arch.data_dim)}, {size(parameter_layout(arch)):,} parameters")
+    say(f"{dataset.name}: {n - held:,} rows of {arch.data_dim} to train on")
+    if watch_test and dataset.test is not None:
+        held_out = f"the test part of {len(dataset.test):,} rows is measured after each epoch; the last epoch is kept"
+    else:
+        held_out = f"{held:,} rows are held out to keep the best epoch" if held else "nothing is held out"
+        held_out += "; the test part is not touched" if dataset.test is not None else ""
+    say(held_out)
+    backend = _backend(settings["backend"])
+    say(f"backend {backend}: {availability(backend)[1]}")
+    if recipe:
+        say(f"recipe for {dataset.name}: {recipe_options(recipe)}")
+    kept = "" if folder.place == folder.path else "; the run that is there stays until this one is complete"
+    say(f"writing to {folder.path}{kept}")
+
+
+def _model_name(settings: dict[str, Any], columns: int) -> str:
+    widths = "-".join(map(str, [columns, *settings["hidden_dims"], settings["latent_dim"]]))
+    return f"{widths} {settings['activation']}, {settings['likelihood']} likelihood"
+
+
+def recipe_options(recipe: dict[str, Any]) -> str:
+    """A recipe as it would be typed."""
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in recipe.items())
+
+
+def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[Path]) -> None:
+    kept = next(record for record in reversed(vae.history_) if record["kept"])
+    files = [*(folder.path / name for name in (MODEL, CHECKPOINT, HISTORY, CONFIG)), *drawn]
+    if options.json:
+        out = {"out": str(folder.path), "stopped": vae.stopped_, "kept": kept, "files": list(map(str, files))}
+        print(json.dumps(out, allow_nan=False))
+        return
+    seconds = sum(record["seconds"] for record in vae.history_)
+    print(
+        f"{_model_name(vae.settings_, vae.n_features_in_)}, {vae.n_parameters_:,} parameters: "
+        f"{len(vae.history_)} epochs, {seconds:.1f} s of training"
+    )
+    for part, name in {"": "train", "val_": "validation", "test_": "test"}.items():
+        if f"{part}loss" in kept:
+            numbers = "   ".join(f"{n} {kept[part + n]:.2f}" for n in ("loss", "recon", "kl"))
+            print(f"{name:>10}: {numbers}   nats per example, epoch {kept['epoch']}")
+    if kept["loss"] < 0:
+        say("a loss below 0 is no mistake: a density, unlike a probability, may exceed 1")
+    print("wrote " + "\n      ".join(map(str, files)))
+
+
+def _image_shape(given: list[int] | None, dataset: Dataset) -> list[int] | None:
+    shape = dataset.image_shape if given is None else tuple(given)
+    columns = dataset.train.shape[1]
+    if shape is not None and (len(shape) not in (2, 3) or math.prod(shape) != columns):
+        raise DataError(f"--image-shape {' '.join(map(str, shape))} does not hold the {columns} columns of the data")
+    return None if shape is None else list(shape)
+
+
+def _portable(data: str) -> str:
+    """A dataset's name as it is, a file's path absolute, so that the run finds its data from any folder."""
+    return str(Path(data).expanduser().resolve()) if Path(data).exists() and data not in RECIPES else data

@@ -1,0 +1,102 @@
+"""The state of a training as arrays and plain values, so that a training that was killed goes on where it was.
+
+A training from a checkpoint ends bit for bit as one that was never interrupted, on the same machine and backend: the noise
+and the order of the examples are functions of (seed, step), so these and the vectors of the optimizer are all there is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivae import persistence
+from minivae.data.batches import Examples
+from minivae.training import Best, Trainer
+
+SECONDS = 30.0  # of training that may be lost, at most, where writing takes no more than SHARE of the time
+SHARE = 0.05
+
+
+def capture(trainer: Trainer, trace: Any = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and plain values that `restore` makes the same trainer of. Without a trace only what partial_fit needs."""
+    to_host = trainer.network.kernels.to_host
+    arrays = {name: np.array(to_host(vector)) for name, vector in trainer.moments.items()} if trainer.updates else {}
+    values: dict[str, Any] = {"updates": trainer.updates, "stopped": trainer.stopped, "best": None}
+    if trace is not None and trainer.best is not None:
+        best = trainer.best
+        arrays |= {"trace": np.array(to_host(trace)), "best": best.parameters}
+        loss = best.loss if math.isfinite(best.loss) else None
+        values |= {"step": trainer.step, "epoch": trainer.epoch, "spent": trainer.spent}
+        values["best"] = {"epoch": best.epoch, "loss": loss, "active": best.active}
+    return arrays, values
+
+
+def restored(arrays: dict[str, np.ndarray], values: dict[str, Any], kernels: Any) -> dict[str, Any]:
+    """What `capture` found, as fields of a Trainer."""
+    moments = {name: kernels.to_device(vector) for name, vector in arrays.items() if name not in ("trace", "best")}
+    state: dict[str, Any] = {"moments": moments, "updates": values["updates"], "stopped": values["stopped"]}
+    if (best := values["best"]) is not None:
+        loss = math.inf if best["loss"] is None else best["loss"]
+        state["best"] = Best(arrays["best"], best["epoch"], loss, best["active"])
+        state |= {"step": values["step"], "epoch": values["epoch"], "spent": values["spent"]}
+        state["begun"] = arrays["trace"] if len(arrays["trace"]) else None
+    return state
+
+
+def fingerprint(examples: Examples) -> int:
+    """A checksum of what is trained on; of very large data, of rows throughout them."""
+    step = max(1, examples.data.nbytes // 2**28)
+    found = zlib.crc32(repr((examples.data.shape, examples.divide_by, len(examples.rows))).encode())
+    for start in range(0, len(examples.data), 4096 * step):
+        for part in (examples.data, examples.side):
+            if part is not None:
+                found = zlib.crc32(np.ascontiguousarray(part[start : start + 4096 * step : step]).data, found)
+    return found
+
+
+class Checkpoints:
+    """Writes a training to one file: where an epoch ends, and within it every SECONDS, but for SHARE of the time at most.
+
+    What cannot be written (a full disk) is warned of and tried again; it does not end the training.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self.data, self.over = Path(path), 0, False  # data: their fingerprint
+        self.written, self.cost = -math.inf, 0.0
+        self.pending: dict[str, Any] | None = None  # a state that is to be written
+
+    def due(self, moment: str) -> bool:
+        since = time.monotonic() - self.written
+        return moment in ("cut", "end") or since > max(SECONDS if moment == "step" else 0, self.cost / SHARE)
+
+    def offer(self, vae: Any, trace: Any, moment: str) -> None:
+        """At a moment of training.MOMENTS. After "cut" nothing: what follows is no part of the uninterrupted training."""
+        if not self.over and self.due(moment):
+            started = time.monotonic()
+            self.write(vae, trace)
+            self.written = time.monotonic()
+            self.cost = self.written - started
+        self.over |= moment == "cut"
+
+    def write(self, vae: Any, trace: Any) -> None:
+        self.keep(vae, trace)
+        try:
+            self.save(vae)
+        except OSError as error:
+            warnings.warn(f"no checkpoint ({error}); the training goes on, and it is tried again", stacklevel=2)
+
+    def keep(self, vae: Any, trace: Any) -> None:
+        arrays, values = capture(vae.trainer_, trace)
+        self.pending = {"training": arrays, "values": values | {"data": self.data}, "history": list(vae.history_)}
+        self.pending["parameters"] = vae.network_.get_parameters()
+
+    def save(self, vae: Any, run: dict[str, Any] | None = None) -> None:
+        """Write the state that is kept. Raises OSError."""
+        persistence.save(vae, self.path, **self.pending or {}, run=run)
+        self.pending = None
