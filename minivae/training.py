@@ -336,6 +336,8 @@ def interruptible(trainer: Trainer) -> Iterator[None]:
     def ask(number: int, frame: Any) -> None:
         trainer.stop(INTERRUPTED)
         signal.signal(signal.SIGINT, usual)
+        if trainer.verbose:
+            say("Ctrl-C: this step is ended, then what was trained is kept; again, and all ends at once")
 
     signal.signal(signal.SIGINT, ask)
     try:

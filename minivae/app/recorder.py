@@ -53,7 +53,9 @@ class Recorder(Checkpoints):
 
     def write(self, vae: Any, trace: Any) -> None:
         self.keep(vae, trace)
-        self.attempt(lambda: self.save_all(vae))
+        if self.attempt(lambda: self.save_all(vae)) and self.trouble:
+            say("minivae: saved again")
+            self.trouble = ""
 
     def save_all(self, vae: Any) -> None:
         """Everything that belongs together, in a folder that may have been removed."""
@@ -68,7 +70,7 @@ class Recorder(Checkpoints):
         self.save(vae, self.run)
 
     def attempt(self, act: Callable[[], None]) -> bool:
-        """Whether it could be done; otherwise one line says why not, and one when it can again."""
+        """Whether it could be done; otherwise one line says why not."""
         try:
             act()
         except OSError as error:
@@ -77,9 +79,6 @@ class Recorder(Checkpoints):
                 say(f"minivae: cannot save ({found}); the training goes on, and it is tried again")
             self.trouble = found
             return False
-        if self.trouble:
-            say("minivae: saved again")
-        self.trouble = ""
         return True
 
     # ---- Its files

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,7 @@ def _fit(
             if not (getattr(vae, "history_", None) and vae.stopped_):
                 raise
             status = 130  # the epoch was ended and the best one kept: what follows is worth having
+            say(f"minivae: `minivae train --resume {folder.path}` goes on from the step before the interrupt")
         except SystemExit:
             say(f"minivae: ended by the system; `minivae train --resume {folder.path}` goes on")
             raise
@@ -141,7 +144,13 @@ def _fit(
         drawn = [] if options.no_figures else _draw(Run(vae, run, folder.path), dataset, folder.place / FIGURES)
         folder.publish()
     drawn = [folder.path / FIGURES / path.name for path in drawn]
-    _report(options, vae, folder, drawn)
+    try:
+        _report(options, vae, folder, drawn)
+    except OSError as error:  # the terminal has gone, but the run is complete
+        if options.json:
+            raise
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (what is left in the buffer would fail again at exit)
+        say(f"minivae: the report cannot be written ({error.strerror}); the run is in {folder.path}")
     if options.quiet:  # else the trainer has said it
         kept = next(record for record in reversed(vae.history_) if record["kept"])
         say_collapse(kept["active_units"], vae.latent_dim)
@@ -227,7 +236,7 @@ def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[P
             print(f"{name:>10}: {numbers}   nats per example, epoch {kept['epoch']}")
     if kept["loss"] < 0:
         say("a loss below 0 is no mistake: a density, unlike a probability, may exceed 1")
-    print("wrote " + "\n      ".join(map(str, files)))
+    print("wrote " + "\n      ".join(map(str, files)), flush=True)
 
 
 def _image_shape(given: list[int] | None, dataset: Dataset) -> list[int] | None:
