@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
@@ -176,10 +175,10 @@ class VAE:
             rows, held_rows = holdout(len(X), fraction, randomness.permutation(len(X), seed, randomness.HOLDOUT))
             examples, val = replace(examples, rows=rows), replace(examples, rows=held_rows)
         if resume:
-            self._continue(settings, examples, val)
+            self._continue(settings, examples, val, held_rows)
         else:
             self._start(settings, summary, scale, seed, condition)
-        self.held_rows_ = held_rows
+        self.held_rows_: np.ndarray = held_rows
         if checkpoint is not None:
             keeper = checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
             keeper.data = fingerprint(examples)
@@ -251,12 +250,14 @@ class VAE:
         self.run_: dict[str, Any] | None = None
         self.sample_calls_ = 0
 
-    def _continue(self, settings: dict[str, Any], examples: Examples, val: Examples | None) -> None:
+    def _continue(
+        self, settings: dict[str, Any], examples: Examples, val: Examples | None, held_rows: np.ndarray
+    ) -> None:
         """A trainer where that of a checkpoint stood."""
         before = self.trainer_
         assert before.best is not None
-        if val is None and math.isfinite(before.best.loss):
-            raise ValueError("this training chose its best epoch by X_val; pass it again")
+        if not np.array_equal(held_rows, self.held_rows_) or (val is None and before.best.loss < np.inf):
+            raise ValueError("this training held out other rows; pass X_val, or leave it out, as when it began")
         if fingerprint(examples) != self.trained_on_:
             raise DataError("X is not what this training began with; pass the same rows in the same order, or fit anew")
         names = ["best", "begun", "spent", "step", "epoch"]
