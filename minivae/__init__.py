@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from minivae.estimator import VAE as VAE
     from minivae.figures import plots as plots
     from minivae.gradcheck import check_gradient as check_gradient
-    from minivae.training import NotFinite as NotFinite
+    from minivae.network import NotFinite as NotFinite
 
 _PUBLIC = {
     "VAE": "estimator",
     "load_dataset": "data.datasets",
     "check_gradient": "gradcheck",
     "DataError": "data.files",
-    "NotFinite": "training",
+    "NotFinite": "network",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -77,7 +77,7 @@ class Checkpoints:
 
     def offer(self, vae: Any, trace: Any, moment: str) -> None:
         """At a moment of training.MOMENTS. After "cut" nothing: what follows is no part of the uninterrupted training."""
-        if not self.over and self.due(moment):
+        if not self.over and self.due(moment) and not vae.network_.not_finite():  # of which the training soon learns
             started = time.monotonic()
             self.write(vae, trace)
             self.written = time.monotonic()

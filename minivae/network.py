@@ -91,6 +91,10 @@ def _dense_backward(layer: Layer) -> Call:
     return Call("dense_backward", arrays, (layer.activation,))
 
 
+class NotFinite(ArithmeticError):
+    """A NaN or an infinity where a number must be; the message names the first array that holds one."""
+
+
 # ---- The network: an architecture, a backend's module, and the parameters where that backend keeps them
 
 
@@ -128,6 +132,16 @@ class Network:
     def get_parameters(self) -> np.ndarray:
         """A copy of the parameters [N] on the host."""
         return np.array(self.kernels.to_host(self.parameters))
+
+    def not_finite(self) -> str:
+        """The name of the first parameter that holds a NaN or an infinity, or ""."""
+        named = views(self.get_parameters(), self.layout).items()
+        return next((name for name, values in named if not np.isfinite(values).all()), "")
+
+    def require_finite(self) -> None:
+        """Raises NotFinite naming the first parameter that is no number."""
+        if name := self.not_finite():
+            raise NotFinite(f"the parameter {name!r} holds a NaN or an infinity; fit again, or load the model's file")
 
     def loss_and_gradient(
         self,
@@ -169,11 +183,13 @@ class Workspace:
                 self.arrays[name] = network.kernels.empty(shape, dtype)
         self._bound: dict[int, tuple[CallByCall, dict[str, Any]]] = {}
 
+    @np.errstate(all="ignore")  # what is no number is looked for where the program ends, whatever NumPy is set to
     def run(self, rows: int, **variables: Any) -> None:
         """Run the program on the first `rows` rows of its arrays."""
         self.bound(rows)[0](**variables)
         self.rows = rows
 
+    @np.errstate(all="ignore")
     def steps(self, rows: np.ndarray, **variables: Any) -> int:
         """Run the program on rows[i] [B] for each i, with the i-th value of each variable; how often it ran."""
         self.rows = rows.shape[1]

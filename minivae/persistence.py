@@ -13,6 +13,7 @@ from minivae.architecture import parameter_layout
 from minivae.conditions import Condition
 from minivae.data.checks import Scale
 from minivae.kernels import load as load_backend
+from minivae.network import NotFinite
 from minivae.parameters import views
 from minivae.settings import architecture, checked_settings
 
@@ -29,8 +30,11 @@ def save(
 ) -> None:
     """Write a fitted VAE to one file, atomically, with the state of its training (see checkpoints) and of its run.
 
-    parameters [N] and history instead of what the model has now: the best epoch of a training that goes on.
+    parameters [N] and history instead of what the model has now: the best epoch of a training that goes on. Raises NotFinite
+    where a parameter of the model is no number.
     """
+    if parameters is None:
+        vae.network_.require_finite()
     state = {"scale": asdict(vae.scale_), "seed": vae.seed_, "units": vae.units_}
     state["condition"] = vae.condition_ and vae.condition_.to_dict()
     config = {"settings": vae.settings_, "data_dim": vae.n_features_in_, **state, "training": values, "run": run}
@@ -59,8 +63,9 @@ def load(cls: Any, path: str | Path, backend: str) -> Any:
         state |= {"n_features_in_": arch.data_dim, "n_parameters_": parameters.size, "held_rows_": held_rows}
         state |= {"parameters": parameters, "run_": config.get("run")}
         vae.__setstate__(state)
+        vae.network_.require_finite()
         if config.get("training"):
             vae.restore_training({n.removeprefix("training."): a for n, a in training.items()}, config["training"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, NotFinite) as error:
         raise modelfile.ModelFileError(f"{path} does not describe a model ({error}); save or train it again") from error
     return vae

@@ -21,7 +21,7 @@ from minivae.data.batches import Examples
 from minivae.evaluation import collapse, elbo_of, noise_call
 from minivae.kernels import Call, Var
 from minivae.likelihoods import COUNTS, domains
-from minivae.network import Network, Workspace, backward_program, forward_program, total_loss
+from minivae.network import Network, NotFinite, Workspace, backward_program, forward_program, total_loss
 from minivae.optimizers import Optimizer, ramp
 from minivae.processors import one_blas_thread
 from minivae.progress import bar, say
@@ -35,10 +35,6 @@ MOMENTS = ("step", "epoch", "cut", "end")  # between two steps, two epochs, in a
 INTERRUPTED = "interrupted by Ctrl-C"
 IMPATIENT = "no better val_loss for "
 ACTIVE = 0.01  # nats: a latent dimension whose mean KL over an epoch exceeds this is in use
-
-
-class NotFinite(ArithmeticError):
-    """Training met a NaN or an infinity; the message names the first array that holds one."""
 
 
 @dataclass(frozen=True)
@@ -253,15 +249,18 @@ class Trainer:
                 self._offer(trace[:first], "cut" if self.stopped and done < n else "step")
         kernels.synchronize()
         seconds, self.spent = time.perf_counter() - start, 0.0
-        self.epoch += 1
         host = np.array(kernels.to_host(trace[:first]))
         share = np.full(first, size / done)
         share[-1] = (done - size * (first - 1)) / done
         recon, kl_per_dim = float(share @ host[:, 0]), share @ host[:, 2:]
+        loss = total_loss(recon, kl_per_dim, beta[first - 1], self.objective.free_bits, capacity[first - 1])
+        if self.network.not_finite() or not math.isfinite(loss):  # no step looks at what the last update left
+            raise NotFinite(self._diagnosis(work, float(rate[first - 1])))
+        self.epoch += 1
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "loss": total_loss(recon, kl_per_dim, beta[first - 1], self.objective.free_bits, capacity[first - 1]),
+            "loss": loss,
             "recon": recon,
             "kl": float(kl_per_dim.sum()),
             "kl_per_dim": kl_per_dim.tolist(),
@@ -293,7 +292,8 @@ class Trainer:
         arrays = work.bound(work.rows)[1]
         skip = {"trace", "data", "side", *(name for name, _ in self.network.layout), "p", *self.moments}
         names = [n for call in work.program for n in call.arrays if n is not None and n not in skip]
-        bad = next((n for n in names if not np.isfinite(self.network.kernels.to_host(arrays[n])).all()), "the loss")
+        bad = next((n for n in names if not np.isfinite(self.network.kernels.to_host(arrays[n])).all()), "")
+        bad = bad or self.network.not_finite() or "the loss"
         advice = f"lower learning_rate (now {rate:g}) or set max_grad_norm"
         reach = float(np.abs(self.network.kernels.to_host(arrays["x"])).max())
         counts = COUNTS in domains(self.network.arch.likelihood)
