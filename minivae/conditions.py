@@ -29,6 +29,8 @@ class Condition:
             return cls(classes=tuple(np.unique(y).tolist()))
         spread = y.std(axis=0)
         mean = y.mean(axis=0)
+        if not np.isfinite(mean + spread).all():
+            raise DataError(f"y reaches {np.abs(y).max():g}, whose square is no number; divide it by that")
         known = spread > 1e-12 * np.abs(mean)  # else numbers that are all the same
         return cls(shift=tuple(mean.tolist()), scale=tuple(np.where(known, spread, 1).tolist()))
 
@@ -42,7 +44,7 @@ class Condition:
         if y is None:
             raise DataError("this model is conditional; pass y, one label or row of numbers for each row of X")
         one_dimensional = self.classes or self.width == 1
-        y = as_side(np.atleast_1d(np.asarray(y)) if one_dimensional else np.atleast_2d(np.asarray(y)))
+        y = as_side(np.atleast_1d(_array(y)) if one_dimensional else np.atleast_2d(_array(y)))
         if len(y) == 1:
             y = np.repeat(y, n, axis=0)
         if len(y) != n:
@@ -61,7 +63,13 @@ class Condition:
         y = y.astype(np.float64).reshape(len(y), -1)
         if y.shape[1] != self.width:
             raise DataError(f"y has {y.shape[1]} columns, and the model was fitted with {self.width}; pass as many")
-        return np.asarray((y - self.shift) / self.scale, dtype, order="C")
+        side = np.asarray((y - self.shift) / self.scale, dtype, order="C")
+        for row, column in np.argwhere(~np.isfinite(side))[:1]:
+            raise DataError(
+                f"y holds {y[row, column]:g} at row {row}, column {column}, which {np.dtype(dtype)} cannot hold in units "
+                "of the y of the fit; leave such rows out"
+            )
+        return side
 
     @classmethod
     def from_dict(cls, state: dict[str, Any] | None) -> Condition | None:
@@ -75,16 +83,7 @@ def as_side(y: Any) -> Array:
     """y as labels [n], or as numbers [n, C] in float64. Raises DataError for anything else."""
     if y is None:
         raise DataError("conditional=True needs y, a label or a row of numbers for each row of X; call fit(X, y)")
-    try:
-        side: Array = np.asarray(y)
-        if side.dtype == object and side.ndim == 1:
-            side = np.array(side.tolist())
-    except ValueError as error:
-        raise DataError(
-            f"y cannot be made an array ({error}); pass a label or a row of numbers for each row"
-        ) from error
-    if side.dtype.kind == "S":
-        side = np.char.decode(side)
+    side = _array(y)
     if side.ndim == 1 and side.dtype.kind in "Ubiu":
         return side
     if side.dtype.kind not in "fiub" or side.ndim not in (1, 2) or not side.size:
@@ -98,3 +97,16 @@ def as_side(y: Any) -> Array:
             f"y holds {side[row, column]} at row {row}, column {column} (counted from 0); leave such rows out"
         )
     return side
+
+
+def _array(y: Any) -> Array:
+    """y as an array, texts as strings. Raises DataError where it makes none."""
+    try:
+        side: Array = np.asarray(y)
+        if side.dtype == object and side.ndim == 1:
+            side = np.array(side.tolist())
+        return np.char.decode(side) if side.dtype.kind == "S" else side
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(
+            f"y cannot be made an array ({error}); pass a label or a row of numbers for each row"
+        ) from error

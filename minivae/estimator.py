@@ -21,8 +21,10 @@ from minivae.network import Network
 from minivae.settings import (
     architecture,
     check_continuation,
+    check_memory,
     check_resume,
     check_spread,
+    checked_path,
     checked_settings,
     column_units,
     held_fraction,
@@ -30,6 +32,8 @@ from minivae.settings import (
     read,
 )
 from minivae.training import Trainer
+
+quietly = np.errstate(all="ignore")  # as a decorator: what is no number is said in a sentence, however NumPy is set
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -129,6 +133,7 @@ class VAE:
 
     # ---- Training
 
+    @quietly
     def fit(
         self,
         X: Any,
@@ -187,6 +192,7 @@ class VAE:
         self.trainer_.fit(examples, epochs, val, test, settings["patience"], resume=resume)
         return self
 
+    @quietly
     def partial_fit(self, X: Any, y: Any = None) -> VAE:
         """One more epoch over X [n, D], continuing where the last call ended: for data that come in pieces.
 
@@ -240,6 +246,7 @@ class VAE:
         """Fresh parameters and a fresh trainer. Everything that can be wrong is found before the old ones are let go."""
         check_spread(settings, summary)
         arch = architecture(settings, len(summary.mean), column_units(settings, summary), condition)
+        check_memory(arch, settings, summary.rows)
         network = Network(arch, load_backend(settings["backend"]), settings["dtype"])
         start = initial_parameters(
             arch, seed, settings["init"], settings["output_bias"], summary.mean, summary.variance
@@ -290,6 +297,7 @@ class VAE:
 
     # ---- Use
 
+    @quietly
     def examples(self, X: Any, rows: np.ndarray | None = None, y: Any = None) -> Examples:
         """All or some rows of X (and y), checked, as the functions of `evaluation` take them. X is not copied."""
         self._require_fit()
@@ -303,6 +311,7 @@ class VAE:
         """Posterior means mu [n, latent_dim] of q(z|x). Grey values are embedded as they are, whatever binarize says."""
         return self.posterior(X, y)[0]
 
+    @quietly
     def posterior(self, X: Any, y: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """mu [n, latent_dim] and logvar [n, latent_dim] of q(z|x) = N(mu, exp(logvar)), as transform."""
         examples = self.examples(X, y=y)
@@ -312,18 +321,24 @@ class VAE:
         """fit(X), then transform(X)."""
         return self.fit(X, y).transform(X, y)
 
+    @quietly
     def inverse_transform(self, Z: Any, y: Any = None) -> np.ndarray:
         """Decoder means [n, D] at latent points Z [n, latent_dim], as divided by divide_by_."""
         self._require_fit()
         Z, latent_dim = as_matrix(Z, "Z"), self.network_.arch.latent_dim
         if Z.shape[1] != latent_dim:
             raise DataError(f"Z has {Z.shape[1]} columns, and this model has latent_dim={latent_dim}; pass as many")
+        for row, column in np.argwhere(~np.isfinite(Z))[:1]:
+            raise DataError(
+                f"Z holds {Z[row, column]} at row {row}, column {column} (counted from 0); leave such rows out"
+            )
         return evaluation.decode(self.network_, Z, self._side(y, len(Z)))
 
     def reconstruct(self, X: Any, y: Any = None) -> np.ndarray:
         """Decoder means [n, D] at the posterior means of X [n, D]."""
         return self.inverse_transform(self.transform(X, y), y)
 
+    @quietly
     def sample(
         self, n_samples: int = 1, *, y: Any = None, noise: bool = False, random_state: int | None = None
     ) -> np.ndarray:
@@ -333,16 +348,18 @@ class VAE:
         model of the same seed_ gives the same calls again; fit and load begin anew.
         """
         self._require_fit()
-        require_count("n_samples", n_samples)
+        arch = self.network_.arch
+        require_count("n_samples", n_samples, 8 * (arch.latent_dim + arch.outputs + (1 + noise) * arch.data_dim))
         seed, call = (self.seed_, self.sample_calls_) if random_state is None else (random_state, 0)
         seed = randomness.resolve_seed(seed)
-        z = samples.prior(n_samples, self.network_.arch.latent_dim, seed, call)
+        z = samples.prior(n_samples, arch.latent_dim, seed, call)
         side = self._side(y, n_samples)
         self.sample_calls_ += random_state is None
         if noise:
             return samples.observe(self.network_, z, seed, call, side)
         return evaluation.decode(self.network_, z, side)
 
+    @quietly
     def score_samples(
         self, X: Any, y: Any = None, *, n_samples: int | None = None, n_draws: int = scores.DRAWS
     ) -> np.ndarray:
@@ -357,6 +374,7 @@ class VAE:
         examples = self.examples(X, y=y)
         return self._in_dtype(scores.log_likelihood(self.network_, examples, n_samples, self.seed_))
 
+    @quietly
     def impute(self, X: Any, y: Any = None, *, n_samples: int = imputation.DRAWS) -> np.ndarray:
         """X [n, D] with every NaN replaced by what is expected there, given what was observed in its row.
 
@@ -364,13 +382,13 @@ class VAE:
         The model must have missing="ignore" or "input". What was observed is returned as it was, in float64.
         """
         examples = self.examples(X, y=y)
-        require_count("n_samples", n_samples)
         if self.network_.arch.missing == "error":
             raise ValueError("this model was fitted with missing='error'; fit with missing='ignore' to impute")
         X = as_matrix(X, "X").astype(np.float64)
         expected = imputation.impute(self.network_, examples, n_samples, self.seed_) * examples.divide_by
-        return imputation.fill(X, expected, self.network_)
+        return evaluation.in_dtype(imputation.fill(X, expected, self.network_), np.float64, "what is expected")
 
+    @quietly
     def anomaly_score(
         self, X: Any, y: Any = None, *, per_column: bool = False, n_draws: int = scores.DRAWS
     ) -> np.ndarray:
@@ -382,6 +400,7 @@ class VAE:
         examples = self.examples(X, y=y)
         return self._in_dtype(scores.reconstruction(self.network_, examples, self.seed_, n_draws, per_column))
 
+    @quietly
     def score(self, X: Any, y: Any = None) -> float:
         """The mean ELBO of X in nats per example; higher is better."""
         return float(self._elbo(X, y, scores.DRAWS).mean())
@@ -393,8 +412,7 @@ class VAE:
 
     def _in_dtype(self, values: np.ndarray) -> np.ndarray:
         """As the digits of a score are worth; beyond the largest float32 it is infinite."""
-        with np.errstate(over="ignore"):
-            return values.astype(self.network_.dtype)
+        return values.astype(self.network_.dtype)
 
     def _require_fit(self) -> None:
         if not hasattr(self, "network_"):
@@ -410,7 +428,7 @@ class VAE:
         self._require_fit()
         trainer = getattr(self, "trainer_", None)
         training, values = capture(trainer) if include_optimizer and trainer is not None else (None, None)
-        persistence.save(self, path, training=training, values=values)
+        persistence.save(self, checked_path(path), training=training, values=values)
 
     def restore_training(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
         """Of a file: what `checkpoints.capture` found there."""
@@ -421,7 +439,7 @@ class VAE:
     @classmethod
     def load(cls, path: str | Path, *, backend: str = "auto") -> VAE:
         """The model in `path`, on this machine's backend. Raises FileNotFoundError or ModelFileError."""
-        vae: VAE = persistence.load(cls, path, backend)
+        vae: VAE = persistence.load(cls, checked_path(path), backend)
         return vae
 
     def __getstate__(self) -> dict[str, Any]:
@@ -433,6 +451,7 @@ class VAE:
             state["training"] = capture(trainer)
         return state
 
+    @quietly
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = {"units_": (), "condition_": None} | state  # which older models have not
         if "moments" in state:  # as older versions pickled them

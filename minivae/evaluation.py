@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from minivae import randomness
 from minivae.architecture import Architecture
 from minivae.data.batches import Examples
-from minivae.kernels import Call, Var
+from minivae.data.files import DataError
+from minivae.kernels import Call, Var, load
 from minivae.likelihoods import LIKELIHOODS
 from minivae.network import Network, Workspace, decode_program, encode_program, forward_program
 
@@ -52,16 +54,57 @@ def elbo_of(network: Network, examples: Examples, seed: int) -> Callable[[int], 
 
 
 def posterior(network: Network, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """mu [n, Z] and logvar [n, Z] of q(z|x). An embedding has no noise: x is never binarized, grey values go in as grey."""
-    gather = replace(examples, binarize="none").batch_program(seed=0)
-    work = _workspace(network, [*gather, *encode_program(network.arch)], examples)
-    h = np.empty((len(examples.rows), 2 * network.arch.latent_dim), network.dtype)
-    for piece, rows in examples.chunks(CHUNK):
-        work.put("rows", rows)
-        work.run(len(rows))
-        h[piece] = work.get("h")
+    """mu [n, Z] and logvar [n, Z] of q(z|x). An embedding has no noise: x is never binarized, grey values go in as grey.
+
+    Raises DataError naming the row whose embedding has no finite number, as `decode` does.
+    """
+
+    def encoded(network: Network, which: Any) -> np.ndarray:
+        some = replace(examples, binarize="none", rows=examples.rows[which])
+        work = _workspace(network, [*some.batch_program(seed=0), *encode_program(network.arch)], some)
+        h = np.empty((len(some.rows), 2 * network.arch.latent_dim), network.dtype)
+        for piece, rows in some.chunks(CHUNK):
+            work.put("rows", rows)
+            work.run(len(rows))
+            h[piece] = work.get("h")
+        return h
+
+    h = in_dtype(finite_first(encoded, network), network.dtype, "q(z|x)", examples.rows)
     mu, logvar = np.split(h, 2, axis=1)
     return mu, logvar
+
+
+def finite_first(compute: Callable[[Network, Any], np.ndarray], network: Network) -> np.ndarray:
+    """compute(network, all rows) [n, C]; the rows without a finite number again in float64, by the book.
+
+    What is no number there either stays. Raises NotFinite where that is so because the parameters are none.
+    """
+    with np.errstate(all="ignore"):
+        table = compute(network, slice(None))
+        lost = np.flatnonzero(~np.isfinite(table).all(axis=1))
+        if lost.size:
+            network.require_finite()
+        if lost.size and network.dtype != np.float64:
+            double = Network(network.arch, load("numpy"), "float64")
+            double.set_parameters(network.get_parameters())
+            table = table.astype(np.float64)
+            table[lost] = compute(double, lost)
+    return table
+
+
+def in_dtype(values: np.ndarray, dtype: Any, what: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """values [n, C] in this dtype. Raises DataError naming the first of these rows whose numbers are not all finite."""
+    with np.errstate(all="ignore"):
+        found = values.astype(dtype, copy=False)
+    lost = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if lost.size:
+        fits = np.isfinite(values[lost[0]]).all()
+        raise DataError(
+            f"{what} of row {lost[0] if rows is None else rows[lost[0]]} (counted from 0) has no finite number in "
+            f"{np.dtype(dtype)}; bring that row nearer to the data of the fit"
+            + (", or fit with dtype='float64'" if fits else "")
+        )
+    return found
 
 
 def outputs(network: Network, program: list[Call], z: np.ndarray, side: np.ndarray | None = None) -> np.ndarray:
@@ -84,9 +127,13 @@ def decode(network: Network, z: np.ndarray, side: np.ndarray | None = None) -> n
     mean = column_means(arch) if arch.by_columns else LIKELIHOODS[arch.likelihood].mean
     if isinstance(mean, str):
         program[-1] = Call(program[-1].kernel, program[-1].arrays, (mean,))
-    out = outputs(network, program, z, side)
-    out = out if arch.by_columns else out[:, : arch.data_dim]
-    return np.asarray(out if isinstance(mean, str) else mean(out), network.dtype)
+
+    def means(network: Network, rows: Any) -> np.ndarray:
+        out = outputs(network, program, z[rows], None if side is None else side[rows])
+        out = out if arch.by_columns else out[:, : arch.data_dim]
+        return np.asarray(out if isinstance(mean, str) else mean(out))
+
+    return in_dtype(finite_first(means, network), network.dtype, "the decoder's mean")
 
 
 def column_means(arch: Architecture) -> Callable[[np.ndarray], np.ndarray]:
@@ -102,7 +149,8 @@ def column_means(arch: Architecture) -> Callable[[np.ndarray], np.ndarray]:
 
 def active_units(mu: np.ndarray, threshold: float = 0.01) -> np.ndarray:
     """Which latent dimensions [Z] are in use: Var_x( E_q[z_j | x] ) > threshold (Burda et al. 2016)."""
-    return np.asarray(np.var(mu, axis=0) > threshold)
+    with np.errstate(over="ignore"):
+        return np.asarray(np.var(mu, axis=0, dtype=np.float64) > threshold)
 
 
 def collapse(active: int, latent_dim: int) -> str:

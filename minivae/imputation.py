@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
 from minivae.data.batches import Examples
-from minivae.evaluation import column_means, decode
+from minivae.evaluation import column_means, decode, finite_first
 from minivae.likelihoods import ONE_HOT
 from minivae.network import Network
 from minivae.scores import log_weights, shared_noise
@@ -22,17 +25,21 @@ def impute(network: Network, examples: Examples, n_samples: int, seed: int) -> n
     """
     means = column_means(network.arch)
     eps = shared_noise(n_samples, network.arch.latent_dim, seed)
-    n = len(examples.rows)
-    total, top, result = np.zeros((n, 1)), np.full((n, 1), -np.inf), np.zeros((n, network.arch.data_dim))
-    with np.errstate(all="ignore"):
-        for piece, work, log_w in log_weights(network, examples, seed, eps):
+
+    def expected(network: Network, which: Any) -> np.ndarray:
+        some = replace(examples, rows=examples.rows[which])
+        n = len(some.rows)
+        total, top, result = np.zeros((n, 1)), np.full((n, 1), -np.inf), np.zeros((n, network.arch.data_dim))
+        for piece, work, log_w in log_weights(network, some, seed, eps):
             new = np.maximum(top[piece], np.nan_to_num(log_w, nan=-np.inf)[:, None])
             before, weight = np.exp(top[piece] - new), np.exp(log_w[:, None] - new)
             before, weight = (np.nan_to_num(part, nan=0.0) for part in (before, weight))  # of -inf less -inf
             total[piece] = total[piece] * before + weight
             result[piece] = result[piece] * before + np.where(weight > 0, weight * means(work.get("out")), 0)
             top[piece] = new
-        result /= total
+        return np.asarray(result / total)
+
+    result = finite_first(expected, network)
     lost = np.flatnonzero(~np.isfinite(result).all(axis=1))
     if lost.size:
         side = None if examples.side is None else examples.side[examples.rows[lost]]

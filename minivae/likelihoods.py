@@ -105,7 +105,7 @@ def runs(likelihood: str, data_dim: int | None = None, elementwise: bool = False
     found, column, output = [], 0, 0
     for word in words:
         name, _, number = word.partition("*")
-        if name not in LIKELIHOODS or (number and not (number.isdecimal() and int(number))):
+        if name not in LIKELIHOODS or (number and not (number.isdecimal() and len(number) < 19 and int(number))):
             form = (
                 "" if word == likelihood and not number else "; name columns as in 'gaussian*4 poisson categorical*3'"
             )

@@ -6,6 +6,7 @@ Nothing in the file is code or a path, and it is read with allow_pickle=False; `
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,23 @@ class ModelFileError(ValueError):
 
 def save(path: str | Path, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> None:
     """Write named arrays and a JSON-serialisable config to `path`, replacing it only when all is on disk."""
-    text = json.dumps({"format_version": FORMAT_VERSION, **config}).encode()
+    text = json_text({"format_version": FORMAT_VERSION, **config}).encode()
     entries = {**arrays, CONFIG: np.frombuffer(text, np.uint8)}
     # no allow_pickle here: NumPy 2.0 would store it as an array
     write_atomically(path, lambda file: np.savez(file, **entries))  # type: ignore[arg-type]
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """value as JSON, which has no NaN and no infinity: null stands for them."""
+    return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -105,9 +105,9 @@ class Network:
     """
 
     def __init__(self, arch: Architecture, kernels: ModuleType, dtype: Any = "float32") -> None:
-        self.arch, self.kernels, self.dtype = arch, kernels, np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
+        if dtype not in ("float32", "float64", np.float32, np.float64):
             raise ValueError(f"dtype must be 'float32' or 'float64', not {str(dtype)!r}")
+        self.arch, self.kernels, self.dtype = arch, kernels, np.dtype(dtype)
         self.layout = parameter_layout(arch)
         self.parameters = kernels.to_device(np.zeros(size(self.layout), self.dtype))
         self.gradient = kernels.to_device(np.zeros(size(self.layout), self.dtype))

@@ -79,7 +79,7 @@ class Optimizer:
         """The learning rate at `position`, counted in epochs since the start of a training of so many epochs."""
         rate = self.learning_rate
         if self.schedule == "step":
-            rate *= self.decay_factor ** math.floor(position / self.decay_every)
+            rate *= float(np.float64(self.decay_factor) ** np.floor(np.float64(position) / self.decay_every))
         elif self.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, position / epochs)))
         return rate * ramp(position, self.lr_warmup)

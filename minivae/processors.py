@@ -37,15 +37,37 @@ def usable() -> int:
 
 def quota(groups: Path, own: Path) -> float:
     """The processors' time that the control groups of this process may spend, in processors; infinity without a limit."""
-    found = [math.inf]
+    return min(map(_share, _folders("cpu", groups, own)), default=math.inf)
+
+
+def memory_limit(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> int:
+    """The bytes that this process may use: the least of the machine's memory, its control groups' and RLIMIT_AS."""
+    found = [2**63 - 1]
+    with suppress(AttributeError, ValueError, OSError):  # no sysconf: no limit known
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(ImportError):
+        resource: Any = importlib.import_module("resource")
+        found.append(resource.getrlimit(resource.RLIMIT_AS)[0])
+    for folder in _folders("memory", groups, own):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # no file, or the word "max"
+                found.append(int((folder / name).read_text()))
+    return min(limit for limit in found if limit > 0)  # RLIM_INFINITY is -1
+
+
+def _folders(controller: str, groups: Path, own: Path) -> list[Path]:
+    """The folders of this process's control groups for such a thing, inner ones first."""
+    found: list[Path] = []
     with suppress(OSError, ValueError):
         for line in own.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if not controllers or "cpu" in controllers.split(","):  # the second version of the groups, or the first
-                top = groups / "cpu" if controllers else groups
+            if not controllers or controller in controllers.split(
+                ","
+            ):  # the second version of the groups, or the first
+                top = groups / controller if controllers else groups
                 place = top / path.lstrip("/")
-                found += [_share(folder) for folder in (place, *place.parents) if folder.is_relative_to(top)]
-    return min(found)
+                found += [folder for folder in (place, *place.parents) if folder.is_relative_to(top)]
+    return found
 
 
 def _share(folder: Path) -> float:

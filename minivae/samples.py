@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
-from minivae.evaluation import outputs
+from minivae.evaluation import finite_first, in_dtype, outputs
 from minivae.kernels.columns import MOST as MOST_R
 from minivae.kernels.columns import floored
 from minivae.likelihoods import COUNTS, Run
@@ -25,14 +25,18 @@ def prior(n: int, latent_dim: int, seed: int, call: int = 0) -> np.ndarray:
 
 def observe(network: Network, z: np.ndarray, seed: int, call: int = 0, side: np.ndarray | None = None) -> np.ndarray:
     """x [n, D] drawn from p(x|z) at latent points z [n, Z] (and side [n, C]), a function of (seed, call)."""
-    out = outputs(network, decode_program(network.arch), z, side).astype(np.float64)
+
+    def of(network: Network, rows: Any) -> np.ndarray:
+        return outputs(network, decode_program(network.arch), z[rows], None if side is None else side[rows])
+
+    out = in_dtype(finite_first(of, network), np.float64, "the decoder's output")
     arch, x = network.arch, np.empty((len(z), network.arch.data_dim))
     chance = Chance(seed, call, x.shape)
     for run in arch.runs:
         a = out[:, run.output : run.output + run.count]
         x[:, run.columns] = DRAW[run.likelihood](a, spread(network, run, out), chance, run.columns)
     shift, scale = arch.column_units()
-    return np.asarray(shift + scale * x, network.dtype)
+    return in_dtype(shift + scale * x, network.dtype, "the sample")
 
 
 class Chance:

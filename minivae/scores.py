@@ -19,7 +19,7 @@ import numpy as np
 from minivae import randomness
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
-from minivae.evaluation import CHUNK
+from minivae.evaluation import CHUNK, finite_first
 from minivae.kernels import Call, load
 from minivae.kernels.columns import CELLS
 from minivae.likelihoods import ONE_HOT
@@ -28,13 +28,14 @@ from minivae.network import Network, Workspace, decode_program, encode_program, 
 DRAWS = 32  # of z for each row: of the 15 strangest digits two seeds name 14 alike, and their mean ELBO differs by 0.1
 
 
-def shared_noise(n_draws: int, latent_dim: int, seed: int) -> np.ndarray:
+def shared_noise(n_draws: int, latent_dim: int, seed: int, name: str = "n_samples") -> np.ndarray:
     """eps [n_draws, 1, Z] for all rows alike, each draw standard normal, together more even than independent draws.
 
     They come in pairs eps, -eps: what is odd in eps cancels. The sizes |eps_j| of the pairs lie one in each of so many
     equally likely intervals (a Latin hypercube, McKay et al. 1979): what is a sum over dimensions nearly cancels too. An
     error that all rows share would not vanish in their mean, so this is worth its lines.
     """
+    require_count(name, n_draws, 64 * latent_dim)
     pairs = -(-n_draws // 2)
     order, place, sign = randomness.uniform((3 * pairs, latent_dim), seed, randomness.EVALUATE).reshape(3, pairs, -1)
     quantile = (np.argsort(order, axis=0) + place) / pairs
@@ -51,8 +52,7 @@ def elbo_terms(
     The ELBO is -(recon + kl), the KL in closed form. Both are inf where float64 holds no number for the row. `eps`
     [n_draws, 1, Z], or [n_draws, n, Z] for noise of each row's own, takes the place of the shared noise.
     """
-    require_count("n_draws", n_draws)
-    eps = shared_noise(n_draws, network.arch.latent_dim, seed) if eps is None else eps
+    eps = shared_noise(n_draws, network.arch.latent_dim, seed, "n_draws") if eps is None else eps
 
     def terms(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
         table = np.zeros((len(examples.rows), 2))
@@ -79,7 +79,6 @@ def log_likelihood(
     1/2 sum_j (logvar + eps^2 - z^2). In expectation a lower bound that rises with K to log p(x) (Burda et al. 2016).
     -inf where float64 holds no number for the row. `eps` as in elbo_terms.
     """
-    require_count("n_samples", n_samples)
     eps = shared_noise(n_samples, network.arch.latent_dim, seed) if eps is None else eps
 
     def surprise(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
@@ -109,7 +108,6 @@ def reconstruction(
 
     The negative "reconstruction probability" of An and Cho (2015). inf where float64 holds no number for it.
     """
-    require_count("n_draws", n_draws)
     columns = network.arch.data_dim if per_column else 1
 
     def nll(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
@@ -119,7 +117,7 @@ def reconstruction(
             table[piece] += (split(work) if per_column else _nll(work)[:, None]) / len(eps)
         return table
 
-    table = _finite_first(nll, network, examples, shared_noise(n_draws, network.arch.latent_dim, seed))
+    table = _finite_first(nll, network, examples, shared_noise(n_draws, network.arch.latent_dim, seed, "n_draws"))
     return table if per_column else table[:, 0]
 
 
@@ -209,13 +207,10 @@ def _finite_first(
 
     What is no number there either is inf: nothing is worse. NumPy's warnings about such rows say nothing new.
     """
-    with np.errstate(all="ignore"):
-        table = score(network, examples, eps)
-        lost = np.flatnonzero(~np.isfinite(table).all(axis=1))
-        if lost.size and network.dtype != np.float64:
-            double = Network(network.arch, load("numpy"), "float64")
-            double.set_parameters(network.get_parameters())
-            again = replace(examples, rows=examples.rows[lost])
-            table[lost] = score(double, again, eps if eps.shape[1] == 1 else eps[:, lost])
+
+    def of(network: Network, rows: Any) -> np.ndarray:
+        return score(network, replace(examples, rows=examples.rows[rows]), eps if eps.shape[1] == 1 else eps[:, rows])
+
+    table = finite_first(of, network)
     table[np.isnan(table)] = math.inf
     return table

@@ -5,21 +5,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
+from os import PathLike, fsencode, fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minivae.architecture import MISSING, Architecture
+from minivae.architecture import MISSING, Architecture, decoder_layers, encoder_layers, parameter_layout
 from minivae.conditions import Condition
 from minivae.data.batches import Examples
-from minivae.data.checks import Scale, Summary, as_matrix, check_groups, check_range, require_count, summarize
+from minivae.data.checks import (
+    Scale,
+    Summary,
+    as_matrix,
+    check_groups,
+    check_range,
+    require_count,
+    require_memory,
+    shown,
+    summarize,
+)
 from minivae.data.files import DataError
 from minivae.likelihoods import BY_COLUMNS, COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT, domains, runs
 from minivae.optimizers import Optimizer
+from minivae.parameters import size
 from minivae.training import Objective, Trainer
 
 DEFAULT_VALIDATION_FRACTION = 0.1
+DTYPES = ("float32", "float64")
 OF_THE_NETWORK = (
     "latent_dim",
     "hidden_dims",
@@ -52,12 +67,16 @@ def checked_settings(vae: Any) -> dict[str, Any]:
     for f in fields(vae):
         value, name, kinds = getattr(vae, f.name), f.name, str(f.type).split(" | ")
         if name == "callbacks":
-            continue
-        if name == "hidden_dims":
-            widths = np.atleast_1d(np.asarray(value, object))
-            settings[name] = tuple(plain(width, name, ["int"]) for width in widths.ravel())
-        elif name == "dtype" and not isinstance(value, str):
-            settings[name] = getattr(value, "__name__", None) or plain(str(value), name, kinds)
+            if not isinstance(value, Sequence) or not all(map(callable, value)):
+                raise TypeError(f"callbacks must be a list of functions f(vae, record), not {shown(value)}")
+        elif name == "hidden_dims":
+            value = value.tolist() if isinstance(value, np.ndarray) else value
+            widths = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
+            settings[name] = tuple(plain(width, name, ["int"]) for width in widths)
+        elif name == "dtype":
+            settings[name] = value if isinstance(value, str) else getattr(value, "__name__", None) or str(value)
+            if settings[name] not in DTYPES:
+                raise ValueError(f"dtype must be 'float32' or 'float64', not {shown(value)}")
         else:
             settings[name] = plain(value, name, kinds)
     runs(settings["likelihood"])
@@ -91,9 +110,23 @@ def plain(value: Any, name: str, kinds: list[str]) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     for kind in kinds:
         if isinstance(value, TYPES[kind][0]) and (kind == "bool" or not isinstance(value, bool)):
+            if isinstance(value, int) and not -(2**63) <= value < 2**64:
+                raise ValueError(f"{name} must be {TYPES[kind][1]} between -2^63 and 2^64, not {shown(value)}")
             return float(value) if kind == "float" else value
     words = " or ".join(TYPES[kind][1] for kind in kinds)
-    raise TypeError(f"{name} must be {words}, not {value!r}")
+    raise TypeError(f"{name} must be {words}, not {shown(value)}")
+
+
+def checked_path(path: Any) -> Path:
+    """A path to open. Raises TypeError or ValueError for what is none: a number would be a file that is open already."""
+    if not isinstance(path, (str, PathLike)) or not isinstance(fspath(path), str):
+        raise TypeError(f"path must be a string or a Path, not {shown(path)}")
+    try:
+        if b"\0" in fsencode(path):
+            raise ValueError("it holds a NUL")
+    except ValueError as error:  # UnicodeEncodeError is one
+        raise ValueError(f"path {shown(path)} names no file ({error}); choose another") from error
+    return Path(path)
 
 
 def held_fraction(settings: dict[str, Any], has_val: bool) -> float:
@@ -211,6 +244,18 @@ def optimizer_and_objective(settings: dict[str, Any]) -> tuple[Optimizer, Object
             f"part of one; set 0 < kl_warmup <= {epochs / cycles:g}, such as half of it"
         )
     return Optimizer(settings["optimizer"], **rule), objective
+
+
+def check_memory(arch: Architecture, settings: dict[str, Any], rows: int) -> None:
+    """Raise ValueError where the parameters, or the arrays of a batch, take more memory than there is."""
+    each = np.dtype(settings["dtype"]).itemsize
+    layers = encoder_layers(arch) + decoder_layers(arch)
+    shape = shown("-".join(map(str, (arch.data_dim, *arch.hidden_dims, arch.latent_dim)))).strip("'")
+    # first in float64, then with their gradient, two moments and the copy that is kept
+    fix = "lower hidden_dims or latent_dim"
+    require_memory(f"a network {shape}", size(parameter_layout(arch)) * max(16, 5 * each), fix)
+    batch = min(settings["batch_size"], rows)
+    require_memory(f"batch_size={batch}", batch * each * 2 * sum(layer.outputs for layer in layers))
 
 
 def read(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from minivae.data.datasets import NAMES, dataset_status
 from minivae.data.files import DataError
 from minivae.durable import write_atomically
 from minivae.kernels import MODULES, availability, load
+from minivae.modelfile import json_text
 from minivae.progress import bar, say
 
 
@@ -54,7 +54,7 @@ def evaluate(options: argparse.Namespace) -> int:
         "binarize": examples.fixed().binarize,
     }
     if options.json:
-        print(json.dumps(result))
+        print(json_text(result))
         return 0
     print(f"{n:,} {part.split} examples of {dataset.name}, nats per example")
     print(f"  ELBO            {result['elbo']:10.3f}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
@@ -69,7 +69,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     run = open_run(options.model)
-    require_count("n", options.n)
+    require_count("n", options.n, 8 * run.vae.n_features_in_)
     y = told(run.vae, options.n, options.y)
     images = run.vae.sample(options.n, y=y, noise=options.noise, random_state=options.random_state)
     _write(options.out, images, lambda plots: plots.samples(images, run.image_shape))
@@ -117,7 +117,7 @@ def gradcheck(options: argparse.Namespace) -> int:
                 print(f"{name:6} {row.subject:46} {row.gradient:14} {row.error:8.1e}{mark}")
     failed = sum(not row["passed"] for row in rows)
     if options.json:
-        print(json.dumps({"rows": rows, "failed": failed}))
+        print(json_text({"rows": rows, "failed": failed}))
     else:
         worst = max(row["error"] for row in rows)
         print(
@@ -134,7 +134,7 @@ def data(options: argparse.Namespace) -> int:
         raise DataError("--download needs a name; choose from " + ", ".join(NAMES))
     rows = dataset_status(NAMES if options.name is None else [options.name], download=options.download)
     if options.json:
-        print(json.dumps(rows))
+        print(json_text(rows))
         return 0
     for row in rows:
         mark = "here" if row["available"] else "not here"
@@ -159,7 +159,7 @@ def backends(options: argparse.Namespace) -> int:
         auto = chosen == f"minivae.kernels.{module}"
         rows.append({"name": name, "available": works, "reason": reason, "auto": auto})
     if options.json:
-        print(json.dumps(rows))
+        print(json_text(rows))
         return 0
     for row in rows:
         note = "   <- backend='auto' takes this one" if row["auto"] else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import signal
 import tempfile
@@ -18,6 +17,7 @@ from minivae import persistence
 from minivae.app.folders import CHECKPOINT, CONFIG, HISTORY, MODEL, Folder
 from minivae.checkpoints import Checkpoints
 from minivae.durable import write_atomically
+from minivae.modelfile import json_text
 from minivae.progress import say
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -84,7 +84,7 @@ class Recorder(Checkpoints):
     # ---- Its files
 
     def write_config(self, vae: Any) -> None:
-        text = json.dumps(self.config | {"seed": vae.seed_}, indent=2) + "\n"
+        text = json_text(self.config | {"seed": vae.seed_}, indent=2) + "\n"
         write_atomically(self.folder.place / CONFIG, lambda file: file.write(text.encode()))
 
     def add_to_history(self, history: list[dict[str, Any]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -24,6 +23,7 @@ from minivae.data.datasets import Dataset, load_dataset, told_by
 from minivae.data.files import DataError
 from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
+from minivae.modelfile import json_text
 from minivae.parameters import size
 from minivae.progress import say
 from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective
@@ -50,7 +50,7 @@ def train(options: argparse.Namespace) -> int:
     checked_settings(VAE(**settings))  # before anything is read out of them
 
     # The test part of a dataset is watched, as published curves are, but never used to choose an epoch.
-    chooses = given.get("validation_fraction", 0) > 0 or ("patience" in given and "validation_fraction" not in given)
+    chooses = given.get("validation_fraction", 0) != 0 or ("patience" in given and "validation_fraction" not in given)
     watch_test = dataset.test is not None and not chooses
     if watch_test:
         settings["validation_fraction"] = 0.0
@@ -223,7 +223,7 @@ def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[P
     files = [*(folder.path / name for name in (MODEL, CHECKPOINT, HISTORY, CONFIG)), *drawn]
     if options.json:
         out = {"out": str(folder.path), "stopped": vae.stopped_, "kept": kept, "files": list(map(str, files))}
-        print(json.dumps(out, allow_nan=False))
+        print(json_text(out))
         return
     seconds = sum(record["seconds"] for record in vae.history_)
     print(

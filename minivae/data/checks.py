@@ -10,6 +10,7 @@ import numpy as np
 
 from minivae.data.files import Array, DataError
 from minivae.likelihoods import COUNTS, ONE_HOT, REAL, UNIT, domains, is_mixed, runs
+from minivae.processors import memory_limit
 
 _CHUNK_VALUES = 2**22  # values per chunk of a pass over the data: 32 MiB of float64
 
@@ -17,8 +18,9 @@ _CHUNK_VALUES = 2**22  # values per chunk of a pass over the data: 32 MiB of flo
 def as_matrix(X: Any, name: str = "X") -> Array:
     """Turn array-like data into a numeric matrix, without a copy where its dtype can be used as it is.
 
-    X is [N, D]. float32, float64, uint8 and bool, memory maps included, are returned as they are; float16 and integers
-    up to 16 bits become float32, all other real numbers float64. Error messages call it `name`.
+    X is [N, D]. float32, float64, uint8 and bool, memory maps included, are returned as they are, unless their rows lie
+    apart by no whole number of values, as in packed records; float16 and integers up to 16 bits become float32, all other
+    real numbers float64. Error messages call it `name`.
 
     Raises
     ------
@@ -40,17 +42,35 @@ def as_matrix(X: Any, name: str = "X") -> Array:
     if array.size == 0:
         raise DataError(f"{name} has {array.shape[0]} rows and {array.shape[1]} columns; pass at least one of each")
     if array.dtype in (np.float32, np.float64, np.uint8, np.bool_):  # a foreign byte order is none of these
-        return array
+        whole = array.flags.aligned and not any(stride % array.itemsize for stride in array.strides)
+        return array if whole else array.copy()
     small = array.dtype.itemsize <= 2 or array.dtype.newbyteorder("=") == np.float32
     return array.astype(np.float32 if small else np.float64)
 
 
-def require_count(name: str, value: Any) -> None:
-    """Raise unless value is a whole number from 1 on."""
+def shown(value: Any) -> str:
+    """What was given, for a message: cut where it is long. Python writes no number of 5,000 digits at all."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever a stranger's repr raises
+        text = f"something of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters of type {type(value).__name__})"
+
+
+def require_count(name: str, value: Any, each: int = 0) -> None:
+    """Raise unless value is a whole number from 1 on, and so many times `each` bytes fit into memory."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
+        raise TypeError(f"{name} must be a whole number, not {shown(value)}")
+    if not 1 <= value < 2**53:
+        raise ValueError(f"{name} must be {'at least 1' if value < 1 else 'below 2^53'}, not {shown(int(value))}")
+    if each:
+        require_memory(f"{name}={value}", int(value) * each)
+
+
+def require_memory(what: str, needed: int, fix: str = "lower it") -> None:
+    """Raise ValueError where that takes more bytes than this process may have."""
+    if needed > (limit := memory_limit()):
+        raise ValueError(f"{what} would take {needed:,} bytes, and this process may use {limit:,}; {fix}")
 
 
 def resolve_divisor(X: Array, divide_by: float | None, likelihood: str = "bernoulli") -> float:
