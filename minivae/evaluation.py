@@ -53,10 +53,10 @@ def elbo_of(network: Network, examples: Examples, seed: int) -> Callable[[int], 
     return terms
 
 
-def posterior(network: Network, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+def posterior(network: Network, examples: Examples, dtype: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """mu [n, Z] and logvar [n, Z] of q(z|x). An embedding has no noise: x is never binarized, grey values go in as grey.
 
-    Raises DataError naming the row whose embedding has no finite number, as `decode` does.
+    In this dtype, or the network's. Raises DataError naming the row whose embedding has no finite number there.
     """
 
     def encoded(network: Network, which: Any) -> np.ndarray:
@@ -69,7 +69,7 @@ def posterior(network: Network, examples: Examples) -> tuple[np.ndarray, np.ndar
             h[piece] = work.get("h")
         return h
 
-    h = in_dtype(finite_first(encoded, network), network.dtype, "q(z|x)", examples.rows)
+    h = in_dtype(finite_first(encoded, network), dtype or network.dtype, "q(z|x)", examples.rows)
     mu, logvar = np.split(h, 2, axis=1)
     return mu, logvar
 

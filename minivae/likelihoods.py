@@ -109,14 +109,14 @@ def runs(likelihood: str, data_dim: int | None = None, elementwise: bool = False
             form = (
                 "" if word == likelihood and not number else "; name columns as in 'gaussian*4 poisson categorical*3'"
             )
-            raise ValueError(f"likelihood {word!r} is not one of {', '.join(LIKELIHOODS)}{form}")
+            raise ValueError(f"likelihood {word[:80]!r} is not one of {', '.join(LIKELIHOODS)}{form}")
         count = int(number or 1)
         outputs = 2 * count if name == "gaussian" and elementwise else count
         found.append(Run(name, column, output, count, outputs))
         column, output = column + count, output + outputs
     if data_dim is not None and column != data_dim:
         raise ValueError(
-            f"likelihood {likelihood!r} describes {column} columns, and the data have {data_dim}; name as many"
+            f"likelihood {likelihood[:80]!r} describes {column} columns, and the data have {data_dim}; name as many"
         )
     return found
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from os import PathLike, fsencode, fspath
@@ -35,6 +36,7 @@ from minivae.training import Objective, Trainer
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 DTYPES = ("float32", "float64")
+OF_KERNELS = ("sigma", "beta", "free_bits", "capacity", "learning_rate", "epsilon")  # computed with in the dtype
 OF_THE_NETWORK = (
     "latent_dim",
     "hidden_dims",
@@ -74,11 +76,16 @@ def checked_settings(vae: Any) -> dict[str, Any]:
             widths = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
             settings[name] = tuple(plain(width, name, ["int"]) for width in widths)
         elif name == "dtype":
-            settings[name] = value if isinstance(value, str) else getattr(value, "__name__", None) or str(value)
+            kind = value.name if isinstance(value, np.dtype) else getattr(value, "__name__", value)
+            settings[name] = str(kind) if isinstance(kind, str) else ""
             if settings[name] not in DTYPES:
                 raise ValueError(f"dtype must be 'float32' or 'float64', not {shown(value)}")
         else:
             settings[name] = plain(value, name, kinds)
+    for name in OF_KERNELS:
+        value, real = settings[name], np.finfo(settings["dtype"])
+        if isinstance(value, float) and math.isfinite(value) and value and not real.tiny <= abs(value) <= real.max:
+            raise ValueError(f"{name}={value:g} is no number of {settings['dtype']}; choose one nearer to 1")
     runs(settings["likelihood"])
     if settings["missing"] not in MISSING:  # before NaN in the data is called an error
         raise ValueError(f"missing {settings['missing']!r} is not one of {', '.join(MISSING)}")
@@ -112,6 +119,8 @@ def plain(value: Any, name: str, kinds: list[str]) -> Any:
         if isinstance(value, TYPES[kind][0]) and (kind == "bool" or not isinstance(value, bool)):
             if isinstance(value, int) and not -(2**63) <= value < 2**64:
                 raise ValueError(f"{name} must be {TYPES[kind][1]} between -2^63 and 2^64, not {shown(value)}")
+            if isinstance(value, str) and len(value) > 80 and name != "likelihood":  # which may name many columns
+                raise ValueError(f"{name} must be one of a few words, not {shown(value)}")
             return float(value) if kind == "float" else value
     words = " or ".join(TYPES[kind][1] for kind in kinds)
     raise TypeError(f"{name} must be {words}, not {shown(value)}")

@@ -34,7 +34,7 @@ def evaluate(options: argparse.Namespace) -> int:
     recon, kl = scores.elbo_terms(vae.network_, examples, vae.seed_)
     with bar(n * options.n_samples, "draws", not options.quiet) as advance:
         log_p = scores.log_likelihood(vae.network_, examples, options.n_samples, vae.seed_, advance)
-    active = evaluation.active_units(evaluation.posterior(vae.network_, examples)[0])
+    active = evaluation.active_units(evaluation.posterior(vae.network_, examples, np.float64)[0])
     with np.errstate(invalid="ignore"):  # of rows that score -inf
         error = float(log_p.std(ddof=1) / math.sqrt(n)) if n > 1 else None
     if n > 1:  # the mean of one example does not vary

@@ -174,9 +174,10 @@ def summarize(
         if np.isinf(chunk).any() or np.isnan(low).any() or np.isnan(high).any():  # NaN passes through min and max
             row, column = np.argwhere(np.isinf(chunk) | (np.isnan(chunk) & here))[0]
             place = start + row if rows is None else rows[start + row]
+            after = f" after division by divide_by={divisor:g}" if np.isfinite(X[place, column]) else ""
             raise DataError(
                 f"{name} has {'NaN' if np.isnan(chunk[row, column]) else 'an infinite value'} at row {place}, "
-                f"column {column} (counted from 0); remove or fill such values, for example keep the rows "
+                f"column {column} (counted from 0){after}; remove or fill such values, for example keep the rows "
                 "X[np.isfinite(X).all(axis=1)], or say that NaN was not observed: missing='ignore'"
             )
         if broken is not None:
