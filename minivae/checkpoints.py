@@ -37,15 +37,25 @@ def capture(trainer: Trainer, trace: Any = None) -> tuple[dict[str, np.ndarray],
     return arrays, values
 
 
-def restored(arrays: dict[str, np.ndarray], values: dict[str, Any], kernels: Any) -> dict[str, Any]:
-    """What `capture` found, as fields of a Trainer."""
-    moments = {name: kernels.to_device(vector) for name, vector in arrays.items() if name not in ("trace", "best")}
+def restored(arrays: dict[str, np.ndarray], values: dict[str, Any], network: Any) -> dict[str, Any]:
+    """What `capture` found, as fields of a Trainer. Raises ValueError or KeyError where it is not what that writes."""
+    moments = {name: network.kernels.to_device(a) for name, a in arrays.items() if name not in ("trace", "best")}
     state: dict[str, Any] = {"moments": moments, "updates": values["updates"], "stopped": values["stopped"]}
-    if (best := values["best"]) is not None:
-        loss = math.inf if best["loss"] is None else best["loss"]
+    counts, best = [values["updates"], values.get("data", 0)], values["best"]
+    if best is not None:
+        loss = math.inf if best["loss"] is None else float(best["loss"])
         state["best"] = Best(arrays["best"], best["epoch"], loss, best["active"])
-        state |= {"step": values["step"], "epoch": values["epoch"], "spent": values["spent"]}
+        state |= {"step": values["step"], "epoch": values["epoch"], "spent": float(values["spent"])}
         state["begun"] = arrays["trace"] if len(arrays["trace"]) else None
+        counts += [values["step"], values["epoch"], best["epoch"], best["active"]]
+        if not (
+            0 <= state["spent"] < math.inf and best["epoch"] <= values["epoch"] and np.isfinite(arrays["trace"]).all()
+        ):
+            raise ValueError("the state of its training contradicts itself")
+    if any(type(n) is not int or not 0 <= n < 2**63 for n in counts) or not isinstance(values["stopped"], str):
+        raise ValueError("the state of its training counts with what is no whole number")
+    if bool(moments) != (values["updates"] > 0):
+        raise ValueError("the optimizer's vectors are missing, or should not be there")
     return state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,8 +73,22 @@ class Condition:
         return side
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any] | None) -> Condition | None:
-        return cls(**{name: tuple(values) for name, values in state.items()}) if state else None
+    def from_dict(cls, state: Any) -> Condition | None:
+        """From what to_dict gave, or None. Raises ValueError unless it is that, whoever wrote it."""
+        if state is None:
+            return None
+        lists = isinstance(state, dict) and all(isinstance(values, list) for values in state.values())
+        if not lists or state.keys() != {"classes", "shift", "scale"}:
+            raise ValueError("the condition must hold lists of classes, shift and scale")
+        classes, shift, scale = (tuple(state[name]) for name in ("classes", "shift", "scale"))
+        kinds = {type(value) for value in classes}
+        labels = len(kinds) == 1 and kinds <= {str, int, bool} and list(classes) == sorted(set(classes))
+        numbers = (
+            all(type(v) in (int, float) and abs(v) < math.inf for v in shift + scale) and min(scale, default=1) > 0
+        )
+        if not (labels and not shift + scale if classes else numbers and 0 < len(shift) == len(scale)):
+            raise ValueError("the condition is neither labels in order nor finite shifts and positive scales")
+        return cls(classes, shift, scale)
 
     def to_dict(self) -> dict[str, Any]:
         return {name: list(values) for name, values in asdict(self).items()}

@@ -432,7 +432,7 @@ class VAE:
 
     def restore_training(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
         """Of a file: what `checkpoints.capture` found there."""
-        fields = restored(arrays, values, self.network_.kernels)
+        fields = restored(arrays, values, self.network_)
         self.trained_on_ = values.get("data", 0)
         self.trainer_ = self._trainer(self.settings_, self.network_, self.seed_, self.history_, **fields)
 

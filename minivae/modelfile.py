@@ -1,23 +1,33 @@
 """One safe file for a model: a stored .npz of named arrays and one JSON text, written all or not at all.
 
-Nothing in the file is code or a path, and it is read with allow_pickle=False; `numpy.load` alone can open it.
+Nothing in the file is code or a path; `numpy.load` alone can open it. Its reader computes from the JSON which arrays there
+must be, and compares before it takes memory for them; `sha256`, over all other members, tells any damage to them.
+
+Version 1 had no sha256, and the training's history inside the JSON.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minivae.archives import Archive, open_regular, reason
 from minivae.durable import write_atomically
-from minivae.parameters import Layout
 
-FORMAT_VERSION = 1
-CONFIG = "config.json"
+FORMAT_VERSION = 2
+CONFIG, DIGEST = "config.json", "sha256"
+CONFIG_BYTES = {1: 2**23, 2: 2**20}  # by version
+CONFIG_VALUES = 2**18
+OPTIONAL = "training."  # arrays whose names begin so may be there or not
+
+Members = dict[str, tuple[Any, tuple[int, ...]]]  # name -> dtype, shape; a -1 in it stands for any length
 
 
 class ModelFileError(ValueError):
@@ -27,7 +37,10 @@ class ModelFileError(ValueError):
 def save(path: str | Path, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> None:
     """Write named arrays and a JSON-serialisable config to `path`, replacing it only when all is on disk."""
     text = json_text({"format_version": FORMAT_VERSION, **config}).encode()
+    if len(text) > CONFIG_BYTES[FORMAT_VERSION]:
+        raise ValueError(f"the settings and labels of this model are {len(text):,} bytes of text, too many for {path}")
     entries = {**arrays, CONFIG: np.frombuffer(text, np.uint8)}
+    entries[DIGEST] = digest(entries)
     # no allow_pickle here: NumPy 2.0 would store it as an array
     write_atomically(path, lambda file: np.savez(file, **entries))  # type: ignore[arg-type]
 
@@ -45,36 +58,76 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays by name and the config. Raises FileNotFoundError, or ModelFileError with the reason."""
+def digest(entries: dict[str, np.ndarray]) -> np.ndarray:
+    """SHA-256, uint8 [32], of all names, types, shapes and values."""
+    whole = hashlib.sha256()
+    for name, array in sorted(entries.items()):
+        whole.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return np.frombuffer(whole.digest(), np.uint8)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Whatever a file's content raises becomes one ModelFileError; that it is missing or locked is another matter."""
     try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile) or CONFIG not in archive.files:
-                raise ModelFileError(f"{path} is not a minivae model: it has no {CONFIG}; pass one that train wrote")
-            config = json.loads(archive[CONFIG].tobytes())
-            if not isinstance(config, dict):
-                raise ModelFileError(f"{path} is not a minivae model: its {CONFIG} is no JSON object")
-            version = config.get("format_version")
-            if version != FORMAT_VERSION:
-                raise ModelFileError(
-                    f"{path} has format version {version}, and this minivae reads version {FORMAT_VERSION}; "
-                    "use the minivae that wrote it"
-                )
-            return {name: archive[name] for name in archive.files if name != CONFIG}, config
-    except (zipfile.BadZipFile, EOFError, KeyError, AttributeError, ValueError) as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(f"{path} is not a readable model file ({error}); copy or train it again") from error
+        yield
+    except (FileNotFoundError, PermissionError, ModelFileError):
+        raise
+    except Exception as error:  # zipfile, NumPy, JSON and the parts of a model: two dozen types, MemoryError among them
+        raise ModelFileError(f"{path} is not a model file ({reason(error)}); copy or train it again") from error
 
 
-def flatten(arrays: dict[str, np.ndarray], layout: Layout) -> np.ndarray:
-    """The parameters of this layout as one vector [N]. Raises ValueError unless these arrays are exactly they."""
-    for name, shape in layout:
-        if name not in arrays:
+def load(
+    path: str | Path, members: Callable[[dict[str, Any]], Members]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays by name and the config, whose arrays are exactly those that `members` computes from it.
+
+    Raises FileNotFoundError, PermissionError, or ModelFileError with the reason.
+    """
+    with reading(path), open_regular(path) as file:
+        archive = Archive(file)
+        version = 2 if DIGEST in archive.members else 1
+        config = _config(archive, version)
+        expected: Members = {CONFIG: ("uint8", (-1,)), **({DIGEST: ("uint8", (32,))} if version > 1 else {})}
+        _compare(archive, expected | members(config))
+        entries = {name: archive.read(name) for name in archive.members}
+        stored = entries.pop(DIGEST, None)
+        if stored is not None and (stored != digest(entries)).any():
+            raise ValueError("its content is not what its sha256 says")
+        del entries[CONFIG]
+        return entries, config
+
+
+def _config(archive: Archive, version: int) -> dict[str, Any]:
+    if CONFIG not in archive.members:
+        raise ValueError(f"it has no {CONFIG}; pass one that train wrote")
+    if archive.members[CONFIG].file_size > CONFIG_BYTES[version]:
+        raise ValueError(f"its {CONFIG} has more than {CONFIG_BYTES[version]:,} bytes")
+    text = archive.read(CONFIG).tobytes()
+    if sum(text.count(mark) for mark in b",[{") > CONFIG_VALUES:  # each of which is an object of Python
+        raise ValueError(f"its {CONFIG} has more than {CONFIG_VALUES:,} values")
+    config = json.loads(text)
+    if not isinstance(config, dict):
+        raise ValueError(f"its {CONFIG} is no JSON object")
+    if type(found := config.get("format_version")) is not int or found != version:
+        raise ValueError(
+            f"it has format version {found!r}, and this minivae reads versions 1 and {FORMAT_VERSION}; use the minivae that "
+            "wrote it"
+        )
+    return config
+
+
+def _compare(archive: Archive, expected: Members) -> None:
+    """Raise unless the archive has the expected arrays, and no other."""
+    for name in [*expected, *archive.members]:
+        if name not in expected:
+            raise ValueError(f"{name[:80]} is no part of this model")
+        if name not in archive.members:
+            if name.startswith(OPTIONAL):
+                continue
             raise ValueError(f"{name} is missing")
-        if arrays[name].shape != shape or arrays[name].dtype.kind != "f":
-            raise ValueError(f"{name} has shape {arrays[name].shape} and dtype {arrays[name].dtype} instead of {shape}")
-    if extra := sorted(set(arrays) - {name for name, _ in layout}):
-        raise ValueError(f"{extra[0]} is no parameter of this model")
-    return np.concatenate([arrays[name].ravel() for name, _ in layout])
+        header, (dtype, shape) = archive.header(name), expected[name]
+        free = len(shape) == len(header.shape) and all(b in (-1, a) for a, b in zip(header.shape, shape))
+        if not free or header.dtype != np.dtype(dtype) or header.fortran:
+            raise ValueError(f"{name} has shape {header.shape} and dtype {header.dtype} instead of {shape} and {dtype}")

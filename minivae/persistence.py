@@ -1,21 +1,48 @@
-"""A fitted model as the arrays and the config of one file, and back: what VAE.save and VAE.load do."""
+"""A fitted model as the arrays and the config of one file, and back: what VAE.save and VAE.load do.
+
+What a file says is believed when it is what `save` writes: each value is of its type and within its limits.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minivae import modelfile, randomness
-from minivae.architecture import parameter_layout
+from minivae.architecture import INITS, OUTPUT_BIASES, Architecture, parameter_layout
 from minivae.conditions import Condition
-from minivae.data.checks import Scale
+from minivae.data.checks import Scale, resolve_divisor
 from minivae.kernels import load as load_backend
-from minivae.network import NotFinite
-from minivae.parameters import views
-from minivae.settings import architecture, checked_settings
+from minivae.optimizers import OPTIMIZERS
+from minivae.parameters import size, views
+from minivae.settings import architecture, checked_settings, optimizer_and_objective
+
+# what a config has, and what it may have, by version
+STATE = {"format_version", "settings", "data_dim", "scale", "seed"}
+NEEDED = {1: STATE | {"history"}, 2: STATE | {"condition", "history_columns"}}
+ALLOWED = {1: {"units", "condition"}, 2: {"training", "run"}}
+NEW_SETTINGS: set[str] = set()  # which version 2 had not from its beginning on
+MOST_LAYERS, LONGEST_WORD = 1000, 100_000
+SPREAD = re.compile(r"kl_[0-9]+")  # the columns of kl_per_dim
+COUNTED = ("epoch", "step", "active_units")
+# what each record of a history has, beside kl_per_dim; see training.Trainer. active_units and capacity came later
+MEASURED = {
+    "epoch",
+    "step",
+    "loss",
+    "recon",
+    "kl",
+    "grad_norm",
+    "beta",
+    "learning_rate",
+    "seconds",
+    "examples_per_second",
+}
 
 
 def save(
@@ -35,37 +62,149 @@ def save(
     """
     if parameters is None:
         vae.network_.require_finite()
-    state = {"scale": asdict(vae.scale_), "seed": vae.seed_, "units": vae.units_}
-    state["condition"] = vae.condition_ and vae.condition_.to_dict()
-    config = {"settings": vae.settings_, "data_dim": vae.n_features_in_, **state, "training": values, "run": run}
-    config["history"] = vae.history_ if history is None else history
-    arrays = views(vae.network_.get_parameters() if parameters is None else parameters, vae.network_.layout)
-    arrays |= {f"training.{name}": vector for name, vector in (training or {}).items()}
-    modelfile.save(path, {**arrays, "held_rows": vae.held_rows_}, config)
+        parameters = vae.network_.get_parameters()
+    rows, columns = table(vae.history_ if history is None else history)
+    config = {"settings": vae.settings_, "data_dim": vae.n_features_in_, "scale": asdict(vae.scale_), "seed": vae.seed_}
+    config |= {"condition": vae.condition_ and vae.condition_.to_dict(), "history_columns": columns}
+    config |= {"training": values, "run": run}
+    units, held_rows = np.array(vae.units_, np.float64).reshape(-1, 2), np.asarray(vae.held_rows_, np.int64)
+    arrays = views(parameters, vae.network_.layout) | {"held_rows": held_rows, "history": rows, "units": units}
+    modelfile.save(path, arrays | {f"training.{name}": array for name, array in (training or {}).items()}, config)
 
 
 def load(cls: Any, path: str | Path, backend: str) -> Any:
-    """The model in `path` as a `cls`, which is VAE. Raises FileNotFoundError or ModelFileError."""
+    """The model in `path` as a `cls`, which is VAE. Raises FileNotFoundError, PermissionError or ModelFileError."""
     load_backend(backend)  # a wrong name is not the file's fault
-    arrays, config = modelfile.load(path)
-    try:
-        vae = cls(**config["settings"] | {"backend": backend})
-        settings = checked_settings(vae)
+    with modelfile.reading(path):
+        arrays, config = modelfile.load(path, lambda config: members(cls, config))
+        vae, settings, condition, arch = described(cls, config, backend)
+        names = [name for name, _ in parameter_layout(arch)]
+        for name in arrays.keys() - {"held_rows", "history", "training.trace"}:
+            if not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name} holds NaN or infinite values")
+        held_rows = arrays["held_rows"]
+        if held_rows.size and (held_rows[0] < 0 or (np.diff(held_rows) <= 0).any()):
+            raise ValueError("held_rows are not row numbers in rising order")
+        first = config["format_version"] == 1
+        history, columns = table(config["history"]) if first else (arrays["history"], config["history_columns"])
+        units = _units(arrays.get("units", config.get("units", ())), arch.data_dim)
+        state = {"settings_": settings, "scale_": Scale.from_dict(config["scale"]), "condition_": condition}
+        state |= {"seed_": randomness.resolve_seed(config["seed"]), "held_rows_": held_rows, "units_": units}
+        state |= {"history_": records(history, columns, arch.latent_dim), "n_features_in_": arch.data_dim}
+        parameters = np.concatenate([arrays[name].ravel() for name in names])
         vae.set_params(**settings)
-        held_rows = arrays.pop("held_rows").astype(np.int64)
-        condition = Condition.from_dict(config.get("condition"))
-        arch = architecture(settings, config["data_dim"], config.get("units", ()), condition)
-        training = {n: arrays.pop(n) for n in [n for n in arrays if n.startswith("training.")]}
-        parameters = modelfile.flatten(arrays, parameter_layout(arch))
-        scale, seed = Scale(**config["scale"]), randomness.resolve_seed(config["seed"])
-        state = {"settings_": settings, "scale_": scale, "seed_": seed, "history_": config["history"]}
-        state |= {"condition_": condition, "units_": arch.units}
-        state |= {"n_features_in_": arch.data_dim, "n_parameters_": parameters.size, "held_rows_": held_rows}
-        state |= {"parameters": parameters, "run_": config.get("run")}
+        state |= {"n_parameters_": parameters.size, "parameters": parameters, "run_": config.get("run")}
         vae.__setstate__(state)
-        vae.network_.require_finite()
-        if config.get("training"):
-            vae.restore_training({n.removeprefix("training."): a for n, a in training.items()}, config["training"])
-    except (KeyError, TypeError, ValueError, NotFinite) as error:
-        raise modelfile.ModelFileError(f"{path} does not describe a model ({error}); save or train it again") from error
+        if (values := config.get("training")) is not None:
+            parts = {n.removeprefix("training."): a for n, a in arrays.items() if n.startswith("training.")}
+            vae.restore_training(parts, values)
     return vae
+
+
+def described(
+    cls: Any, config: dict[str, Any], backend: str = "numpy"
+) -> tuple[Any, dict[str, Any], Any, Architecture]:
+    """An unfitted VAE, its settings, condition and architecture (but for units) as the config says. Raises what is wrong."""
+    version, names = config["format_version"], {f.name for f in fields(cls)} - {"callbacks"}
+    needed, allowed = NEEDED[version], NEEDED[version] | ALLOWED[version]
+    settings, data_dim, seed = config.get("settings"), config.get("data_dim"), config.get("seed")
+    if wrong := (needed - config.keys()) | (config.keys() - allowed):
+        raise ValueError(f"its config lacks {min(wrong)[:80]!r}, or should not have it")
+    if not isinstance(settings, dict):
+        raise ValueError("its settings are no object")
+    # a file may be older than a setting, which then had the value that is now its default
+    if wrong := (settings.keys() - names) | (set() if version == 1 else names - settings.keys() - NEW_SETTINGS):
+        raise ValueError(f"its settings lack {min(wrong)[:80]!r}, or should not have it")
+    if type(data_dim) is not int or not 1 <= data_dim < 2**31 or type(seed) is not int:
+        raise ValueError(f"data_dim {data_dim!r} and seed {seed!r} are not whole numbers as a model has them")
+    if not all(isinstance(config.get(name), dict | None) for name in ("training", "run")):
+        raise ValueError("training or run is neither an object nor null")
+    depth = settings.get("hidden_dims")
+    if not isinstance(depth, list) or len(depth) > MOST_LAYERS or any(type(n) is not int for n in depth):
+        raise ValueError(f"hidden_dims are not a list of at most {MOST_LAYERS} whole numbers")
+    for name, value in settings.items():
+        if isinstance(value, str) and len(value) > LONGEST_WORD:
+            raise ValueError(f"{name} is longer than {LONGEST_WORD:,} characters")
+    vae = cls(**settings | {"backend": backend})
+    settings, condition = checked_settings(vae), Condition.from_dict(config.get("condition"))
+    optimizer_and_objective(settings)
+    randomness.resolve_seed(settings["random_state"])
+    if settings["divide_by"] is not None:
+        resolve_divisor(np.empty(0), settings["divide_by"])
+    words = {"init": INITS, "output_bias": OUTPUT_BIASES, "binarize": ("none", "static", "dynamic")}
+    for name, known in (words | {"dtype": ("float32", "float64"), "conditional": (condition is not None,)}).items():
+        if settings[name] not in known:
+            raise ValueError(f"{name} is {settings[name]!r}, not {' or '.join(map(str, known))}")
+    return vae, settings, condition, architecture(settings, data_dim, (), condition)
+
+
+def members(cls: Any, config: dict[str, Any]) -> modelfile.Members:
+    """Which arrays a file with this config holds."""
+    _, settings, _, arch = described(cls, config)
+    layout, dtype = parameter_layout(arch), settings["dtype"]
+    found: modelfile.Members = {name: (dtype, shape) for name, shape in layout} | {"held_rows": ("int64", (-1,))}
+    if config["format_version"] == 1:
+        return found
+    columns = config["history_columns"]
+    if not isinstance(columns, list) or len(columns) != len({c for c in columns if isinstance(c, str)}):
+        raise ValueError("history_columns are not names, each there once")
+    found["history"] = ("float64", (-1, len(columns)))
+    found["units"] = ("float64", (arch.data_dim if arch.by_columns else 0, 2))
+    if config.get("training") is not None:
+        names = ("parameters", "best", *OPTIMIZERS[settings["optimizer"]])
+        found |= {f"training.{name}": (dtype, (size(layout),)) for name in names}
+        found["training.trace"] = ("float64", (-1, 2 + arch.latent_dim))
+    return found
+
+
+def _units(stored: Any, data_dim: int) -> tuple[tuple[float, float], ...]:
+    """Shift and scale of each column, or of none."""
+    units = np.asarray(stored).reshape(-1, 2)
+    whole = units.dtype.kind in "fi" and np.isfinite(units).all() and (units[:, 1] > 0).all()
+    if len(units) and (len(units) != data_dim or not whole):
+        raise ValueError(f"units are not a finite shift and a positive scale for each of {data_dim} columns")
+    return tuple((float(shift), float(scale)) for shift, scale in units)
+
+
+# ---- The history: records of numbers as one array, NaN where a record has none
+
+
+def table(history: Any) -> tuple[np.ndarray, list[str]]:
+    """float64 [epochs, columns] and the columns' names; what is no number, which a callback may have added, is left out."""
+    rows: list[dict[str, float]] = []
+    if not isinstance(history, list):
+        raise TypeError("the history is no list of records")
+    for record in history:
+        spread: dict[str, Any] = {}
+        for name, value in record.items():
+            if name == "kl_per_dim":
+                spread |= {f"kl_{j}": v for j, v in enumerate(value)}
+            elif not SPREAD.fullmatch(name):
+                spread[name] = value
+        rows.append({name: float(v) for name, v in spread.items() if isinstance(v, Real | np.bool_)})
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    values = [[row.get(name, np.nan) for name in columns] for row in rows]
+    return np.array(values, np.float64).reshape(len(rows), len(columns)), columns
+
+
+def records(values: np.ndarray, columns: list[str], latent_dim: int) -> list[dict[str, Any]]:
+    """The history back from its table. Raises ValueError where a record is not one that training writes."""
+    history: list[dict[str, Any]] = []
+    for row in values.tolist():
+        record: dict[str, Any] = {}
+        for name, value in zip(columns, row):
+            if value == value and SPREAD.fullmatch(name):
+                record.setdefault("kl_per_dim", []).append(value)
+            elif value == value:
+                counted = name in COUNTED and value >= 0
+                record[name] = int(value) if counted else bool(value) if name == "kept" else value
+        if (MEASURED | {"kept"}) - record.keys() or len(record.get("kl_per_dim", ())) != latent_dim:
+            raise ValueError(f"record {len(history)} of its history lacks what each epoch has, such as a loss")
+        if any(
+            type(record[name]) is not int or record[name] != row[columns.index(name)]
+            for name in COUNTED
+            if name in record
+        ):
+            raise ValueError(f"record {len(history)} of its history counts with numbers that are not whole")
+        history.append(record)
+    return history

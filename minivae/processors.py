@@ -1,4 +1,4 @@
-"""How many processors this process may use: what the user says, else what the system and its neighbours leave to it."""
+"""How many processors and how much memory: what the user says, else what the system and its neighbours leave to us."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ def _folders(controller: str, groups: Path, own: Path) -> list[Path]:
     with suppress(OSError, ValueError):
         for line in own.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if not controllers or controller in controllers.split(
-                ","
-            ):  # the second version of the groups, or the first
+            if not controllers or controller in controllers.split(","):  # the groups' second version, or the first
                 top = groups / controller if controllers else groups
                 place = top / path.lstrip("/")
                 found += [folder for folder in (place, *place.parents) if folder.is_relative_to(top)]

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+from attacks import forge
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -19,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from minivae import VAE, DataError
 from minivae.durable import write_atomically
-from minivae.modelfile import ModelFileError, load
+from minivae.modelfile import ModelFileError
 from minivae.scores import log_likelihood
 
 
@@ -109,15 +110,14 @@ def test_model_file_opens_with_numpy_alone_and_holds_no_pickle(trained, tmp_path
     trained.save(tmp_path / "model.npz")
     with np.load(tmp_path / "model.npz", allow_pickle=False) as archive:
         np.testing.assert_array_equal(archive["encoder.0.W"], trained.network_.named["encoder.0.W"])
-        assert json.loads(archive["config.json"].tobytes())["format_version"] == 1
+        assert json.loads(archive["config.json"].tobytes())["format_version"] == 2
 
 
 @pytest.mark.parametrize("damage", ["truncate", "not a model", "npy", "empty", "version", "missing array", "shape"])
 def test_damaged_model_files_are_one_clear_error(trained, tmp_path, damage):
     path = tmp_path / "model.npz"
     trained.save(path)
-    arrays, config = load(path)
-    blob = json.dumps(config)
+    arrays, config = forge.entries(path), forge.config(path)
     if damage == "truncate":
         path.write_bytes(path.read_bytes()[:5000])
     elif damage == "not a model":
@@ -129,12 +129,12 @@ def test_damaged_model_files_are_one_clear_error(trained, tmp_path, damage):
         path.write_bytes(b"")
     else:
         if damage == "version":
-            blob = json.dumps(config | {"format_version": 99})
+            config["format_version"] = 99
         elif damage == "missing array":
             del arrays["decoder.0.b"]
         else:
             arrays["decoder.0.b"] = np.zeros(3, np.float32)
-        np.savez(path, **arrays, **{"config.json": np.frombuffer(blob.encode(), np.uint8)})
+        forge.model(path, arrays, config)
     with pytest.raises(ModelFileError, match=r"model\.npz"):
         VAE.load(path)
 
@@ -380,7 +380,7 @@ def test_model_file_holds_named_arrays_and_nothing_else(trained, tmp_path):
     trained.save(tmp_path / "model.npz")
     with np.load(tmp_path / "model.npz") as archive:
         names = {name for name, _ in trained.network_.layout}
-        assert set(archive.files) == names | {"held_rows", "config.json"}
+        assert set(archive.files) == names | {"held_rows", "history", "units", "config.json", "sha256"}
 
 
 def test_a_backend_that_is_not_there_is_not_the_files_fault(trained, tmp_path):
@@ -392,10 +392,8 @@ def test_a_backend_that_is_not_there_is_not_the_files_fault(trained, tmp_path):
 
 def test_shapes_are_checked_before_a_network_is_made(trained, tmp_path, monkeypatch):
     trained.save(tmp_path / "model.npz")
-    arrays, config = load(tmp_path / "model.npz")
-    config["data_dim"] = 10**12  # would be petabytes
-    blob = np.frombuffer(json.dumps(config).encode(), np.uint8)
-    np.savez(tmp_path / "model.npz", **arrays, **{"config.json": blob})
+    config = forge.config(tmp_path / "model.npz") | {"data_dim": 2**31 - 1}  # would be terabytes
+    forge.model(tmp_path / "model.npz", forge.entries(tmp_path / "model.npz"), config)
     with pytest.raises(ModelFileError, match=r"encoder.0.W has shape \(64, 64\)"):
         VAE.load(tmp_path / "model.npz")
 

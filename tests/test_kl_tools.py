@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from attacks import forge
 from test_training import rows_of, small_trainer
 
 from minivae import VAE, check_gradient
@@ -228,12 +229,13 @@ def test_options_of_the_command_line_and_columns_of_history_csv(tmp_path):
 
 
 def test_a_file_from_before_these_settings_loads_without_them(digits, tmp_path):
-    vae = VAE(**QUICK, epochs=1).fit(digits[0][:64])
+    VAE(**QUICK, epochs=1).fit(digits[0][:64]).save(tmp_path / "new.npz")
+    path = forge.first_version(tmp_path / "new.npz", tmp_path / "old.npz")
+    config = forge.config(path)
     for name in ("kl_cycles", "capacity", "capacity_warmup"):
-        del vae.settings_[name]
+        del config["settings"][name]
     for name in ("active_units", "capacity"):
-        del vae.history_[0][name]
-    vae.save(tmp_path / "old.npz")
-    old = VAE.load(tmp_path / "old.npz")
+        del config["history"][0][name]
+    old = VAE.load(forge.model(path, forge.entries(path), config, digest=False))
     assert (old.kl_cycles, old.capacity) == (1, 0.0)
     assert "active_units" in old.partial_fit(digits[0][:64]).history_[1]
