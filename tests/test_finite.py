@@ -11,6 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
+from attacks import forge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,10 +65,12 @@ def test_a_model_made_non_finite_by_hand_is_neither_saved_nor_loaded_nor_used(fi
     with pytest.raises(NotFinite, match="parameter 'log_sigma' holds a NaN or an infinity"):
         broken.save(tmp_path / "bad.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["good.npz"]
-    parts = dict(np.load(tmp_path / "good.npz"))
+    parts = forge.entries(tmp_path / "good.npz")
     parts["decoder.0.W"][0, 0] = np.inf
-    np.savez(tmp_path / "bad.npz", **parts)
-    with pytest.raises(ModelFileError, match=r"bad.npz does not describe a model \(the parameter 'decoder.0.W' holds"):
+    forge.model(tmp_path / "bad.npz", parts, forge.config(tmp_path / "good.npz"))
+    with pytest.raises(
+        ModelFileError, match=r"bad.npz is not a model file \(decoder.0.W holds NaN or infinite values\)"
+    ):
         VAE.load(tmp_path / "bad.npz")
 
 
