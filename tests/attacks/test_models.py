@@ -51,7 +51,7 @@ def plain(tmp_path_factory):
 
 def state(path, moments=True):
     vae = VAE.load(path, backend="numpy")
-    kept = {name: value for name, value in vars(vae).items() if name not in ("network_", "trainer_")}
+    kept = {name: value for name, value in vars(vae).items() if name not in ("network_", "trainer_", "trained_on_")}
     if moments and vae.__dict__.get("trainer_"):
         kept |= {f"moment {name}": vector.tobytes() for name, vector in vae.trainer_.moments.items()}
     return {name: repr(value) for name, value in kept.items()} | {"p": vae.network_.get_parameters().tobytes()}
