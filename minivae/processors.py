@@ -40,19 +40,19 @@ def quota(groups: Path, own: Path) -> float:
     return min(map(_share, _folders("cpu", groups, own)), default=math.inf)
 
 
-def memory_limit(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> int:
+def memory_limit() -> int:
     """The bytes that this process may use: the least of the machine's memory, its control groups' and RLIMIT_AS."""
-    found = [2**63 - 1]
+    found = list[int]()
     with suppress(AttributeError, ValueError, OSError):  # no sysconf: no limit known
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     with suppress(ImportError):
         resource: Any = importlib.import_module("resource")
         found.append(resource.getrlimit(resource.RLIMIT_AS)[0])
-    for folder in _folders("memory", groups, own):
+    for folder in _folders("memory", GROUPS, OWN_GROUPS):
         for name in ("memory.max", "memory.limit_in_bytes"):
             with suppress(OSError, ValueError):  # no file, or the word "max"
                 found.append(int((folder / name).read_text()))
-    return min(limit for limit in found if limit > 0)  # RLIM_INFINITY is -1
+    return min((limit for limit in found if 0 < limit < 2**60), default=2**34)  # unlimited is -1, or near 2^63
 
 
 def _folders(controller: str, groups: Path, own: Path) -> list[Path]:

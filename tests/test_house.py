@@ -35,7 +35,7 @@ ORDER = [
     "kernels.numba.backend",
     *("kernels.cuda", "kernels.cuda.cublas", "kernels.cuda.launches", "kernels.cuda.graph", "kernels.cuda.backend"),
     *("randomness", "parameters", "likelihoods", "architecture", "network", "optimizers", "gradcheck"),
-    *("data", "data.files", "data.checks", "data.batches", "data.datasets", "conditions"),
+    *("data", "data.opening", "data.text", "data.files", "data.checks", "data.batches", "data.datasets", "conditions"),
     *(
         "evaluation",
         "scores",

@@ -75,6 +75,39 @@ def test_a_containers_quota_is_a_limit(case, tmp_path, monkeypatch):
     assert processors.thread_limit() == max(1, math.ceil(min(8, share)))
 
 
+MEMORY = {  # /proc/self/cgroup, files, bytes
+    "second version": ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "5000\n"}, 5000),
+    "first version": ("5:memory:/a\n", {"memory/a/memory.limit_in_bytes": "7000\n"}, 7000),
+    "no limit": ("0::/a\n", {"a/memory.max": "max"}, math.inf),
+    "of another controller": ("4:cpu:/a\n", {"cpu/a/memory.max": "5000"}, math.inf),
+}
+
+
+@pytest.mark.parametrize("case", MEMORY)
+def test_a_containers_memory_is_a_limit(case, tmp_path, monkeypatch):
+    own, files, size = MEMORY[case]
+    machine = processors.memory_limit()
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text)
+    monkeypatch.setattr(processors, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(processors, "OWN_GROUPS", tmp_path / "own")
+    assert processors.memory_limit() == min(machine, size) and machine > 2**26
+
+
+def test_what_a_shell_allows_is_a_limit(monkeypatch):
+    resource = pytest.importorskip("resource", reason="limits of a shell are a POSIX thing")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (3000 if which == resource.RLIMIT_AS else -1, -1))
+    assert processors.memory_limit() == 3000
+
+
+def test_a_system_that_tells_nothing_has_some_memory(monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda name: -1 if name == "SC_PAGE_SIZE" else 0, raising=False)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert processors.memory_limit() == 2**34
+
+
 def test_numpys_blas_takes_one_thread_for_small_products_and_gets_its_own_back(monkeypatch):
     threadpoolctl = pytest.importorskip("threadpoolctl", reason="counts BLAS threads")
 

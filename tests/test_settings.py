@@ -15,7 +15,6 @@ from test_finite import TRIALS, said
 
 from minivae import VAE
 from minivae.data import checks
-from minivae.processors import memory_limit
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -160,21 +159,6 @@ def test_what_is_no_path_is_not_opened(fitted, path):
     for call in (fitted.save, VAE.load):
         with pytest.raises((TypeError, ValueError), match=r"^path "):
             call(path)
-
-
-def test_memory_limit_is_the_least_of_its_groups(tmp_path):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    own = tmp_path / "cgroup"
-    own.write_text("0::/a/b\n")
-    (tmp_path / "a" / "b" / "memory.max").write_text("max\n")
-    machine = memory_limit(tmp_path, own)
-    assert 2**26 < machine < 2**63
-    (tmp_path / "a" / "memory.max").write_text("4096\n")
-    assert memory_limit(tmp_path, own) == 4096
-    own.write_text("4:cpu,memory:/a\n")
-    (tmp_path / "memory" / "a").mkdir(parents=True)
-    (tmp_path / "memory" / "a" / "memory.limit_in_bytes").write_text("8192\n")
-    assert memory_limit(tmp_path, own) == 8192
 
 
 def test_records_packed_without_padding_are_read_as_their_copy(fitted):

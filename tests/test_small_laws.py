@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from minivae import VAE, DataError, NotFinite, randomness
+from minivae import VAE, DataError, NotFinite, processors, randomness
 from minivae.architecture import Architecture
 from minivae.data import checks, files
 from minivae.data.batches import Examples, holdout
@@ -87,7 +87,8 @@ def test_a_pass_over_pixels_takes_one_piece_at_a_time(monkeypatch):
     assert checks.resolve_divisor(X, None) == 1.0 and max(rows * columns for rows, columns in pieces) <= 20
 
 
-def test_a_header_beyond_the_limit_allocates_nothing(tmp_path):
+def test_a_header_beyond_the_limit_allocates_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(processors, "memory_limit", lambda: 2**35)
     (tmp_path / "x-ubyte").write_bytes(b"\0\0\x08\x02" + (2**17).to_bytes(4, "big") + (2**17 + 1).to_bytes(4, "big"))
     with pytest.raises(DataError, match="more than the 17,179,869,184 accepted"):
         files.read_idx(tmp_path / "x-ubyte")
@@ -97,10 +98,10 @@ def test_images_that_need_more_than_the_limit_are_refused_before_memory_is_taken
     image = pytest.importorskip("PIL.Image", reason="needs Pillow")
     for name in ("a.png", "b.png"):
         image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
-    monkeypatch.setattr(files, "MAX_BYTES", 31)
-    with pytest.raises(DataError, match="need more than 31 bytes"):
+    monkeypatch.setattr(processors, "memory_limit", lambda: 63)
+    with pytest.raises(DataError, match="need 32 bytes, more than the 31 accepted"):
         files.read_image_folder(tmp_path)
-    monkeypatch.setattr(files, "MAX_BYTES", 32)
+    monkeypatch.setattr(processors, "memory_limit", lambda: 64)
     assert files.read_image_folder(tmp_path).shape == (2, 4, 4)
 
 

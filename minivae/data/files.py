@@ -6,28 +6,25 @@ a damaged or unsuitable file with one `DataError` sentence that names the file a
 
 from __future__ import annotations
 
-import itertools
 import math
+import os
 import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from minivae.archives import Archive, Unreadable, open_regular, read_header, reason
+from minivae.data.opening import Array as Array
+from minivae.data.opening import DataError as DataError
+from minivae.data.opening import opened, room
+from minivae.data.text import read_table
 
 KINDS = "IDX (.idx, *-ubyte), .npy, .npz, .csv, .tsv, .txt (IDX and text also as .gz), or a folder of images"
-MAX_BYTES = 2**34  # What one file may unpack to, 16 GiB. Larger data belongs in .npy, which stays on disk.
+PIXELS = 2**23  # of one image: a first layer for more has billions of parameters
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # what those are; others may start programs
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the offending thing and the fix."""
 
 
 def read_file(path: Path) -> tuple[Array, Array | None]:
@@ -53,33 +50,15 @@ def read_file(path: Path) -> tuple[Array, Array | None]:
     raise DataError(f"{path} is of no kind that can be read; convert it to one of: {KINDS}")
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading, unpacking gzip whatever the file is called; read errors become DataError."""
-    try:
-        with open(path, "rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if packed:
-                import gzip
-
-                with gzip.GzipFile(fileobj=raw) as unpacked:
-                    yield unpacked  # type: ignore[misc]  # GzipFile has all of IO[bytes] that is used here
-            else:
-                yield raw
-    except (EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); copy or download it again") from error
-    except OSError as error:  # gzip.BadGzipFile is one of these
-        raise DataError(f"cannot read {path} ({error.strerror or error}); check it or copy it again") from error
-
-
-def read_idx(path: Path, sha256: str | None = None, max_bytes: int = MAX_BYTES) -> Array:
+def read_idx(path: Path, sha256: str | None = None, max_bytes: int | None = None) -> Array:
     """Read an IDX file (the format of MNIST), plain or gzip, in the machine's byte order.
 
     `sha256` is what its unpacked content must have (None: not checked). Raises DataError for a file that is not IDX, is
-    damaged, declares more than `max_bytes` bytes, holds fewer or more than it declares, or has another SHA-256.
+    damaged, declares more than `max_bytes` bytes (None: what fits into memory), holds fewer or more than it declares, or
+    has another SHA-256.
     """
-    with _opened(path) as file:
+    max_bytes = room() if max_bytes is None else max_bytes
+    with opened(path) as file:
         start = file.read(4)
         if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _IDX_TYPES or not 1 <= start[3] <= 8:
             raise DataError(
@@ -128,20 +107,23 @@ def _numpy_error(path: Path, error: Exception) -> DataError:
             f"{path} is damaged or holds Python objects (pickled data), which are never loaded; "
             "save plain numbers, for example np.save(path, X.astype(np.float32))"
         )
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return DataError(f"cannot read {path} as a NumPy file ({reason}); save or copy it again")
+    return DataError(f"cannot read {path} as a NumPy file ({reason(error)}); save or copy it again")
 
 
 def read_npy(path: Path) -> Array:
     """Map a .npy file into memory, read-only: rows are read from disk as they are used. Raises DataError."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with open_regular(path) as file:
+            if file.read(2) == b"PK":
+                raise Unreadable("it is a .npz archive under another name; rename it to end in .npz")
+            file.seek(0)
+            header, size = read_header(file), os.fstat(file.fileno()).st_size
+            if header.end > size:
+                raise Unreadable(f"it declares the shape {header.shape}, {header.end:,} bytes, but holds only {size:,}")
+            order: Any = "F" if header.fortran else "C"
+            return np.memmap(file, header.dtype, "r", header.begin, header.shape, order)
     except Exception as error:  # NumPy raises many types for a damaged header, ValueError and SyntaxError among them
         raise _numpy_error(path, error) from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise DataError(f"{path} is a .npz archive under another name; rename it to end in .npz")
-    return array
 
 
 def read_npz(path: Path) -> tuple[Array, Array | None]:
@@ -151,22 +133,25 @@ def read_npz(path: Path) -> tuple[Array, Array | None]:
     that has no array that can be the data, or whose labels do not fit it.
     """
     try:
-        # opened here, because np.load leaves its own file open when the archive is damaged
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            sizes = {item.filename.removesuffix(".npy"): item.file_size for item in archive.zip.infolist()}
-            label_name = next((name for name in ("y", "labels") if name in sizes), None)
-            others = [name for name in sizes if name != label_name]
+        with open_regular(path) as file:
+            archive = Archive(file, deflated=True)
+            names = list(archive.members)
+            label_name = next((name for name in ("y", "labels") if name in names), None)
+            others = [name for name in names if name != label_name]
             wanted = others if len(others) == 1 else ("X", "x", "images")
-            data_name = next((name for name in wanted if name in sizes), None)
+            data_name = next((name for name in wanted if name in names), None)
             if data_name is None:
                 raise DataError(
-                    f"{path} holds the arrays {', '.join(sizes) or '(none)'}; "
+                    f"{path} holds the arrays {', '.join(names)[:300] or '(none)'}; "
                     "name the one with the data X, for example np.savez(path, X=data, y=labels)"
                 )
-            if max(sizes[data_name], sizes.get(label_name or "", 0)) > MAX_BYTES:
-                raise DataError(f"{path} unpacks to more than {MAX_BYTES:,} bytes; store its data as .npy instead")
-            array = np.asarray(archive[data_name])
-            labels = None if label_name is None else np.asarray(archive[label_name])
+            needed = sum(archive.header(name).end for name in (data_name, label_name) if name is not None)
+            if needed > (limit := room()):
+                raise DataError(
+                    f"{path} unpacks to {needed:,} bytes, more than the {limit:,} accepted; store its data as .npy instead"
+                )
+            array = archive.read(data_name)
+            labels = None if label_name is None else archive.read(label_name)
     except DataError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged archive
@@ -175,87 +160,6 @@ def read_npz(path: Path) -> tuple[Array, Array | None]:
         shapes = f"the labels {label_name} have shape {labels.shape} but {data_name} has {array.shape}"
         raise DataError(f"{path}: {shapes}; store one label per row, or leave {label_name} out")
     return array, labels
-
-
-def _cells(line: str, delimiter: str | None) -> list[str]:
-    return [cell.strip().strip('"').strip() for cell in line.split(delimiter)]
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell  # Python reads 1_000 as a number; no table means that
-
-
-def _delimiter(line: str, name: str) -> str | None:
-    if name.endswith(".tsv"):
-        return "\t"
-    if name.endswith(".csv"):
-        return ";" if ";" in line and "," not in line else ","
-    return next((mark for mark in "\t;," if mark in line), None)  # None: any run of blanks
-
-
-def read_table(path: Path) -> Array:
-    """Read numbers from text: .csv, .tsv, or .txt (tabs, semicolons, commas or blanks), plain or gzip.
-
-    A first line without any number is a header and is skipped; so are blank lines. Returns float64 [N, D]. Raises
-    DataError naming line and column (both counted from 1) of the first cell that is empty or not a number, or the first
-    line with another number of columns.
-    """
-    import io
-
-    try:
-        with _opened(path) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8-sig")  # "sig": a byte order mark is no part of the first cell
-            lines = (line for line in text if line.strip())
-            first = next(lines, None)
-            if first is None:
-                raise DataError(f"{path} holds no rows; pass a table with one example per line")
-            delimiter = _delimiter(first, path.name.lower().removesuffix(".gz"))
-            cells = _cells(first, delimiter)
-            header = any(cells) and not any(map(_is_number, cells))
-            start = next(lines, None) if header else first
-            if start is None:
-                raise DataError(f"{path} holds a header but no rows; add one example per line below it")
-            try:
-                rows = itertools.chain([start], lines)
-                return np.loadtxt(rows, delimiter=delimiter, ndmin=2, comments=None, quotechar='"')
-            except UnicodeDecodeError:
-                raise
-            except ValueError as error:  # The fast reader counts only its own rows: find the cell for the message.
-                text.seek(0)
-                raise _bad_cell(path, text, delimiter, header) or _numpy_error(path, error) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}); save the table as UTF-8") from error
-
-
-def _bad_cell(path: Path, text: IO[str], delimiter: str | None, header: bool) -> DataError | None:
-    columns, columns_line = 0, 0
-    for number, line in enumerate(text, 1):
-        if not line.strip() or header:
-            header = header and not line.strip()  # the header is the first line that is not blank
-            continue
-        cells = _cells(line, delimiter)
-        if columns not in (0, len(cells)):
-            return DataError(
-                f"{path}, line {number} has {len(cells)} columns but line {columns_line} has {columns}; "
-                "give every line the same number of cells"
-            )
-        for column, cell in enumerate(cells, 1):
-            if cell == "":
-                fix = "fill the cell or delete the line, or write nan there (--missing)"
-                return DataError(f"{path}, line {number}, column {column} is empty; {fix}")
-            if not _is_number(cell):
-                hint = "" if columns else " (a line is taken for a header when none of its cells is a number)"
-                return DataError(
-                    f"{path}, line {number}, column {column}: {cell[:40]!r} is not a number; "
-                    f"correct the cell or delete the line{hint}"
-                )
-        if not columns:
-            columns, columns_line = len(cells), number
-    return None
 
 
 def read_image_folder(path: Path) -> Array:
@@ -278,14 +182,18 @@ def read_image_folder(path: Path) -> Array:
     images: Array | None = None
     for row, file in enumerate(files):
         try:
-            with Image.open(file) as image:
+            with open_regular(file) as raw, Image.open(raw, formats=IMAGE_FORMATS) as image:
                 if image.mode[0] in "IF":  # I, I;16, F: more than 8 bits, which a conversion would clip
                     raise DataError(f"{file} has mode {image.mode}, not 8 bits per channel; convert it to 8-bit first")
                 mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
                 shape = (image.height, image.width) + ((3,) if mode == "RGB" else ())
+                if image.height * image.width > PIXELS:
+                    raise DataError(f"{file} has {shape[0]} x {shape[1]} pixels, more than {PIXELS:,}; make it smaller")
                 if images is None:
-                    if len(files) * math.prod(shape) > MAX_BYTES:
-                        raise DataError(f"the images in {path} need more than {MAX_BYTES:,} bytes; make them smaller")
+                    if (needed := len(files) * math.prod(shape)) > (limit := room()):
+                        raise DataError(
+                            f"the images in {path} need {needed:,} bytes, more than the {limit:,} accepted; shrink them"
+                        )
                     images = np.empty((len(files), *shape), np.uint8)
                 elif shape != images.shape[1:]:
                     raise DataError(
@@ -296,6 +204,6 @@ def read_image_folder(path: Path) -> Array:
         except DataError:
             raise
         except Exception as error:  # Pillow's many decoders raise many types for a damaged image
-            raise DataError(f"cannot read the image {file} ({error}); remove it or save it again") from error
+            raise DataError(f"cannot read the image {file} ({reason(error)}); remove it or save it again") from error
     assert images is not None
     return images

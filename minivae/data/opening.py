@@ -1,0 +1,47 @@
+"""Opening data files: regular ones only, none waited for, gzip unpacked whatever they are called."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from numpy.typing import NDArray
+
+from minivae import processors
+from minivae.archives import Unreadable, open_regular
+
+Array = NDArray[Any]
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the offending thing and the fix."""
+
+
+def room() -> int:
+    """The bytes that the data of one file may take up: half of what this process may have, as a copy is often made."""
+    return processors.memory_limit() // 2
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, unpacking gzip whatever the file is called; read errors become DataError."""
+    try:
+        with open_regular(path) as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if packed:
+                import gzip
+
+                with gzip.GzipFile(fileobj=raw) as unpacked:
+                    yield unpacked  # type: ignore[misc]  # GzipFile has all of IO[bytes] that is used here
+            else:
+                yield raw
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or cut short ({error}); copy or download it again") from error
+    except Unreadable as error:
+        raise DataError(f"{path} cannot be read: {error}; pass a file") from error
+    except OSError as error:  # gzip.BadGzipFile is one of these
+        raise DataError(f"cannot read {path} ({error.strerror or error}); check it or copy it again") from error
