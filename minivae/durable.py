@@ -5,9 +5,11 @@ A file that is being written is called .minivae-PID-... and lies in the same fol
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +35,8 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            with suppress(OSError):  # the folder may be gone; what is told is why nothing was written
+                os.unlink(temporary)
             raise
         sync_folder(path.parent)  # the rename itself
     except OSError as error:
@@ -43,10 +46,13 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring to disk which names a folder holds. Windows has no such call."""
+    """Bring to disk which names a folder holds. Windows has no such call, nor have some network file systems."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(handle)
