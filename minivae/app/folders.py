@@ -3,7 +3,8 @@
 RUN/.lock    held by who writes here, through the system, so that it ends with its process; its text says who that is
 RUN/.new/    a run that trains where an older one is, which stays usable meanwhile
 RUN/.done/   the same once it is complete. The rename is the moment at which it becomes the run of this folder: who reads
-             takes a file from here first, and who comes next moves up what a killed process left
+             takes a file from here first, and who comes next goes on where a killed process was in moving it up
+RUN/.moving/ the same once nothing of the run before it is left: what is not in here any more has been moved up
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from minivae.progress import say
 MODEL, CHECKPOINT, HISTORY, CONFIG, FIGURES = "model.npz", "checkpoint.npz", "history.csv", "config.json", "figures"
 FIGURE_NAMES = ("loss", "reconstructions", "samples", "kl", "latent", "manifold", "traversals", "interpolations")
 FILES = (MODEL, CHECKPOINT, HISTORY, CONFIG, *(f"{FIGURES}/{name}.png" for name in FIGURE_NAMES))
-LOCK, NEW, DONE, CLEARED = ".lock", ".new", ".done", ".cleared"
+LOCK, NEW, DONE, MOVING = ".lock", ".new", ".done", ".moving"
 
 
 class Busy(OSError):
@@ -37,9 +38,9 @@ class Folder:
     def __init__(self, path: Path) -> None:
         """Create and lock it. Raises OSError, Busy among them, naming the folder."""
         self.path, self.place = path, path
-        self.made = [p for p in (path, *path.parents) if not p.exists()]  # the innermost first
+        self.made: list[Path] = []
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            self._make()
             self.handle = lock(path)
         except FileExistsError as error:
             raise FileExistsError(f"{path} is a file; choose another --out") from error
@@ -48,9 +49,38 @@ class Folder:
         except OSError as error:
             self._unmake()
             raise OSError(f"{path} cannot be written to ({error.strerror}); choose another --out") from error
-        finish(path)
+        try:
+            finish(path)
+        except BaseException:
+            self.close()
+            raise
         for folder in (path, path / FIGURES, path / NEW, path / NEW / FIGURES):
             remove_stale(folder)
+
+    def _make(self) -> None:
+        """The folder and those it lies in, on disk."""
+        made = [p for p in (self.path, *self.path.parents) if not p.exists()]  # the innermost first
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.made = made
+        for folder in made:
+            sync_folder(folder.parent)
+
+    def _ours(self) -> bool:
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self.handle), os.stat(self.path / LOCK))
+        return False
+
+    def hold(self) -> None:
+        """See that it is there and still held: it may have been removed, and be another's by now. Raises OSError."""
+        if not self._ours():
+            self._make()
+            handle = lock(self.path)
+            if (self.path / MODEL).exists():
+                os.close(handle)
+                raise FileExistsError(f"{self.path} was removed while this run trained, and holds another one now")
+            os.close(self.handle)
+            self.handle = handle
+        self.place.mkdir(exist_ok=True)
 
     def occupied(self) -> str:
         """What a new run would replace: "a model", "an unfinished run", or nothing."""
@@ -75,6 +105,7 @@ class Folder:
     def publish(self) -> None:
         """The run is complete: it becomes the one of this folder."""
         if self.place != self.path:
+            sync_folder(self.place)
             os.rename(self.place, self.path / DONE)
             sync_folder(self.path)
             finish(self.path)
@@ -85,7 +116,8 @@ class Folder:
         if self.place != self.path and not (self.place / CHECKPOINT).exists():
             shutil.rmtree(self.place, ignore_errors=True)
         with suppress(OSError):
-            os.unlink(self.path / LOCK)
+            if self._ours():
+                os.unlink(self.path / LOCK)
         os.close(self.handle)
         self._unmake()
 
@@ -119,7 +151,11 @@ def claim(out: str | None, name: str, overwrite: bool) -> Folder:
         folder.close()
         fix = "go on with it by --resume" if what != "a model" else "choose another --out"
         raise FileExistsError(f"{folder.path} already holds {what}; {fix} or pass --overwrite")
-    folder.begin()
+    try:
+        folder.begin()
+    except BaseException:
+        folder.close()
+        raise
     return folder
 
 
@@ -129,34 +165,41 @@ def _stem(name: str) -> str:
 
 def current(folder: Path, name: str) -> Path:
     """Where a file of the folder's run lies."""
-    return folder / DONE / name if (folder / DONE / name).exists() else folder / name
+    return next((p for p in (folder / DONE / name, folder / MOVING / name) if p.exists()), folder / name)
 
 
 def finish(folder: Path) -> None:
-    """Move up a complete run. What is left of the run before it goes first, once: later it could be the new run's."""
-    done = folder / DONE
-    if not done.is_dir():
-        return
-    if not (done / CLEARED).exists():
+    """Move up a complete run, after what is left of the one before it has gone. Whatever ends this, the next goes on."""
+    done, moving = folder / DONE, folder / MOVING
+    places = [p for p in (folder / FIGURES, folder) if p.is_dir()]
+    if done.is_dir():
         for name in FILES:
             if not (done / name).exists():
                 (folder / name).unlink(missing_ok=True)
-        (done / CLEARED).touch()
-        sync_folder(done)
-    for name in FILES:
-        if (done / name).exists():
-            (folder / name).parent.mkdir(exist_ok=True)
-            os.replace(done / name, folder / name)
-    sync_folder(folder)
-    shutil.rmtree(done)
+        for place in places:
+            sync_folder(place)
+        os.rename(done, moving)
+        sync_folder(folder)
+    if moving.is_dir():
+        for name in FILES:
+            if (moving / name).exists():
+                (folder / name).parent.mkdir(exist_ok=True)
+                os.replace(moving / name, folder / name)
+        for place in (folder / FIGURES, folder):
+            if place.is_dir():
+                sync_folder(place)
+        shutil.rmtree(moving)
 
 
 def remove_stale(folder: Path) -> None:
     """Delete what processes that are no more were writing here."""
-    for path in folder.glob(f"{TEMPORARY}*") if os.name == "posix" else ():
+    for path in folder.glob(f"{TEMPORARY}*"):
         with suppress(OSError, ValueError):
             try:
-                os.kill(int(path.name.removeprefix(TEMPORARY).split("-")[0]), 0)
+                if os.name == "posix":
+                    os.kill(int(path.name.removeprefix(TEMPORARY).split("-")[0]), 0)
+                if time.time() - path.stat().st_mtime > 3600:  # its number is another process's by now
+                    path.unlink()
             except ProcessLookupError:
                 path.unlink()
 

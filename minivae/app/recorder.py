@@ -42,14 +42,14 @@ class Recorder(Checkpoints):
     # ---- While it trains
 
     def offer(self, vae: Any, trace: Any, moment: str) -> None:
-        self.training = moment in ("step", "epoch")
-        if self.signal and not self.over:
-            moment, self.training = "cut", False
+        self.training = True  # a signal waits until this is written
         if moment != "step":
             self.attempt(lambda: self.add_to_history(vae.history_))
-        super().offer(vae, trace, moment)
+        super().offer(vae, trace, "cut" if self.signal else moment)
         if self.signal:
+            super().offer(vae, trace, "cut")  # nothing, unless the signal came meanwhile
             raise Ended(128 + self.signal)
+        self.training = moment in ("step", "epoch")
 
     def write(self, vae: Any, trace: Any) -> None:
         self.keep(vae, trace)
@@ -60,8 +60,8 @@ class Recorder(Checkpoints):
     def save_all(self, vae: Any) -> None:
         """Everything that belongs together, in a folder that may have been removed."""
         place = self.folder.place
+        self.folder.hold()
         if self.told == 0 or not (place / CONFIG).exists():
-            place.mkdir(parents=True, exist_ok=True)
             self.write_config(vae)
             self.told = 0
             self.add_to_history(vae.history_)
@@ -93,15 +93,16 @@ class Recorder(Checkpoints):
             text = table(history)
             write_atomically(self.folder.place / HISTORY, lambda file: file.write(text.encode()))
         elif len(history) > self.told:
+            lines, self.told = table(history[self.told :], head=False), 0  # where it fails it may hold half a line
             with open(self.folder.place / HISTORY, "a", newline="") as file:
-                file.write(table(history[self.told :], head=False))
+                file.write(lines)
         self.told = len(history)
 
     def complete(self, vae: Any) -> None:
         """After the training: all files. Where that fails the model is saved where it can be, and OSError says so."""
         self.training, self.run["stopped"] = False, vae.stopped_
         try:
-            self.folder.place.mkdir(parents=True, exist_ok=True)
+            self.folder.hold()
             self.write_config(vae)
             self.told = 0
             self.add_to_history(vae.history_)
@@ -109,9 +110,9 @@ class Recorder(Checkpoints):
             if self.pending is not None:
                 self.save(vae, self.run)
         except OSError as error:
-            aside = Path(tempfile.gettempdir()) / f"minivae-{self.folder.path.name}-{os.getpid()}.npz"
             where = ""
             with suppress(OSError):
+                aside = Path(tempfile.gettempdir()) / f"minivae-{self.folder.path.name}-{os.getpid()}.npz"
                 persistence.save(vae, aside, run=self.run)
                 where = f"; the model is in {aside}"
             raise OSError(f"{self.folder.path} cannot be written ({error.strerror or error}){where}") from error
