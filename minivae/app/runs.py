@@ -38,7 +38,8 @@ class Run:
     def cut_short(self) -> str:
         """A line that says so where the training has not had all of its epochs, and nothing stopped it."""
         done, epochs = len(self.vae.history_), self.vae.settings_["epochs"]
-        if self.folder is None or self.config.get("stopped", INTERRUPTED) not in ("", INTERRUPTED) or done >= epochs:
+        stopped = self.config.get("stopped") or INTERRUPTED
+        if self.folder is None or stopped != INTERRUPTED or done >= epochs:
             return ""
         return f"{self.folder}: {done} of {epochs} epochs; `minivae train --resume {self.folder}` goes on with them"
 

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from minivae.data.datasets import Dataset, load_dataset, told_by
 from minivae.data.files import DataError
 from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
-from minivae.modelfile import json_text
+from minivae.modelfile import ModelFileError, json_text
 from minivae.parameters import size
 from minivae.progress import say
 from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective
+from minivae.training import INTERRUPTED, Best, Trainer
 
 # What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -63,7 +65,7 @@ def train(options: argparse.Namespace) -> int:
         "watch_test": watch_test,
         "backend": _backend(settings["backend"]),
         "versions": {"minivae": __version__, "numpy": np.__version__, "python": platform.python_version()},
-        "stopped": "",
+        "stopped": None,
     }
     if vae.conditional and dataset.train_labels is None:
         raise DataError(f"{dataset.name} has no labels to tell the model; name a column of it: --condition 0")
@@ -94,10 +96,8 @@ def resume(options: argparse.Namespace) -> int:
         if run is None:
             raise DataError(f"{folder.place / CHECKPOINT} was written by fit; go on in Python: fit(X, resume=True)")
         before = vae.settings_ | {"backend": run["backend"]}
-        if given.get("backend", run["backend"]) != _backend(
-            vae.backend
-        ):  # numbers of another backend differ in rounding
-            vae = VAE.load(folder.place / CHECKPOINT, backend=given.get("backend", run["backend"]))
+        if (backend := given.get("backend", run["backend"])) != _backend(vae.backend):  # another one rounds differently
+            vae = VAE.load(folder.place / CHECKPOINT, backend=backend)
         vae.set_params(**given, verbose=0 if options.quiet else 1)
         settings = checked_settings(vae)
         changed = [name for name in given if settings[name] != before[name]]
@@ -106,14 +106,31 @@ def resume(options: argparse.Namespace) -> int:
             run["data"] = _portable(options.data)
         if options.image_shape is not None:
             run["image_shape"] = _image_shape(options.image_shape, dataset)
-        run |= {"backend": _backend(settings["backend"]), "stopped": ""}
+        run |= {"backend": _backend(settings["backend"]), "stopped": None}
         if not options.quiet:
             say(
                 f"going on with {path} after {vae.trainer_.epoch} of {settings['epochs']} epochs, step {vae.trainer_.step:,}"
             )
         for name in changed:
             say(f"{name.replace('_', '-')}: {before[name]} before, {settings[name]} from now on")
-        return _fit(options, vae, dataset, run, settings, folder, resumed=True)
+        over = not _is_complete(folder) and _is_trained(vae.trainer_, settings, changed)
+        return _fit(
+            options, vae, dataset, run, settings, folder, resumed=True, best=vae.trainer_.best if over else None
+        )
+
+
+def _is_complete(folder: Folder) -> bool:
+    """Whether this run has come to its end, with all its files where they belong."""
+    run = None
+    with suppress(FileNotFoundError, ModelFileError):
+        run = VAE.load(folder.place / MODEL).run_
+    return folder.place == folder.path and run is not None and run["stopped"] is not None
+
+
+def _is_trained(trainer: Trainer, settings: dict[str, Any], changed: list[str]) -> bool:
+    """Whether a run that was cut short had only its last files to write."""
+    patient = trainer.stopped in ("", INTERRUPTED) or "patience" in changed
+    return trainer.begun is None and (trainer.epoch >= settings["epochs"] or not patient)
 
 
 def _fit(
@@ -124,6 +141,7 @@ def _fit(
     settings: dict[str, Any],
     folder: Folder,
     resumed: bool = False,
+    best: Best | None = None,  # of a run that has been trained, and has only its last files to write
 ) -> int:
     config = {name: run[name] for name in ("data", "image_shape", "condition", "versions")} | {"settings": settings}
     recorder, status = Recorder(folder, run, config), 0
@@ -131,14 +149,18 @@ def _fit(
     with ending(recorder):
         try:
             X, y = dataset.train, dataset.train_labels
-            vae.fit(X, y, X_test=test, y_test=told, checkpoint=recorder, resume=resumed)
-        except KeyboardInterrupt:
-            if not (getattr(vae, "history_", None) and vae.stopped_):
+            if best is not None:
+                vae.network_.set_parameters(best.parameters)
+            else:
+                vae.fit(X, y, X_test=test, y_test=told, checkpoint=recorder, resume=resumed)
+        except KeyboardInterrupt as error:
+            if INTERRUPTED not in error.args or not vae.history_:  # the second Ctrl-C, or none of training's
                 raise
             status = 130  # the epoch was ended and the best one kept: what follows is worth having
             say(f"minivae: `minivae train --resume {folder.path}` goes on from the step before the interrupt")
         except SystemExit:
-            say(f"minivae: ended by the system; `minivae train --resume {folder.path}` goes on")
+            if (folder.place / CHECKPOINT).exists():
+                say(f"minivae: ended by the system; `minivae train --resume {folder.path}` goes on")
             raise
         recorder.complete(vae)
         drawn = [] if options.no_figures else _draw(Run(vae, run, folder.path), dataset, folder.place / FIGURES)
