@@ -85,6 +85,8 @@ TESTS = {
     "durable.py": "test_small_laws test_estimator app/test_cli",
     "modelfile.py": "attacks/test_model_files test_small_laws test_estimator app/test_cli test_finite",
     "settings.py": "test_small_laws test_optimizers test_counts test_estimator app/test_cli test_settings",
+    "checkpoints.py": "test_checkpoints",
+    "fitted.py": "test_estimator test_scores test_samples test_columns test_finite",
     "estimator.py": "test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
 }  # fmt: skip
 PICKED_ONLY = (CUBLAS,)
@@ -275,7 +277,7 @@ MUTATIONS = [
     mutation("columns of an elementwise gaussian out of order", "scores.py", (".transpose(0, 2, 1)", "")),
     mutation("the noise of x is that of z", "samples.py", ("(seed, randomness.OBSERVE, call)", "(seed, randomness.PRIOR, call)")),
     mutation("samples spread by the variance", "samples.py", ("log_sigma = 0.5 * out[:", "log_sigma = out[:")),
-    mutation("every call of sample is the first", "estimator.py", ("self.sample_calls_ += random_state is None", "self.sample_calls_ += 0")),
+    mutation("every call of sample is the first", "fitted.py", ("self.sample_calls_ += random_state is None", "self.sample_calls_ += 0")),
     mutation("decoder means are logits", "evaluation.py", ("    if isinstance(mean, str):\n", "    if False:\n")),
     mutation("transform returns logvar", "evaluation.py", ("    return mu, logvar\n", "    return logvar, mu\n")),
     mutation("no Glorot: weights ten times too small", "architecture.py", ("limit * (2 * u - 1)", "0.1 * limit * (2 * u - 1)")),

@@ -47,6 +47,7 @@ ORDER = [
         "settings",
         "persistence",
         "checkpoints",
+        "fitted",
         "estimator",
     ),
     *("figures", "figures.layout", "figures.plots"),

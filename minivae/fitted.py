@@ -1,0 +1,159 @@
+"""What a fitted model answers: embeddings, reconstructions, samples, scores. The estimator adds how it is fitted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minivae import evaluation, imputation, randomness, samples, scores
+from minivae.conditions import Condition
+from minivae.data.batches import Examples
+from minivae.data.checks import Scale, as_matrix, require_count
+from minivae.data.files import DataError
+from minivae.network import Network
+from minivae.settings import read
+
+quietly = np.errstate(all="ignore")  # as a decorator: what is no number is said in a sentence, however NumPy is set
+
+
+class NotFittedError(ValueError, AttributeError):
+    """The model has no parameters yet."""
+
+
+class Fitted:
+    """The methods of VAE that read a fitted model and change nothing but the count of its samples."""
+
+    settings_: dict[str, Any]
+    network_: Network
+    scale_: Scale
+    condition_: Condition | None
+    seed_: int
+    n_features_in_: int
+    sample_calls_: int
+
+    @property
+    def sigma_(self) -> Any:
+        self._require_fit()
+        return samples.sigma(self.network_)
+
+    @property
+    def divide_by_(self) -> float:
+        return self.scale_.divide_by
+
+    @quietly
+    def examples(self, X: Any, rows: np.ndarray | None = None, y: Any = None) -> Examples:
+        """All or some rows of X (and y), checked, as the functions of `evaluation` take them. X is not copied."""
+        self._require_fit()
+        return read(X, "X", self.settings_, self.scale_, self.n_features_in_, rows, y, self.condition_)[0]
+
+    def _side(self, y: Any, n: int) -> np.ndarray | None:
+        """y as columns [n, C], or None for a model that is told nothing."""
+        return None if self.condition_ is None else self.condition_.columns(y, n, self.network_.dtype)
+
+    def transform(self, X: Any, y: Any = None) -> np.ndarray:
+        """Posterior means mu [n, latent_dim] of q(z|x). Grey values are embedded as they are, whatever binarize says."""
+        return self.posterior(X, y)[0]
+
+    @quietly
+    def posterior(self, X: Any, y: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """mu [n, latent_dim] and logvar [n, latent_dim] of q(z|x) = N(mu, exp(logvar)), as transform."""
+        examples = self.examples(X, y=y)
+        return evaluation.posterior(self.network_, examples)
+
+    @quietly
+    def inverse_transform(self, Z: Any, y: Any = None) -> np.ndarray:
+        """Decoder means [n, D] at latent points Z [n, latent_dim], as divided by divide_by_."""
+        self._require_fit()
+        Z, latent_dim = as_matrix(Z, "Z"), self.network_.arch.latent_dim
+        if Z.shape[1] != latent_dim:
+            raise DataError(f"Z has {Z.shape[1]} columns, and this model has latent_dim={latent_dim}; pass as many")
+        for row, column in np.argwhere(~np.isfinite(Z))[:1]:
+            raise DataError(
+                f"Z holds {Z[row, column]} at row {row}, column {column} (counted from 0); leave such rows out"
+            )
+        return evaluation.decode(self.network_, Z, self._side(y, len(Z)))
+
+    def reconstruct(self, X: Any, y: Any = None) -> np.ndarray:
+        """Decoder means [n, D] at the posterior means of X [n, D]."""
+        return self.inverse_transform(self.transform(X, y), y)
+
+    @quietly
+    def sample(
+        self, n_samples: int = 1, *, y: Any = None, noise: bool = False, random_state: int | None = None
+    ) -> np.ndarray:
+        """Decoder means [n_samples, D] at z ~ N(0, I); with noise, draws from p(x|z), which are spread as data are.
+
+        Both as divided by divide_by_. The same random_state gives the same rows. Without it each call draws others, and a
+        model of the same seed_ gives the same calls again; fit and load begin anew.
+        """
+        self._require_fit()
+        arch = self.network_.arch
+        require_count("n_samples", n_samples, 8 * (arch.latent_dim + arch.outputs + (1 + noise) * arch.data_dim))
+        seed, call = (self.seed_, self.sample_calls_) if random_state is None else (random_state, 0)
+        seed = randomness.resolve_seed(seed)
+        z = samples.prior(n_samples, arch.latent_dim, seed, call)
+        side = self._side(y, n_samples)
+        self.sample_calls_ += random_state is None
+        if noise:
+            return samples.observe(self.network_, z, seed, call, side)
+        return evaluation.decode(self.network_, z, side)
+
+    @quietly
+    def score_samples(
+        self, X: Any, y: Any = None, *, n_samples: int | None = None, n_draws: int = scores.DRAWS
+    ) -> np.ndarray:
+        """A lower bound of log p(x) per example [n] in nats, in the dtype of the network; -inf where that has no number.
+
+        n_samples None: the ELBO, the KL in closed form and the rest a mean over n_draws draws of z. A number K: the
+        importance-sampled log-likelihood (Burda et al. 2016), which rises with K towards log p(x). All rows share one noise,
+        so a row's score does not depend on the rows beside it, nor on their order.
+        """
+        if n_samples is None:
+            return self._in_dtype(self._elbo(X, y, n_draws))
+        examples = self.examples(X, y=y)
+        return self._in_dtype(scores.log_likelihood(self.network_, examples, n_samples, self.seed_))
+
+    @quietly
+    def impute(self, X: Any, y: Any = None, *, n_samples: int = imputation.DRAWS) -> np.ndarray:
+        """X [n, D] with every NaN replaced by what is expected there, given what was observed in its row.
+
+        Numbers, counts and grey values get their mean, a category its likeliest value; n_samples draws of z for each row.
+        The model must have missing="ignore" or "input". What was observed is returned as it was, in float64.
+        """
+        examples = self.examples(X, y=y)
+        if self.network_.arch.missing == "error":
+            raise ValueError("this model was fitted with missing='error'; fit with missing='ignore' to impute")
+        X = as_matrix(X, "X").astype(np.float64)
+        expected = imputation.impute(self.network_, examples, n_samples, self.seed_) * examples.divide_by
+        return evaluation.in_dtype(imputation.fill(X, expected, self.network_), np.float64, "what is expected")
+
+    @quietly
+    def anomaly_score(
+        self, X: Any, y: Any = None, *, per_column: bool = False, n_draws: int = scores.DRAWS
+    ) -> np.ndarray:
+        """-log p(x|z) in nats, its mean over n_draws draws of z from q(z|x) (An and Cho 2015): the higher, the stranger.
+
+        [n], or per_column [n, D], whose sum over the columns is the former. inf where the row has no number. In the dtype of
+        the network; rows share their noise as in score_samples.
+        """
+        examples = self.examples(X, y=y)
+        return self._in_dtype(scores.reconstruction(self.network_, examples, self.seed_, n_draws, per_column))
+
+    @quietly
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean ELBO of X in nats per example; higher is better."""
+        return float(self._elbo(X, y, scores.DRAWS).mean())
+
+    def _elbo(self, X: Any, y: Any, n_draws: int) -> np.ndarray:
+        examples = self.examples(X, y=y)
+        recon, kl = scores.elbo_terms(self.network_, examples, self.seed_, n_draws)
+        return np.asarray(-(recon + kl))
+
+    def _in_dtype(self, values: np.ndarray) -> np.ndarray:
+        """As the digits of a score are worth; beyond the largest float32 it is infinite."""
+        return values.astype(self.network_.dtype)
+
+    def _require_fit(self) -> None:
+        if not hasattr(self, "network_"):
+            raise NotFittedError("this VAE is not fitted yet; call fit(X) first")
