@@ -39,6 +39,7 @@ class Folder:
         """Create and lock it. Raises OSError, Busy among them, naming the folder."""
         self.path, self.place = path, path
         self.made: list[Path] = []
+        self.left = (path / LOCK).exists()  # by a process that was killed
         try:
             self._make()
             self.handle = lock(path)
@@ -65,22 +66,19 @@ class Folder:
         for folder in made:
             sync_folder(folder.parent)
 
-    def _ours(self) -> bool:
-        with suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self.handle), os.stat(self.path / LOCK))
-        return False
-
     def hold(self) -> None:
         """See that it is there and still held: it may have been removed, and be another's by now. Raises OSError."""
-        if not self._ours():
+        if not holds(self.path, self.handle):
             self._make()
             handle = lock(self.path)
             if (self.path / MODEL).exists():
-                os.close(handle)
+                release(self.path, handle)
                 raise FileExistsError(f"{self.path} was removed while this run trained, and holds another one now")
             os.close(self.handle)
             self.handle = handle
-        self.place.mkdir(exist_ok=True)
+        if not self.place.exists():
+            self.place.mkdir()
+            sync_folder(self.path)
 
     def occupied(self) -> str:
         """What a new run would replace: "a model", "an unfinished run", or nothing."""
@@ -92,8 +90,9 @@ class Folder:
         """Make room for a new run. One that is there stays as it is until `publish`."""
         if self.occupied():
             self.place = self.path / NEW
-            shutil.rmtree(self.place, ignore_errors=True)
-            self.place.mkdir()
+            if self.place.exists():
+                shutil.rmtree(self.place)
+            self.hold()
         else:
             for name in (CONFIG, HISTORY):  # of a run that never had a model
                 (self.path / name).unlink(missing_ok=True)
@@ -115,10 +114,7 @@ class Folder:
         """Let go of it; a folder made for nothing goes as well."""
         if self.place != self.path and not (self.place / CHECKPOINT).exists():
             shutil.rmtree(self.place, ignore_errors=True)
-        with suppress(OSError):
-            if self._ours():
-                os.unlink(self.path / LOCK)
-        os.close(self.handle)
+        release(self.path, self.handle)
         self._unmake()
 
     def _unmake(self) -> None:
@@ -160,7 +156,7 @@ def claim(out: str | None, name: str, overwrite: bool) -> Folder:
 
 
 def _stem(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", Path(name).stem) or "run"
+    return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip(".") or "run"
 
 
 def current(folder: Path, name: str) -> Path:
@@ -195,10 +191,12 @@ def remove_stale(folder: Path) -> None:
     """Delete what processes that are no more were writing here."""
     for path in folder.glob(f"{TEMPORARY}*"):
         with suppress(OSError, ValueError):
+            process = int(path.name.removeprefix(TEMPORARY).split("-")[0])
             try:
                 if os.name == "posix":
-                    os.kill(int(path.name.removeprefix(TEMPORARY).split("-")[0]), 0)
-                if time.time() - path.stat().st_mtime > 3600:  # its number is another process's by now
+                    os.kill(process, 0)
+                # the number may be another's by now, or this one's: in a container it is the same each time
+                if process == os.getpid() or time.time() - path.stat().st_mtime > 3600:
                     path.unlink()
             except ProcessLookupError:
                 path.unlink()
@@ -211,13 +209,12 @@ def lock(folder: Path) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _take(handle)
-            with suppress(FileNotFoundError):  # who held it before has just deleted it
-                if os.path.samestat(os.fstat(handle), os.stat(path)):
-                    os.ftruncate(handle, 0)
-                    since = time.strftime("%Y-%m-%d %H:%M:%S")
-                    who = f"process {os.getpid()} on {socket.gethostname()} since {since}: {' '.join(sys.argv)[:200]}"
-                    os.write(handle, who.encode(errors="replace"))
-                    return handle
+            if holds(folder, handle):  # else who held it before has just deleted it
+                os.ftruncate(handle, 0)
+                since = time.strftime("%Y-%m-%d %H:%M:%S")
+                who = f"process {os.getpid()} on {socket.gethostname()} since {since}: {' '.join(sys.argv)[:200]}"
+                os.write(handle, who.encode(errors="replace"))
+                return handle
         except BlockingIOError:
             who = os.pread(handle, 1000, 0).decode(errors="replace") if hasattr(os, "pread") else ""
             os.close(handle)
@@ -228,6 +225,20 @@ def lock(folder: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)
+
+
+def holds(folder: Path, handle: int) -> bool:
+    """Whether this is the folder's lock, and not one that was deleted."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle), os.stat(folder / LOCK))
+    return False
+
+
+def release(folder: Path, handle: int) -> None:
+    with suppress(OSError):
+        if holds(folder, handle):
+            os.unlink(folder / LOCK)
+    os.close(handle)
 
 
 def _take(handle: int) -> None:

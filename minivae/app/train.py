@@ -120,11 +120,11 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def _is_complete(folder: Folder) -> bool:
-    """Whether this run has come to its end, with all its files where they belong."""
+    """Whether this run has come to its end, with all its files and figures where they belong."""
     run = None
     with suppress(FileNotFoundError, ModelFileError):
         run = VAE.load(folder.place / MODEL).run_
-    return folder.place == folder.path and run is not None and run["stopped"] is not None
+    return folder.place == folder.path and not folder.left and run is not None and run["stopped"] is not None
 
 
 def _is_trained(trainer: Trainer, settings: dict[str, Any], changed: list[str]) -> bool:
