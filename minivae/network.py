@@ -27,6 +27,7 @@ from minivae.architecture import (
     encoder_layers,
     parameter_layout,
 )
+from minivae.forks import unforked
 from minivae.kernels import Call, CallByCall, Var, bind
 from minivae.kernels.table import TABLE
 from minivae.parameters import differential, size, views
@@ -184,12 +185,14 @@ class Workspace:
         self._bound: dict[int, tuple[CallByCall, dict[str, Any]]] = {}
 
     @np.errstate(all="ignore")  # what is no number is looked for where the program ends, whatever NumPy is set to
+    @unforked
     def run(self, rows: int, **variables: Any) -> None:
         """Run the program on the first `rows` rows of its arrays."""
         self.bound(rows)[0](**variables)
         self.rows = rows
 
     @np.errstate(all="ignore")
+    @unforked
     def steps(self, rows: np.ndarray, **variables: Any) -> int:
         """Run the program on rows[i] [B] for each i, with the i-th value of each variable; how often it ran."""
         self.rows = rows.shape[1]

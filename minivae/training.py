@@ -19,6 +19,7 @@ import numpy as np
 from minivae import randomness
 from minivae.data.batches import Examples
 from minivae.evaluation import collapse, elbo_of, noise_call
+from minivae.forks import unforked
 from minivae.kernels import Call, Var
 from minivae.likelihoods import COUNTS, domains
 from minivae.network import Network, NotFinite, Workspace, backward_program, forward_program, total_loss
@@ -252,7 +253,8 @@ class Trainer:
         host = np.array(kernels.to_host(trace[:first]))
         share = np.full(first, size / done)
         share[-1] = (done - size * (first - 1)) / done
-        recon, kl_per_dim = float(share @ host[:, 0]), share @ host[:, 2:]
+        product = unforked(np.matmul)
+        recon, kl_per_dim = float(product(share, host[:, 0])), product(share, host[:, 2:])
         loss = total_loss(recon, kl_per_dim, beta[first - 1], self.objective.free_bits, capacity[first - 1])
         if self.network.not_finite() or not math.isfinite(loss):  # no step looks at what the last update left
             raise NotFinite(self._diagnosis(work, float(rate[first - 1])))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, types
 
+from minivae.forks import unforked
 from minivae.kernels import columns as book
 from minivae.kernels import reference, table
 from minivae.kernels.numba.gemm import SCRATCH
@@ -71,6 +72,7 @@ def fingerprint() -> str:
 SOURCES = fingerprint()
 
 
+@unforked
 def by_address(function: Any, arguments: int) -> Any:
     """A Python function of so many whole numbers, compiled into one that is called by its address and kept in the cache.
 
