@@ -24,6 +24,7 @@ ORDER = [
         "kernels.numba.tile",
         "kernels.numba.gemm",
         "kernels.numba.threads",
+        "kernels.numba.cache",
     ),
     *(
         "kernels.numba.columns",

@@ -51,9 +51,7 @@ class CompiledProgram(CallByCall):
             sizes = [len(arrays[name]) for row, name in named if row.dtype == "any"]
             self.examples = min(sizes, default=None)
             self.places = min((len(arrays[name]) for row, name in named if row.name == "trace"), default=None)
-            fixed = [
-                s for call in program for s in call.scalars[:1] if call.kernel == "record" and not isinstance(s, Var)
-            ]
+            fixed = [s for call in program if call.kernel == "record" for s in call.scalars if not isinstance(s, Var)]
             require_within("index", np.array(fixed), self.places or 0)
 
     def __call__(self, **variables: Any) -> None:
@@ -66,9 +64,8 @@ class CompiledProgram(CallByCall):
         if not self.compiled:
             return super().steps(rows, **variables)
         if "rows" in self.arrays and np.shape(rows)[1:] != self.arrays["rows"].shape:
-            raise ValueError(
-                f"rows have shape {np.shape(rows)}; this program takes {len(self.arrays['rows'])} at a time"
-            )
+            takes = len(self.arrays["rows"])
+            raise ValueError(f"rows have shape {np.shape(rows)}; this program takes {takes} at a time")
         return self._run(len(rows), whole_numbers("rows", rows), variables, stop_at_nan=True)
 
     def _run(self, count: int, rows: Any, variables: Mapping[str, Any], stop_at_nan: bool) -> int:

@@ -68,9 +68,7 @@ class Lowering:
 
     def __init__(self, program: Sequence[Call], arrays: Mapping[str, Any], threads: int) -> None:
         self.threads, self.found = threads, list[Instruction]()
-        self.blocks: dict[
-            tuple[int, int], Any
-        ] = {}  # of each gradient, by its place in memory: (call, width of a row, pieces)
+        self.blocks = dict[Any, Any]()  # of each gradient, by its place in memory: (call, width of a row, pieces)
         for self.call, call in enumerate(program):
             bound = [None if name is None else arrays[name] for name in call.arrays]
             self.rows = TABLE[call.kernel].sizes(bound).get("B", 1)

@@ -19,9 +19,7 @@ from numba.extending import overload
 
 from minivae.kernels.numba.tile import HEIGHTS, VECTOR_BYTES, VECTORS, copy_rows, tile, transpose_square
 
-K_BLOCK = (
-    512  # of 256, 384, 512 and all: the longest whose panels stay in the caches; sums of blocks cost a pass over c
-)
+K_BLOCK = 512  # of 256, 384, 512 and all: the longest whose panels stay in the caches; sums of blocks cost a pass
 PANELS = 4  # of b, packed together: what lies side by side is read soon after
 PACK_ROWS, PACK_COLUMNS = 30, 64
 BLOCK_ROWS = 256  # of a, where it is packed: in the second cache

@@ -8,34 +8,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, types
+from numba import carray, types
 
 from minivae.forks import unforked
 from minivae.kernels import columns as book
 from minivae.kernels import reference, table
+from minivae.kernels.numba import cache, threads
 from minivae.kernels.numba.gemm import SCRATCH
 from minivae.kernels.numba.rows import ANSWERING, FUNCTIONS
-from minivae.kernels.numba.threads import (
-    CAN_CACHE,
-    DONE,
-    STOP,
-    atomic_add,
-    atomic_load,
-    call,
-    inner,
-    join_thread,
-    lap,
-    pointer,
-    start_thread,
-    take,
-    wait,
-)
+from minivae.kernels.numba.threads import atomic_add, atomic_load, call, inner, lap, pointer, take, wait
 
 
 def record(names: str) -> np.dtype:
@@ -62,10 +48,7 @@ ARGUMENT = record("plan thread")
 
 def fingerprint() -> str:
     """A word that changes with the source of anything that is compiled here."""
-    files = [
-        *sorted(Path(__file__).parent.glob("*.py")),
-        *map(Path, (table.__file__, reference.__file__, book.__file__)),
-    ]
+    files = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(m.__file__) for m in (table, reference, book))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
@@ -80,11 +63,12 @@ def by_address(function: Any, arguments: int) -> Any:
     """
     function.__qualname__ = f"{function.__name__}_{SOURCES}"
     signature, begun = types.int64(*[types.int64] * arguments), time.perf_counter()
-    compiled = cfunc(signature, cache=CAN_CACHE, error_model="numpy", fastmath={"contract"})(function)
+    compiled = cache.compiled(function, signature, error_model="numpy", fastmath={"contract"})
     spent = 0.0 if compiled.cache_hits else time.perf_counter() - begun
     before, _waited[0] = _waited[0], _waited[0] + spent
     if before < LONG <= _waited[0]:
-        print("minivae: compiling the numba backend for this machine, once; it takes some 10 seconds", file=sys.stderr)
+        scope = "process" if cache.unkept else "machine, once"
+        cache.say(f"compiling the numba backend for this {scope}; it takes some 10 seconds")
     return compiled
 
 
@@ -178,13 +162,13 @@ def work(plan, thread):
                     numbers = plan.numbers + 8 * (i * plan.numbers_size + item.numbers)
                     answer = call(item.function, item.operands, numbers, i, item.first, item.last, scratch, 0)
                     if answer != 0 and plan.stop_at_nan != 0:
-                        atomic_add(plan.state + 8 * STOP, i + 1)
+                        atomic_add(plan.state + 8 * threads.STOP, i + 1)
                     lap(spent, item.place)
-                atomic_add(plan.state + 8 * DONE, 1)
+                atomic_add(plan.state + 8 * threads.DONE, 1)
                 taken = take(plan.state, end)
             wait(plan.state, end, plan.give_way)
             lap(spent, -2)
-        if atomic_load(plan.state + 8 * STOP) == i + 1:  # of this step: others may be ahead already
+        if atomic_load(plan.state + 8 * threads.STOP) == i + 1:  # of this step: others may be ahead already
             break
     return 0
 
@@ -198,15 +182,15 @@ def enter(argument):
 def run(address):
     """All steps of a plan, by as many of its threads as could be started, the caller being one; all have ended after it."""
     plan = carray(pointer(address), (1,), PLAN)[0]
-    threads = 1
-    while threads < plan.threads and start_thread(
-        plan.start, plan.enter, plan.arguments + 16 * threads, plan.handles + 8 * threads
+    running = 1
+    while running < plan.threads and threads.start_thread(
+        plan.start, plan.enter, plan.arguments + 16 * running, plan.handles + 8 * running
     ):
-        threads += 1
+        running += 1
     work(plan, 0)
-    for t in range(1, threads):
-        join_thread(plan.join, plan.close, plan.handles + 8 * t)
-    return threads
+    for t in range(1, running):
+        threads.join_thread(plan.join, plan.close, plan.handles + 8 * t)
+    return running
 
 
 @functools.cache

@@ -29,28 +29,14 @@ SPINS = 4000  # looks at what is done before a waiting thread offers its process
 @functools.cache
 def system_functions() -> tuple[int, int, int, int]:
     """Addresses of the system's functions that start a thread, wait for its end, let others run, and close a handle."""
-    library, names = ctypes, ("CreateThread", "WaitForSingleObject", "SwitchToThread", "CloseHandle")
+    names = ("pthread_create", "pthread_join", "sched_yield", "sched_yield")  # none to close
     if WINDOWS:
-        library = ctypes.WinDLL("kernel32")
-    else:
-        library, names = (
-            ctypes.CDLL(None),
-            ("pthread_create", "pthread_join", "sched_yield", "sched_yield"),
-        )  # none to close
+        names = ("CreateThread", "WaitForSingleObject", "SwitchToThread", "CloseHandle")
+    library = ctypes.WinDLL("kernel32") if WINDOWS else ctypes.CDLL(None)
     start, join, give_way, close = (ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names)
     return start, join, give_way, close
 
 
-def can_cache() -> bool:
-    """Whether Numba finds a folder for compiled code: not on a read-only tree without a home directory."""
-    try:
-        njit(cache=True)(system_functions.__wrapped__)
-    except RuntimeError:
-        return False
-    return True
-
-
-CAN_CACHE = can_cache()
 inner = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 

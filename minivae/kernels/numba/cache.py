@@ -1,0 +1,75 @@
+"""Compiled functions in files that may be trusted: Numba's cache, with a checksum, and never a reason to fail.
+
+Numba neither brings its files to disk nor checks them: after a loss of power they may be empty, cut, or wrong in a bit that
+would run. Here a function is one file, its SHA-256 first. What is not as it was written is compiled again and replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numba
+
+from minivae.durable import write_atomically
+
+try:
+    from numba.core.caching import FunctionCache
+    from numba.core.ccallback import CFunc
+    from numba.core.serialize import dumps
+except ImportError:  # a Numba that keeps them elsewhere: its own cache will do
+    FunctionCache = object
+
+unkept = list[str]()  # why compiled code could not be written, in this process
+
+
+class Checked(FunctionCache):  # type: ignore[misc]
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What was compiled for this machine, or None."""
+        with suppress(Exception):  # no file, or one that is not what was written
+            target_context.refresh()
+            data = self._file(sig, target_context.codegen()).read_bytes()
+            if hashlib.sha256(data[32:]).digest() == data[:32]:
+                return self._impl.rebuild(target_context, pickle.loads(data[32:]))
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            payload = dumps(self._impl.reduce(data))
+            payload = hashlib.sha256(payload).digest() + payload
+            write_atomically(self._file(sig, data.codegen), lambda file: file.write(payload))
+        except Exception as error:
+            cannot_keep(str(error))
+
+    def _file(self, sig: Any, codegen: Any) -> Path:
+        key = repr((numba.__version__, self._impl.locator.get_source_stamp(), self._index_key(sig, codegen)))
+        return Path(self.cache_path, f"{self._impl.filename_base}.{hashlib.sha256(key.encode()).hexdigest()[:16]}.nbc")
+
+
+def compiled(function: Any, signature: Any, **options: Any) -> Any:
+    """The function as compiled code with an address, from the cache where that has it; cache_hits tells."""
+    if FunctionCache is object:
+        with suppress(RuntimeError):  # no folder that can be written to
+            return numba.cfunc(signature, cache=True, **options)(function)
+        return numba.cfunc(signature, **options)(function)
+    made = CFunc(function, (signature.args, signature.return_type), {}, options)
+    try:
+        made._cache = Checked(function)
+    except RuntimeError:
+        cannot_keep("no folder for it can be written to")
+    made.compile()
+    return made
+
+
+def cannot_keep(reason: str) -> None:
+    if not unkept:
+        say(f"each process compiles, as compiled code cannot be kept: {reason}; set NUMBA_CACHE_DIR to another folder")
+    unkept.append(reason)
+
+
+def say(line: str) -> None:
+    with suppress(OSError, ValueError):  # standard error may be closed or full
+        print(f"minivae: {line}", file=sys.stderr)
