@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from minivae.forks import unforked
 
 # what joblib and others set in their workers, so that n workers do not take n times all processors
 SHARED_OUT = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -84,14 +87,30 @@ def one_blas_thread(network: Any, batch: int, say: Callable[[str], None]) -> Ite
 
     Beside busy neighbours the threads of a BLAS wait for one another at each product. Other backends have no BLAS.
     """
+    small = batch * max(math.prod(shape) for _, shape in network.layout) < SMALL
     with ExitStack() as stack:
-        small = batch * max(math.prod(shape) for _, shape in network.layout) < SMALL
         if small and network.kernels.__name__ == "minivae.kernels.reference" and usable() > 1:
             try:
-                stack.enter_context(importlib.import_module("threadpoolctl").threadpool_limits(1, user_api="blas"))
+                _limit_blas(1)
+                stack.callback(_limit_blas, -1)
             except ImportError:
                 if not any(name in os.environ for name in BLAS_LIMITS):
                     say(
                         "products so small want one BLAS thread; pip install threadpoolctl, or set OPENBLAS_NUM_THREADS=1"
                     )
         yield
+
+
+_lock, _trainings, _restore = threading.RLock(), [0], ExitStack()
+
+
+@unforked
+def _limit_blas(change: int) -> None:
+    """So many trainings more or less: the first sets the limit, and the last sets back what was there before the first."""
+    with _lock:
+        if not _trainings[0]:
+            limits = importlib.import_module("threadpoolctl").threadpool_limits
+            _restore.enter_context(limits(1, user_api="blas"))
+        _trainings[0] += change
+        if not _trainings[0]:
+            _restore.close()

@@ -16,7 +16,7 @@ PACKAGE = Path(minivae.__file__).parent
 # Bottom to top: a file imports only from files above it in this list.
 ORDER = [
     "__init__",
-    *("processors", "durable", "progress", "archives", "forks"),
+    *("forks", "processors", "durable", "progress", "archives"),
     *("kernels.philox", "kernels.columns", "kernels.reference", "kernels.table", "kernels"),
     *(
         "kernels.numba",

@@ -126,6 +126,24 @@ def test_numpys_blas_takes_one_thread_for_small_products_and_gets_its_own_back(m
     assert threads() == before
 
 
+def test_trainings_that_overlap_set_back_what_was_there_before_the_first():
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="counts BLAS threads")
+
+    def blas():
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+    network = Network(Architecture(4, 2, (8,)), load("numpy"))
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = blas()
+        first, second = (processors.one_blas_thread(network, 20, print) for _ in range(2))
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert set(blas()) == {1}  # the second goes on
+        second.__exit__(None, None, None)
+        assert blas() == before
+
+
 def test_without_threadpoolctl_there_is_a_hint(monkeypatch):
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     for name in processors.BLAS_LIMITS:
