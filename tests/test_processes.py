@@ -230,3 +230,33 @@ assert order == ["forked", "left"] and not forks._inside and not forks._forking
 print("waited")
 """
     assert run(script) == "waited"
+
+
+@HAS_FORK
+def test_a_child_of_a_fork_that_used_the_gpu_is_told(tmp_path, run):
+    """In one sentence, whatever it does with it; on the emulator, which would let it go on."""
+    import cuda_on_cpu
+
+    if not cuda_on_cpu.COMPILER:
+        pytest.skip("running CUDA kernels on the CPU needs g++ or clang++")
+    script = f"""
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import cuda_on_cpu
+from minivae.kernels import availability, load
+
+def told():
+    said = []
+    for use in (lambda: load("cupy"), lambda: vae.transform(X), lambda: work.steps(np.zeros((1, 150), int)), lambda: fit(0)):
+        try:
+            use()
+        except (ImportError, RuntimeError) as error:
+            said.append(str(error))
+    return len(said) == 4 and all("CUDA does not survive" in line and "'spawn'" in line for line in said)
+
+backend = "cupy"
+with cuda_on_cpu.emulated():
+    vae = VAE(hidden_dims=(4,), epochs=1, batch_size=150, backend="cupy").fit(X)
+    work = vae.trainer_._workspace(vae.examples(X), np.zeros((2, 4)))
+    print(child(told), availability("cupy")[0])
+"""
+    assert run(script) == "right True"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minivae.kernels.cuda import foreign, library
 from minivae.kernels.table import TABLE
 
 
@@ -22,7 +23,7 @@ def availability() -> tuple[bool, str]:
             False,
             "cupy is not installed; on a machine with an NVIDIA GPU run pip install 'minivae[cuda13]' (or cuda12)",
         )
-    return examine()
+    return (False, foreign()) if foreign() else examine()
 
 
 @functools.cache
@@ -65,45 +66,35 @@ def compile_program(kernels: Any, program: Any, arrays: Any) -> Any:
 
 
 def empty(shape: Any, dtype: Any) -> Any:
-    import cupy
-
-    return cupy.empty(shape, dtype)
+    return library().empty(shape, dtype)
 
 
 def to_device(array: Any) -> Any:
-    import cupy
-
-    return cupy.asarray(array)
+    return library().asarray(array)
 
 
 def to_host(array: Any) -> np.ndarray:
-    import cupy
-
-    return cupy.asnumpy(array)
+    return library().asnumpy(array)
 
 
 def synchronize() -> None:
-    import cupy
-
-    cupy.cuda.Device().synchronize()
+    library().cuda.Device().synchronize()
 
 
 # ---- The interface, each kernel at once
 
 
 def launcher(dtype: Any) -> Any:
-    import cupy
-
     from minivae.kernels.cuda.launches import Launcher
 
-    return Launcher(cupy, dtype)
+    return Launcher(library(), dtype)
 
 
 def at_once(name: str, *given: Any) -> None:
     """Launch a kernel of the table on these arrays."""
-    import cupy
-
     from minivae.kernels.cuda import launches
+
+    cupy = library()
 
     row = TABLE[name]
     arrays, values = given[: len(row.arrays)], given[len(row.arrays) :]

@@ -21,6 +21,7 @@ import numpy as np
 
 from minivae.kernels import Call, CallByCall, Var
 from minivae.kernels.cuda import launches as launch
+from minivae.kernels.cuda import library
 
 STEPS_PER_GRAPH = 16  # recorded into one graph, beside a graph of one step: gaps between launches are paid once for all
 TABLE_BYTES = 2**22  # of rows that are copied at a time
@@ -77,8 +78,7 @@ class RecordedProgram(CallByCall):
 
     def _prepare(self) -> None:
         """Tables and addresses on the device, and one rehearsal, so that all that is loaded on first use is loaded."""
-        import cupy
-
+        cupy = library()
         self.cupy, self.stream = cupy, cupy.cuda.Stream(non_blocking=True)
         dtypes = [
             self.arrays[name].dtype for call in self.program for name in call.arrays if name not in (None, "trace")
@@ -154,6 +154,7 @@ class RecordedProgram(CallByCall):
 
     def _replay(self, rows: Any, variables: Mapping[str, Any], count: int) -> tuple[int, bool]:
         """Run the program so many times; how often it ran, and whether a loss stopped it."""
+        library()  # or a child of a fork would find out by an error of the driver
         s, n = np.zeros((count, self.s.size), self.launcher.dtype), np.zeros((count, self.n.size), np.int64)
         for call, (s0, n0) in zip(self.program, self.places):
             for table, first, numbers in zip(
