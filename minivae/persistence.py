@@ -29,20 +29,10 @@ ALLOWED = {1: {"units", "condition"}, 2: {"training", "run"}}
 NEW_SETTINGS: set[str] = set()  # which version 2 had not from its beginning on
 MOST_LAYERS, LONGEST_WORD = 1000, 100_000
 SPREAD = re.compile(r"kl_[0-9]+")  # the columns of kl_per_dim
-COUNTED = ("epoch", "step", "active_units")
-# what each record of a history has, beside kl_per_dim; see training.Trainer. active_units and capacity came later
-MEASURED = {
-    "epoch",
-    "step",
-    "loss",
-    "recon",
-    "kl",
-    "grad_norm",
-    "beta",
-    "learning_rate",
-    "seconds",
-    "examples_per_second",
-}
+KINDS = {"epoch": int, "step": int, "active_units": int, "kept": bool}  # of a record's numbers, the others being float
+# what each record has, beside kl_per_dim; see training.Trainer. active_units and capacity came later
+MEASURED = {"epoch", "step", "loss", "recon", "kl", "grad_norm", "beta", "learning_rate", "kept"}
+MEASURED |= {"seconds", "examples_per_second"}
 
 
 def save(
@@ -106,9 +96,8 @@ def described(
 ) -> tuple[Any, dict[str, Any], Any, Architecture]:
     """An unfitted VAE, its settings, condition and architecture (but for units) as the config says. Raises what is wrong."""
     version, names = config["format_version"], {f.name for f in fields(cls)} - {"callbacks"}
-    needed, allowed = NEEDED[version], NEEDED[version] | ALLOWED[version]
     settings, data_dim, seed = config.get("settings"), config.get("data_dim"), config.get("seed")
-    if wrong := (needed - config.keys()) | (config.keys() - allowed):
+    if wrong := (NEEDED[version] - config.keys()) | (config.keys() - NEEDED[version] - ALLOWED[version]):
         raise ValueError(f"its config lacks {min(wrong)[:80]!r}, or should not have it")
     if not isinstance(settings, dict):
         raise ValueError("its settings are no object")
@@ -190,21 +179,17 @@ def table(history: Any) -> tuple[np.ndarray, list[str]]:
 def records(values: np.ndarray, columns: list[str], latent_dim: int) -> list[dict[str, Any]]:
     """The history back from its table. Raises ValueError where a record is not one that training writes."""
     history: list[dict[str, Any]] = []
+    kinds = [(name, KINDS.get(name, float), SPREAD.fullmatch(name)) for name in columns]
     for row in values.tolist():
         record: dict[str, Any] = {}
-        for name, value in zip(columns, row):
-            if value == value and SPREAD.fullmatch(name):
+        for value, (name, kind, spread) in zip(row, kinds):
+            if value == value and spread:
                 record.setdefault("kl_per_dim", []).append(value)
             elif value == value:
-                counted = name in COUNTED and value >= 0
-                record[name] = int(value) if counted else bool(value) if name == "kept" else value
-        if (MEASURED | {"kept"}) - record.keys() or len(record.get("kl_per_dim", ())) != latent_dim:
+                record[name] = kind(value)
+                if record[name] != value or (name in KINDS and value < 0):
+                    raise ValueError(f"record {len(history)} of its history has {value:g} for {name[:80]}")
+        if MEASURED - record.keys() or len(record.get("kl_per_dim", ())) != latent_dim:
             raise ValueError(f"record {len(history)} of its history lacks what each epoch has, such as a loss")
-        if any(
-            type(record[name]) is not int or record[name] != row[columns.index(name)]
-            for name in COUNTED
-            if name in record
-        ):
-            raise ValueError(f"record {len(history)} of its history counts with numbers that are not whole")
         history.append(record)
     return history

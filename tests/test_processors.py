@@ -103,7 +103,7 @@ def test_what_a_shell_allows_is_a_limit(monkeypatch):
 
 
 def test_a_system_that_tells_nothing_has_some_memory(monkeypatch):
-    monkeypatch.setattr(os, "sysconf", lambda name: -1 if name == "SC_PAGE_SIZE" else 0, raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else -1, raising=False)
     monkeypatch.setitem(sys.modules, "resource", None)
     assert processors.memory_limit() == 2**34
 

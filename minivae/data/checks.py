@@ -111,10 +111,8 @@ class Scale:
     @classmethod
     def from_dict(cls, state: Any) -> Scale:
         """From the fields as a dict. Raises ValueError unless they are of their types and divide_by can divide."""
-        types = {"divide_by": (int, float), "given": (bool,), "uint8": (bool,)}
-        if not isinstance(state, dict) or {n: type(v) in types.get(n, ()) for n, v in state.items()} != dict.fromkeys(
-            types, True
-        ):
+        kinds = {name: type(value) for name, value in state.items()} if isinstance(state, dict) else {}
+        if kinds.pop("divide_by", None) not in (int, float) or kinds != {"given": bool, "uint8": bool}:
             raise ValueError("the scale must hold a number divide_by, and true or false for given and uint8")
         return cls(resolve_divisor(np.empty(0), state["divide_by"]), state["given"], state["uint8"])
 
