@@ -65,6 +65,8 @@ def test_a_model_made_non_finite_by_hand_is_neither_saved_nor_loaded_nor_used(fi
     with pytest.raises(NotFinite, match="parameter 'log_sigma' holds a NaN or an infinity"):
         broken.save(tmp_path / "bad.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["good.npz"]
+    with pytest.raises(NotFinite, match="parameter 'log_sigma'"):  # no score of -inf, as if the rows were strange
+        broken.score(X)
     parts = forge.entries(tmp_path / "good.npz")
     parts["decoder.0.W"][0, 0] = np.inf
     forge.model(tmp_path / "bad.npz", parts, forge.config(tmp_path / "good.npz"))
@@ -247,6 +249,15 @@ def test_gradient_norms_up_to_the_largest_number_are_alike_everywhere(kernels):
                 kernels.clip_global_norm(found, clipped, float(most))
             assert kernels.to_host(found)[0] == pytest.approx(norm, rel=1e-6)
             np.testing.assert_allclose(kernels.to_host(clipped), g * min(1, most / norm), rtol=1e-5)
+
+
+def test_numpy_set_to_raise_changes_nothing():
+    vae = VAE(**SMALL, likelihood="gaussian", backend="numpy").fit(X)
+    far = np.vstack([np.linspace(1, 4, 8), np.linspace(-3, 3, 8)]) * 1e153  # whose scores have a sum beyond float64
+    with np.errstate(all="raise"):
+        loss, gradient = vae.network_.loss_and_gradient(np.full((2, 8), 1e30), np.ones((2, 2)))
+        assert vae.score(far * 10) == -np.inf
+    assert not np.isfinite(loss) and gradient.shape == (vae.n_parameters_,)
 
 
 def test_json_has_no_nan():
