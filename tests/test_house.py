@@ -119,7 +119,7 @@ def test_line_budget():
     assert path <= 2200, f"the reading path has {path} lines"
     assert numba <= 2300 and cuda <= 1300 and tool <= 1200
     rest = everything - numba - cuda - tool - path
-    assert rest <= 5400, f"everything else has {rest} lines"
+    assert rest <= 5600, f"everything else has {rest} lines"
 
 
 @pytest.mark.parametrize("name", INTERFACE)
