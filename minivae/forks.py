@@ -66,7 +66,7 @@ def _before() -> None:
 def _others_import(me: int) -> bool:
     """Whether another thread is importing, but for one that may wait for an import of ours."""
     owners = set[int]()
-    with suppress(Exception):  # a Python that keeps its locks elsewhere
+    with suppress(Exception):  # Python has no word for it
         locks = [found for lock in list(sys.modules["_frozen_importlib"]._module_locks.values()) if (found := lock())]
         owners = {lock.owner for lock in locks} - {None}
     return bool(owners) and me not in owners
@@ -84,8 +84,11 @@ def _in_child() -> None:
     _inside.intersection_update({_thread.get_ident()})
     _forking.clear()
     _interrupted.clear()
-    with suppress(Exception):  # a progress bar of a thread that is no more; tqdm has no word for it
-        sys.modules["tqdm.std"].TqdmDefaultWriteLock.th_lock._at_fork_reinit()
+    with suppress(Exception):  # nor does tqdm: the child would never give back a lock that it shares with its parent
+        lock = sys.modules["tqdm.std"].TqdmDefaultWriteLock
+        if not lock.th_lock._is_owned():
+            lock.th_lock._at_fork_reinit()
+            lock.mp_lock._semlock._after_fork()
 
 
 if hasattr(os, "register_at_fork"):

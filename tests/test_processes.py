@@ -209,6 +209,28 @@ entered.wait(60)
 assert child(lambda: __import__("slow")) == "right" and order == ["imported"]
 worker.join(60)
 
+# a lock of tqdm's, which a thread held at the fork: child and parent share it, and both go on
+from tqdm import tqdm
+def held():
+    with tqdm.get_lock():
+        inside()
+def free():
+    with tqdm.get_lock():
+        return True
+entered.clear(), leave.clear()
+worker = threading.Thread(target=held)
+worker.start()
+entered.wait(60)
+forks.LONGEST = 0.3
+threading.Timer(1, leave.set).start()
+assert child(free) == "right"
+worker.join(60)
+forks.LONGEST = 60
+freed = threading.Thread(target=free, daemon=True)
+freed.start()
+freed.join(10)
+assert not freed.is_alive()
+
 # Ctrl-C ends the wait, and is not lost
 worker = fresh()
 threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
