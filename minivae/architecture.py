@@ -66,7 +66,8 @@ class Architecture:
     @property
     def by_columns(self) -> bool:
         """Whether the loss is taken column by column: where they differ, where cells are missing, or no kernel is faster."""
-        return self.missing != "error" or is_mixed(self.likelihood) or LIKELIHOODS[self.likelihood].kernel == BY_COLUMNS
+        one = not is_mixed(self.likelihood) and (self.likelihood, self.sigma) != ("gaussian", "elementwise")
+        return self.missing != "error" or not one or LIKELIHOODS[self.likelihood].kernel == BY_COLUMNS
 
     @property
     def runs(self) -> list[Run]:
@@ -87,14 +88,8 @@ class Architecture:
         return "inputs" if self.by_columns else "x"
 
     @property
-    def elementwise(self) -> bool:
-        return not self.by_columns and self.likelihood == "gaussian" and self.sigma == "elementwise"
-
-    @property
     def loss_kernel(self) -> str:
-        if self.by_columns:
-            return BY_COLUMNS
-        return "gaussian_elementwise_loss" if self.elementwise else LIKELIHOODS[self.likelihood].kernel
+        return BY_COLUMNS if self.by_columns else LIKELIHOODS[self.likelihood].kernel
 
     @property
     def learns_sigma(self) -> bool:
@@ -242,10 +237,6 @@ def initial_parameters(
             beyond = np.maximum(data_variance[columns] - data_mean[columns], 1e-6)  # r by moments: mean^2 / r
             log_r = 2 * np.log(np.maximum(data_mean[columns], 1e-3)) - np.log(beyond)
             named["dispersion"][columns] = np.clip(log_r, -3, 5)
-    if data_variance is not None and arch.likelihood == "gaussian" and not arch.by_columns:
-        log_sigma = 0.5 * math.log(max(float(np.mean(data_variance)), 1e-12))
-        if arch.learns_sigma:
-            named["log_sigma"][...] = log_sigma
-        elif arch.elementwise:
-            bias[arch.data_dim :] = 2 * log_sigma
+    if data_variance is not None and arch.learns_sigma:
+        named["log_sigma"][...] = 0.5 * math.log(max(float(np.mean(data_variance)), 1e-12))
     return flat

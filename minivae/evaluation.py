@@ -130,7 +130,6 @@ def decode(network: Network, z: np.ndarray, side: np.ndarray | None = None) -> n
 
     def means(network: Network, rows: Any) -> np.ndarray:
         out = outputs(network, program, z[rows], None if side is None else side[rows])
-        out = out if arch.by_columns else out[:, : arch.data_dim]
         return np.asarray(out if isinstance(mean, str) else mean(out))
 
     return in_dtype(finite_first(means, network), network.dtype, "the decoder's mean")

@@ -43,7 +43,7 @@ def encode_program(arch: Architecture) -> list[Call]:
 
 
 def decode_program(arch: Architecture) -> list[Call]:
-    """z -> out: what the likelihood's kernel reads, such as logits for bernoulli, [mean | logvar] if sigma is elementwise"""
+    """z -> out: what the likelihood's kernel reads, such as logits for bernoulli"""
     told = [Call("join", ("zc", "z", "c"))] if arch.conditions else []
     return told + [_dense_forward(layer) for layer in decoder_layers(arch)]
 

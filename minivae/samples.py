@@ -67,7 +67,7 @@ def spread(network: Network, run: Run, out: np.ndarray) -> Any:
         return None
     if run.outputs > run.count:
         log_sigma = 0.5 * out[:, run.output + run.count : run.output + run.outputs]
-        return np.exp(floored(log_sigma)[0] if network.arch.by_columns else log_sigma)
+        return np.exp(floored(log_sigma)[0])
     return np.exp(floored(_dispersion(network)[run.columns])[0]) if network.arch.by_columns else sigma(network)
 
 

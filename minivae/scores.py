@@ -174,7 +174,7 @@ def _by_column(network: Network, capacity: int) -> Callable[[Workspace], np.ndar
 
     def nll(work: Workspace) -> np.ndarray:
         out, x = work.get("out"), work.get("x")
-        alone.put("out", out.reshape(len(out), -1, D).transpose(0, 2, 1).reshape(x.size, -1))
+        alone.put("out", out.reshape(-1, 1))
         alone.put("x", x.reshape(-1, 1))
         alone.run(x.size)
         return np.where(np.isfinite(work.get("z")).all(axis=1)[:, None], alone.get("nll").reshape(x.shape), np.nan)

@@ -195,10 +195,8 @@ def check_resume(fitted: dict[str, Any], settings: dict[str, Any], trainer: Trai
 def architecture(
     settings: dict[str, Any], data_dim: int, units: Any = (), condition: Condition | None = None
 ) -> Architecture:
-    """What the settings make of so many columns. An elementwise sigma is taken by columns, where it has a floor."""
+    """What the settings make of so many columns."""
     given = {f.name: settings[f.name] for f in fields(Architecture) if f.name in settings}
-    if (given["likelihood"], given["sigma"]) == ("gaussian", "elementwise"):
-        given["likelihood"] = f"gaussian*{data_dim}"
     return Architecture(
         data_dim, **given, units=tuple(map(tuple, units)), conditions=condition.width if condition else 0
     )

@@ -108,17 +108,6 @@ def test_gaussian_likelihood_integrates_to_one(sigma):
     assert integrate.trapezoid(density * (x[:, 0] - 0.7) ** 2, x[:, 0]) == pytest.approx(sigma**2, rel=1e-9)
 
 
-@pytest.mark.parametrize("logvar", (-2.0, 0.0, 1.5))
-def test_elementwise_gaussian_likelihood_integrates_to_one(logvar):
-    x = np.linspace(-30, 30, 4001)[:, None]
-    out = np.tile([-0.4, logvar], (len(x), 1))
-    dout, nll = np.empty_like(out), np.empty(len(x))
-    reference.gaussian_elementwise_loss(dout, nll, out, x, np.ones(len(x)))
-    density = np.exp(-nll)
-    assert integrate.trapezoid(density, x[:, 0]) == pytest.approx(1, abs=1e-10)
-    assert integrate.trapezoid(density * (x[:, 0] + 0.4) ** 2, x[:, 0]) == pytest.approx(math.exp(logvar), rel=1e-9)
-
-
 def test_bernoulli_likelihood_sums_to_one_over_all_binary_images():
     x = np.array(list(itertools.product((0.0, 1.0), repeat=4)))
     logits = np.tile([-3.0, 0.5, 0.0, 8.0], (16, 1))
@@ -295,7 +284,7 @@ def test_dynamic_binarization_draws_anew_at_every_step_and_static_never():
 # ---- Initial parameters
 
 
-@pytest.mark.parametrize("sigma", (0.5, "learned", "elementwise"))
+@pytest.mark.parametrize("sigma", (0.5, "learned"))
 def test_data_mean_output_bias_of_a_gaussian_decodes_to_that_mean_with_the_spread_around_it(sigma):
     mean, variance = np.array([-3.0, 0.0, 250.0]), np.array([1.0, 4.0, 0.1])
     arch = Architecture(3, 2, (5,), "tanh", "gaussian", sigma)
@@ -304,8 +293,6 @@ def test_data_mean_output_bias_of_a_gaussian_decodes_to_that_mean_with_the_sprea
     np.testing.assert_allclose(decode(network, np.zeros((1, 2)))[0], mean, rtol=1e-12)
     if sigma == "learned":
         assert math.exp(network.named["log_sigma"][0]) == pytest.approx(math.sqrt(variance.mean()))
-    elif sigma == "elementwise":
-        np.testing.assert_allclose(np.exp(network.named["decoder.1.b"][3:]), variance.mean())
 
 
 def test_data_mean_output_bias_of_a_bernoulli_decodes_to_that_mean():

@@ -254,26 +254,6 @@ def gaussian_loss(dmean, dlog_sigma, nll, mean, x, log_sigma, weight):
     dmean *= weight[:, None] * inverse_sigma
 
 
-def gaussian_elementwise_loss(dout, nll, out, x, weight):
-    """nll [B] of x [B, D] under N(mean, exp(logvar)) with out = [mean | logvar] [B, 2D]; dout alike.  (K&W appendix C)
-
-    r2 = (x - mean)^2 exp(-logvar);   nll = 1/2 sum_d [ logvar + r2 + log 2 pi ]
-    dmean = weight (mean - x) exp(-logvar);   dlogvar = weight (1 - r2) / 2
-    """
-    mean, logvar = np.split(out, 2, axis=1)
-    dmean, dlogvar = np.split(dout, 2, axis=1)
-    difference = mean - x
-    precision = np.exp(-logvar)
-    np.multiply(difference, precision, out=dmean)
-    np.multiply(difference, dmean, out=dlogvar)
-    np.add.reduce(logvar + dlogvar, axis=1, out=nll)
-    nll += x.shape[1] * LOG_2PI
-    nll *= 0.5
-    np.subtract(1, dlogvar, out=dlogvar)
-    dlogvar *= 0.5
-    dout *= weight[:, None]
-
-
 def poisson_loss(dlog_rate, nll, log_rate, x, weight):
     """nll [B] of counts x [B, D] = 0, 1, 2, ... under Poisson(exp(a)), a = log_rate [B, D], and dlog_rate [B, D].
 

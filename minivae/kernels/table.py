@@ -24,7 +24,6 @@ sample_backward             dh [B, 2Z]  <-  dz [B, Z], h [B, 2Z], eps [B, Z], dk
 kl_loss                     kl_mean [Z], dkl_mean [Z]  <-  kl [B, Z], weight [B];  beta, free_bits, capacity
 bernoulli_loss              dlogits [B, D], nll [B]  <-  logits [B, D], x [B, D], weight [B];  ;  row by row
 gaussian_loss     dmean [B, D], dlog_sigma [1], nll [B]  <-  mean [B, D], x [B, D], log_sigma [1], weight [B];; row by row
-gaussian_elementwise_loss   dout [B, 2D], nll [B]  <-  out [B, 2D], x [B, D], weight [B];  ;  row by row
 poisson_loss                dlog_rate [B, D], nll [B]  <-  log_rate [B, D], x [B, D], weight [B];  ;  row by row
 observe           observed [B, D], inputs [B, E], x! [B, D]  <-  shift [D], scale [D];  ;  row by row
 columns_loss      dout [B, P], dt [B, D], nll [B]  <-  out [B, P], x [B, D], observed [B, D], \

@@ -191,19 +191,6 @@ def gaussian_loss_case(rng, dtype, rows, D):
     return Case("gaussian_loss", (*written, *read), written, read, expected)
 
 
-def gaussian_elementwise_loss_case(rng, dtype, rows, D):
-    out, x = rng.normal(size=(rows, 2 * D)).astype(dtype), rng.normal(size=(rows, D)).astype(dtype)
-    weight = weights(rng, rows, dtype)
-    o, t, w = wide([out, x, weight])
-    m, logvar = o[:, :D], o[:, D:]
-    dmean, dlogvar = (m - t) / np.exp(logvar), 0.5 * (1 - (t - m) ** 2 / np.exp(logvar))
-    expected = {"dout": w[:, None] * np.concatenate([dmean, dlogvar], axis=1)}
-    expected["nll"] = -stats.norm.logpdf(t, m, np.exp(logvar / 2)).sum(axis=1)
-    written = {"dout": np.empty_like(out), "nll": np.empty(rows, dtype)}
-    read = {"out": out, "x": x, "weight": weight}
-    return Case("gaussian_elementwise_loss", (*written, *read), written, read, expected)
-
-
 def clip_case(rng, dtype, rows, columns, share=0.5):
     """share: the longest length allowed as a share of the length that g has"""
     g = rng.normal(size=rows * columns).astype(dtype)
@@ -370,7 +357,6 @@ CASES = {
     "kl_loss-below-capacity": (kl_loss_case, {"share": 1.1}),
     **{kernel: (likelihood_case, {"kernel": kernel}) for kernel in LIKELIHOODS},
     "gaussian_loss": (gaussian_loss_case, {}),
-    "gaussian_elementwise_loss": (gaussian_elementwise_loss_case, {}),
     "clip_global_norm-longer": (clip_case, {}),
     "clip_global_norm-shorter": (clip_case, {"share": 2.0}),
     "clip_global_norm-measure-only": (clip_case, {"share": math.inf}),

@@ -231,22 +231,6 @@ extern "C" __global__ void gaussian_loss(real* dmean, real* part, real* nll, con
     }
 }
 
-// out = [mean | logvar] [B, 2D];  r2 = (mean - x)^2 exp(-logvar);  nll = 1/2 sum_d logvar + r2 + log(2 pi)
-extern "C" __global__ void gaussian_elementwise_loss(real* dout, real* nll, const real* out, const real* x,
-                                                     const real* weight, whole D) {
-    whole row = blockIdx.x * 2 * D;
-    real mine = 0, w = weight[blockIdx.x];
-    for (whole d = threadIdx.x; d < D; d += THREADS) {
-        real logvar = out[row + D + d], difference = out[row + d] - x[blockIdx.x * D + d];
-        real scaled = difference * exp_of(-logvar), r2 = difference * scaled;
-        mine += logvar + r2;
-        dout[row + d] = w * scaled;
-        dout[row + D + d] = w * real(0.5) * (real(1) - r2);
-    }
-    real sum = block_sum(mine);
-    if (threadIdx.x == 0) nll[blockIdx.x] = real(0.5) * sum + real(D) * HALF_LOG_2PI;
-}
-
 // exp(a) - x a + log x! for whole x, as the book takes it: without large numbers that cancel
 __device__ inline real nll_of_count(real a, real x) {
     if (x < 9) {

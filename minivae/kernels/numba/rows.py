@@ -267,22 +267,6 @@ def sigma_gradient(dlog_sigma, mean, x, log_sigma, weight):
 
 
 @compiled_sum
-def gaussian_elementwise_loss_rows(dout, nll, out, x, weight, r0, r1):
-    half, one, D = out.dtype.type(0.5), out.dtype.type(1), x.shape[1]
-    constant = out.dtype.type(D * LOG_2PI)
-    for r in range(r0, r1):
-        total, w = out.dtype.type(0), weight[r]
-        for d in range(D):
-            logvar = out[r, D + d]
-            difference, precision = out[r, d] - x[r, d], exp(-logvar)
-            squared = difference * difference * precision
-            total += logvar + squared
-            dout[r, d] = w * difference * precision
-            dout[r, D + d] = w * half * (one - squared)
-        nll[r] = half * (total + constant)
-
-
-@compiled_sum
 def poisson_loss_rows(dlog_rate, nll, log_rate, x, weight, r0, r1):
     for r in range(r0, r1):
         total, w = dlog_rate.dtype.type(0), weight[r]
