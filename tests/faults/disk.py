@@ -112,7 +112,8 @@ class Disk:
 
     def open(self, path: Any, flags: int, mode: int = 0o777, **rest: Any) -> int:
         place = self.below(path)
-        if place is None:
+        reading = not flags & (os.O_WRONLY | os.O_RDWR) and not os.path.isdir(path)
+        if place is None or reading:
             handle = self.real["open"](path, flags, mode, **rest)
             self.paths.pop(handle, None)
             return handle

@@ -82,7 +82,7 @@ def what_is_in(folder):
     found = {}
     for name in (MODEL, CHECKPOINT):
         with np.load(folder / name) as file:
-            found |= {f"{name} {n}": file[n].tobytes() for n in file.files if n != CONFIG}
+            found |= {f"{name} {n}": file[n].tobytes() for n in file.files if n not in (CONFIG, "history", "sha256")}
         history = VAE.load(folder / name, backend="numpy").history_
         found[f"{name} history"] = [{n: v for n, v in record.items() if n not in TIMES} for record in history]
     with open(folder / HISTORY) as file:
