@@ -169,6 +169,8 @@ def check_resume(fitted: dict[str, Any], settings: dict[str, Any], trainer: Trai
     """Raise ValueError where a training that began with the first settings cannot go on, from here, with the second."""
     if trainer is None or trainer.best is None:
         raise ValueError("this model holds no state of a training; load the file that fit(checkpoint=...) wrote")
+    if trainer.epoch >= settings["epochs"]:
+        raise ValueError(f"this training has had its {trainer.epoch} epochs; raise epochs (--epochs) to train on")
     check_continuation(fitted, settings | {"backend": fitted["backend"]}, trainer.epoch)
     for name in OF_THE_BEGINNING:
         if settings[name] != fitted[name]:
@@ -180,8 +182,6 @@ def check_resume(fitted: dict[str, Any], settings: dict[str, Any], trainer: Trai
             f"this checkpoint lies within epoch {trainer.epoch + 1} of batches of {fitted['batch_size']}; "
             "change batch_size from one that lies between epochs"
         )
-    if trainer.epoch >= settings["epochs"]:
-        raise ValueError(f"this training has had its {trainer.epoch} epochs; raise epochs (--epochs) to train on")
     if settings["patience"] is not None and trainer.epoch - trainer.best.epoch >= settings["patience"]:
         raise ValueError(
             f"this training has waited {trainer.epoch - trainer.best.epoch} epochs for a better val_loss; "

@@ -52,7 +52,7 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """The run in a folder, or the model in a file. Raises FileNotFoundError with what is missing.
 
-    What the model was trained on stands in its file; in the config.json beside it, if an older version wrote it.
+    The config.json beside it says which data these were, if it is of the same run: a model's file names no paths.
     """
     path = Path(path)
     folder, file = (path, current(path, MODEL)) if path.is_dir() else (path.parent, path)
@@ -62,8 +62,7 @@ def open_run(path: str | Path) -> Run:
             fix = f"its first epoch has not ended; `minivae train --resume {folder}` goes on with it"
         raise FileNotFoundError(f"there is no model at {file}; {fix}")
     vae, config_file = VAE.load(file), current(folder, CONFIG)
-    config = vae.run_ or (read_config(config_file) if config_file.is_file() else {})
-    run = Run(vae, config, folder if config_file.is_file() else None)
+    run = Run(vae, config_of(vae, file, config_file), folder if config_file.is_file() else None)
     if line := run.cut_short():
         say(line)
     if (folder / NEW / CHECKPOINT).exists():
@@ -71,15 +70,36 @@ def open_run(path: str | Path) -> Run:
     return run
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is not JSON ({error}); restore it or train again") from error
-    shape = config.get("image_shape") if isinstance(config, dict) else 0
-    if not (shape is None or isinstance(shape, list)) or not isinstance(config.get("data"), str | None):
-        raise ModelFileError(f"{path} is not what train writes; restore it or train again")
-    return dict(config)
+# What a model's file says of its run. `id` binds it to its config.json, `stopped` is None until the training has ended
+RUN: dict[str, Any] = {
+    "id": str,
+    "image_shape": list | None,
+    "condition": int | None,
+    "watch_test": bool,
+    "backend": str,
+}
+RUN |= {"versions": dict, "stopped": str | None}
+
+
+def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
+    """What is known of the run of this model: the text beside it, and what stands in it. Raises ModelFileError."""
+    config: Any = {}
+    if config_file.is_file():
+        try:
+            config = json.loads(config_file.read_text())
+        except (ValueError, RecursionError) as error:
+            raise ModelFileError(f"{config_file} is not JSON ({error}); restore it or train again") from error
+    known = {"image_shape": list | None, "condition": int | None, "data": str | None}
+    if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in known.items()):
+        raise ModelFileError(f"{config_file} is not what train writes; restore it or train again")
+    if vae.run_ is None:
+        return dict(config)
+    if vae.run_.keys() != RUN.keys() or not all(isinstance(vae.run_[name], kind) for name, kind in RUN.items()):
+        raise ModelFileError(f"what {file} says of its run is not what train writes; copy or train it again")
+    if config and config.get("run") != vae.run_["id"]:
+        say(f"{config_file} belongs to another run than {file.name}; --data names the data")
+        config = {}
+    return dict(config | vae.run_)
 
 
 class Part(NamedTuple):

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import platform
+import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from minivae import __version__, evaluation
 from minivae.app.drawing import figures
 from minivae.app.folders import CHECKPOINT, CONFIG, FIGURES, HISTORY, MODEL, Folder, claim
 from minivae.app.recorder import Recorder, ending
-from minivae.app.runs import Run
+from minivae.app.runs import RUN, Run, config_of
 from minivae.architecture import Architecture, parameter_layout
 from minivae.conditions import Condition
 from minivae.data.datasets import Dataset, load_dataset, told_by
@@ -27,7 +28,7 @@ from minivae.kernels import MODULES, availability, load
 from minivae.modelfile import ModelFileError, json_text
 from minivae.parameters import size
 from minivae.progress import say
-from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective
+from minivae.settings import architecture, check_resume, checked_settings, held_fraction, optimizer_and_objective
 from minivae.training import INTERRUPTED, Best, Trainer
 
 # What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.
@@ -59,7 +60,7 @@ def train(options: argparse.Namespace) -> int:
     vae = VAE(verbose=0 if options.quiet else 1, **settings)
     settings = checked_settings(vae)
     run: dict[str, Any] = {
-        "data": _portable(options.data),
+        "id": secrets.token_hex(8),
         "image_shape": _image_shape(options.image_shape, dataset),
         "condition": options.condition,
         "watch_test": watch_test,
@@ -75,7 +76,7 @@ def train(options: argparse.Namespace) -> int:
     with claim(options.out, options.data, options.overwrite) as folder:
         if not options.quiet:
             _announce(settings, arch, dataset, watch_test, recipe, folder)
-        return _fit(options, vae, dataset, run, settings, folder)
+        return _fit(options, vae, dataset, run | {"data": _portable(options.data)}, settings, folder)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -92,9 +93,13 @@ def resume(options: argparse.Namespace) -> int:
             raise FileNotFoundError(f"{path} holds no {CHECKPOINT} to go on from; train again with --overwrite")
         given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
         vae = VAE.load(folder.place / CHECKPOINT)
-        run = vae.run_
-        if run is None:
+        if vae.run_ is None:
             raise DataError(f"{folder.place / CHECKPOINT} was written by fit; go on in Python: fit(X, resume=True)")
+        run = config_of(vae, folder.place / CHECKPOINT, folder.place / CONFIG)
+        if options.data is None and run.get("data") is None:
+            raise DataError(
+                f"nothing says on which data {path} was trained; name them: minivae train DATA --resume {path}"
+            )
         before = vae.settings_ | {"backend": run["backend"]}
         if (backend := given.get("backend", run["backend"])) != _backend(vae.backend):  # another one rounds differently
             vae = VAE.load(folder.place / CHECKPOINT, backend=backend)
@@ -107,13 +112,15 @@ def resume(options: argparse.Namespace) -> int:
         if options.image_shape is not None:
             run["image_shape"] = _image_shape(options.image_shape, dataset)
         run |= {"backend": _backend(settings["backend"]), "stopped": None}
+        over = not _is_complete(folder) and _is_trained(vae.trainer_, settings, changed)
+        if not over:
+            check_resume(vae.settings_, settings, vae.trainer_)
         if not options.quiet:
             say(
                 f"going on with {path} after {vae.trainer_.epoch} of {settings['epochs']} epochs, step {vae.trainer_.step:,}"
             )
         for name in changed:
             say(f"{name.replace('_', '-')}: {before[name]} before, {settings[name]} from now on")
-        over = not _is_complete(folder) and _is_trained(vae.trainer_, settings, changed)
         return _fit(
             options, vae, dataset, run, settings, folder, resumed=True, best=vae.trainer_.best if over else None
         )
@@ -143,8 +150,9 @@ def _fit(
     resumed: bool = False,
     best: Best | None = None,  # of a run that has been trained, and has only its last files to write
 ) -> int:
-    config = {name: run[name] for name in ("data", "image_shape", "condition", "versions")} | {"settings": settings}
-    recorder, status = Recorder(folder, run, config), 0
+    config = {name: run[name] for name in ("data", "image_shape", "condition", "versions")}
+    config |= {"run": run["id"], "settings": settings}
+    recorder, status = Recorder(folder, {name: run[name] for name in RUN}, config), 0
     test, told = (dataset.test, dataset.test_labels) if run["watch_test"] else (None, None)
     with ending(recorder):
         try:

@@ -72,11 +72,11 @@ def what_is_in(folder):
             found |= {f"{name} {n}": file[n].tobytes() for n in file.files if n not in (CONFIG, "history", "sha256")}
     vae = VAE.load(folder / MODEL, backend="numpy")
     found["history"] = [{n: v for n, v in record.items() if n not in TIMES} for record in vae.history_]
-    found["settings"], found["run"] = vae.settings_, vae.run_ | {"data": ""}
+    found["settings"], found["run"] = vae.settings_, vae.run_ | {"id": ""}
     with open(folder / HISTORY) as file:
         rows = list(csv.DictReader(file))
     found["csv"] = [{n: v for n, v in row.items() if n not in TIMES} for row in rows]
-    found["config"] = json.loads((folder / CONFIG).read_text()) | {"data": ""}
+    found["config"] = json.loads((folder / CONFIG).read_text()) | {"data": "", "run": ""}
     return found
 
 
