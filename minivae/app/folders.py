@@ -39,7 +39,6 @@ class Folder:
         """Create and lock it. Raises OSError, Busy among them, naming the folder."""
         self.path, self.place = path, path
         self.made: list[Path] = []
-        self.left = (path / LOCK).exists()  # by a process that was killed
         try:
             self._make()
             self.handle = lock(path)

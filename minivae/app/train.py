@@ -8,7 +8,6 @@ import os
 import platform
 import secrets
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ from minivae.data.datasets import Dataset, load_dataset, told_by
 from minivae.data.files import DataError
 from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
-from minivae.modelfile import ModelFileError, json_text
+from minivae.modelfile import json_text
 from minivae.parameters import size
 from minivae.progress import say
 from minivae.settings import architecture, check_resume, checked_settings, held_fraction, optimizer_and_objective
-from minivae.training import INTERRUPTED, Best, Trainer
+from minivae.training import INTERRUPTED, Best
 
 # What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -112,32 +111,21 @@ def resume(options: argparse.Namespace) -> int:
         if options.image_shape is not None:
             run["image_shape"] = _image_shape(options.image_shape, dataset)
         run |= {"backend": _backend(settings["backend"]), "stopped": None}
-        over = not _is_complete(folder) and _is_trained(vae.trainer_, settings, changed)
-        if not over:
-            check_resume(vae.settings_, settings, vae.trainer_)
-        if not options.quiet:
-            say(
-                f"going on with {path} after {vae.trainer_.epoch} of {settings['epochs']} epochs, step {vae.trainer_.step:,}"
+        trainer, best = vae.trainer_, None
+        ended = trainer.epoch >= settings["epochs"] or trainer.stopped not in ("", INTERRUPTED)
+        if ended and trainer.begun is None and not changed and options.data is None:
+            told, best = (
+                f"{path} has been trained: its last files are written again; raise --epochs to train on",
+                trainer.best,
             )
+        else:
+            check_resume(vae.settings_, settings, trainer)
+            told = f"going on with {path} after {trainer.epoch} of {settings['epochs']} epochs, step {trainer.step:,}"
+        if not options.quiet:
+            say(told)
         for name in changed:
             say(f"{name.replace('_', '-')}: {before[name]} before, {settings[name]} from now on")
-        return _fit(
-            options, vae, dataset, run, settings, folder, resumed=True, best=vae.trainer_.best if over else None
-        )
-
-
-def _is_complete(folder: Folder) -> bool:
-    """Whether this run has come to its end, with all its files and figures where they belong."""
-    run = None
-    with suppress(FileNotFoundError, ModelFileError):
-        run = VAE.load(folder.place / MODEL).run_
-    return folder.place == folder.path and not folder.left and run is not None and run["stopped"] is not None
-
-
-def _is_trained(trainer: Trainer, settings: dict[str, Any], changed: list[str]) -> bool:
-    """Whether a run that was cut short had only its last files to write."""
-    patient = trainer.stopped in ("", INTERRUPTED) or "patience" in changed
-    return trainer.begun is None and (trainer.epoch >= settings["epochs"] or not patient)
+        return _fit(options, vae, dataset, run, settings, folder, resumed=True, best=best)
 
 
 def _fit(
@@ -148,7 +136,7 @@ def _fit(
     settings: dict[str, Any],
     folder: Folder,
     resumed: bool = False,
-    best: Best | None = None,  # of a run that has been trained, and has only its last files to write
+    best: Best | None = None,  # of a run that has been trained
 ) -> int:
     config = {name: run[name] for name in ("data", "image_shape", "condition", "versions")}
     config |= {"run": run["id"], "settings": settings}
