@@ -8,27 +8,33 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
+
+_bars = list[Any]()  # those on the terminal now
 
 
 def say(line: str) -> None:
     """A line on standard error, above a bar that may stand there."""
     with suppress(Exception):
-        from tqdm import tqdm
-
-        if sys.stderr is not None:  # print and tqdm would take standard output instead, where the results go
-            tqdm.write(line, file=sys.stderr)
-            sys.stderr.flush()
+        if sys.stderr is None:  # tqdm would take standard output instead, where the results go
+            return
+        if _bars:
+            _bars[-1].write(line, file=sys.stderr)
+        else:
+            sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 @contextmanager
-def bar(total: int, title: str, shown: bool, done: int = 0, unit: str = "it") -> Iterator[Callable[[int], None]]:
+def bar(total: int, title: str, shown: bool, done: int = 0) -> Iterator[Callable[[int], None]]:
     """A function of how much more is done, and a bar that shows it: on a terminal, not in a log file."""
-    made = None
+    made: Any = None
     with suppress(Exception):
-        from tqdm import tqdm
+        if shown and sys.stderr is not None and sys.stderr.isatty():
+            from tqdm import tqdm
 
-        if sys.stderr is not None and shown:
-            made = tqdm(total=total, desc=title, leave=False, disable=None, initial=done, unit=unit)
+            made = tqdm(total=total, desc=title, leave=False, initial=done)
+            _bars.append(made)
 
     def advance(count: int) -> None:
         with suppress(Exception):
@@ -40,4 +46,5 @@ def bar(total: int, title: str, shown: bool, done: int = 0, unit: str = "it") ->
     finally:
         with suppress(Exception):
             if made is not None:
+                _bars.remove(made)
                 made.close()

@@ -12,7 +12,6 @@ MINIVAE_CUDA_GRAPH=0 runs the program call by call, which is the definition.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 from minivae.kernels import Call, CallByCall, Var
 from minivae.kernels.cuda import launches as launch
 from minivae.kernels.cuda import library
+from minivae.progress import say
 
 STEPS_PER_GRAPH = 16  # recorded into one graph, beside a graph of one step: gaps between launches are paid once for all
 TABLE_BYTES = 2**22  # of rows that are copied at a time
@@ -70,10 +70,7 @@ class RecordedProgram(CallByCall):
                 self.graphs[count, with_rows] = self._record(count, with_rows)
             except Exception as error:  # CuPy, the driver and cuBLAS each have errors of their own
                 self.why_not = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                print(
-                    f"minivae: this program runs call by call, as no graph was recorded: {self.why_not}",
-                    file=sys.stderr,
-                )
+                say(f"minivae: this program runs call by call, as no graph was recorded: {self.why_not}")
         return not self.why_not
 
     def _prepare(self) -> None:

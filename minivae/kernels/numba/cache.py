@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numba
 
 from minivae.durable import write_atomically
+from minivae.progress import say
 
 try:
     from numba.core.caching import FunctionCache
@@ -66,10 +66,5 @@ def compiled(function: Any, signature: Any, **options: Any) -> Any:
 
 def cannot_keep(reason: str) -> None:
     if not unkept:
-        say(f"each process compiles, as compiled code cannot be kept: {reason}; set NUMBA_CACHE_DIR to another folder")
+        say(f"minivae: each process compiles, as compiled code cannot be kept: {reason}; set NUMBA_CACHE_DIR elsewhere")
     unkept.append(reason)
-
-
-def say(line: str) -> None:
-    with suppress(OSError, ValueError):  # standard error may be closed or full
-        print(f"minivae: {line}", file=sys.stderr)

@@ -22,6 +22,7 @@ from minivae.kernels.numba import cache, threads
 from minivae.kernels.numba.gemm import SCRATCH
 from minivae.kernels.numba.rows import ANSWERING, FUNCTIONS
 from minivae.kernels.numba.threads import atomic_add, atomic_load, call, inner, lap, pointer, take, wait
+from minivae.progress import say
 
 
 def record(names: str) -> np.dtype:
@@ -68,7 +69,7 @@ def by_address(function: Any, arguments: int) -> Any:
     before, _waited[0] = _waited[0], _waited[0] + spent
     if before < LONG <= _waited[0]:
         scope = "process" if cache.unkept else "machine, once"
-        cache.say(f"compiling the numba backend for this {scope}; it takes some 10 seconds")
+        say(f"minivae: compiling the numba backend for this {scope}; it takes some 10 seconds")
     return compiled
 
 
