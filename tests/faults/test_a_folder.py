@@ -10,7 +10,8 @@ from contextlib import suppress
 import pytest
 
 from faults.disk import ERRORS, Disk, Killed, files, materialise
-from minivae.app.folders import CHECKPOINT, CONFIG, HISTORY, MODEL, NEW, Busy, Folder, claim, current
+from minivae.app import folders
+from minivae.app.folders import CHECKPOINT, CONFIG, HISTORY, LOCK, MODEL, NEW, Busy, Folder, claim, current
 from minivae.durable import write_atomically
 
 ALL = (MODEL, CHECKPOINT, HISTORY, CONFIG)
@@ -163,6 +164,22 @@ def test_a_folder_that_was_removed_is_held_anew_but_not_where_another_run_is_by_
     mine.close()
     assert files(path) == BARE
     Folder(path).close()
+
+
+def test_a_lock_whose_file_is_deleted_at_the_moment_it_is_taken_is_none(run, monkeypatch):
+    """By who held it until then; the next to come would make a file of its own, and hold that."""
+    take, taken = folders._take, []
+
+    def late(handle):
+        if not taken:
+            (run / LOCK).unlink()
+        taken.append(handle)
+        take(handle)
+
+    monkeypatch.setattr(folders, "_take", late)
+    with Folder(run), pytest.raises(Busy):
+        Folder(run)
+    assert len(taken) == 3
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from faults.disk import ERRORS, Disk, Killed, files, materialise
 from minivae import VAE, checkpoints
 from minivae.app import train
 from minivae.app.cli import main
-from minivae.app.folders import CHECKPOINT, CONFIG, HISTORY, LOCK, MODEL, NEW
+from minivae.app.folders import CHECKPOINT, CONFIG, HISTORY, LOCK, MODEL, NEW, Folder
 from minivae.app.recorder import Recorder
 from minivae.app.runs import open_run
 from minivae.durable import write_atomically
@@ -314,3 +314,19 @@ def test_a_figure_that_fails_costs_no_run(tmp_path, ended, capsys, monkeypatch):
     assert (
         what_is_in(tmp_path / "run").items() >= {n: v for n, v in ended["best"].items() if "figures/" not in n}.items()
     )
+
+
+def test_a_line_of_history_that_was_half_written_is_written_anew(tmp_path):
+    records = [{"epoch": n, "loss": n / 7, "kl_per_dim": [0.5, 0.25]} for n in range(1, 5)]
+    (tmp_path / "run").mkdir()
+    with Folder(tmp_path / "run") as folder:
+        recorder = Recorder(folder, {}, {})
+        recorder.add_to_history(records[:2])
+        with (
+            Disk(tmp_path, lambda _, name, __: OSError(errno.ENOSPC, "full") if name == "write" else None),
+            pytest.raises(OSError, match="full"),
+        ):
+            recorder.add_to_history(records[:3])
+        recorder.add_to_history(records)
+    with open(tmp_path / "run" / HISTORY) as file:
+        assert [float(row["loss"]) for row in csv.DictReader(file)] == [record["loss"] for record in records]
