@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -330,3 +331,26 @@ def test_a_line_of_history_that_was_half_written_is_written_anew(tmp_path):
         recorder.add_to_history(records)
     with open(tmp_path / "run" / HISTORY) as file:
         assert [float(row["loss"]) for row in csv.DictReader(file)] == [record["loss"] for record in records]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_saves_what_has_been_trained_until_then(name, tmp_path, ended, monkeypatch):
+    number, add = getattr(signal, name), Recorder.add_to_history
+    monkeypatch.setattr(checkpoints, "SHARE", 1e-9)  # by itself it would save no more than the first step and the end
+
+    def told_to_end(recorder, history):
+        add(recorder, history)
+        if len(history) == 2:
+            os.kill(os.getpid(), number)
+
+    before = signal.signal(number, signal.SIG_DFL)  # whatever the runner of the tests ignores
+    try:
+        with monkeypatch.context() as only_now, pytest.raises(SystemExit) as caught:
+            only_now.setattr(Recorder, "add_to_history", told_to_end)
+            main([*BEST, "--out", "run"])
+    finally:
+        signal.signal(number, before)
+    assert caught.value.code == 128 + number
+    assert VAE.load(tmp_path / "run" / CHECKPOINT, backend="numpy").trainer_.epoch == 2
+    go_on(tmp_path / "run", BEST)
+    assert what_is_in(tmp_path / "run") == ended["best"]
