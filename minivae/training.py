@@ -195,7 +195,9 @@ class Trainer:
                         callback(self, record)
                     if patience is not None and self.epoch - self.best.epoch >= patience and not self.stopped:
                         self.stop(f"{IMPATIENT}{patience} epochs")
-                    self._offer(trace[:0], "end" if self.stopped or self.epoch == last else "epoch")
+                    if self.epoch < last and not self.stopped:
+                        self._offer(trace[:0], "epoch")
+                self._offer(trace[:0], "end")
                 if self.stopped:
                     self._say(f"stopped after epoch {self.epoch}: {self.stopped}")
         finally:
@@ -247,7 +249,9 @@ class Trainer:
                 if time.perf_counter() - started < 0.05:
                     self.chunk *= 2
                 self.spent = time.perf_counter() - start
-                self._offer(trace[:first], "cut" if self.stopped and done < n else "step")
+                self._offer(trace[:first], "step")
+        if done < n:  # asked after the loop, for Ctrl-C may have come while "step" was written
+            self._offer(trace[:first], "cut")
         kernels.synchronize()
         seconds, self.spent = time.perf_counter() - start, 0.0
         host = np.array(kernels.to_host(trace[:first]))
