@@ -114,10 +114,9 @@ def resume(options: argparse.Namespace) -> int:
         trainer, best = vae.trainer_, None
         ended = trainer.epoch >= settings["epochs"] or trainer.stopped not in ("", INTERRUPTED)
         if ended and trainer.begun is None and not changed and options.data is None:
-            told, best = (
-                f"{path} has been trained: its last files are written again; raise --epochs to train on",
-                trainer.best,
-            )
+            told = f"{path} has been trained: its last files are written again; raise --epochs to train on"
+            best = trainer.best
+            trainer.stopped = trainer.stopped.replace(INTERRUPTED, "")  # Ctrl-C came after the last step
         else:
             check_resume(vae.settings_, settings, trainer)
             told = f"going on with {path} after {trainer.epoch} of {settings['epochs']} epochs, step {trainer.step:,}"

@@ -354,3 +354,27 @@ def test_a_signal_saves_what_has_been_trained_until_then(name, tmp_path, ended, 
     assert VAE.load(tmp_path / "run" / CHECKPOINT, backend="numpy").trainer_.epoch == 2
     go_on(tmp_path / "run", BEST)
     assert what_is_in(tmp_path / "run") == ended["best"]
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_loses_nothing(tmp_path, ended, monkeypatch, ctrl_c):
+    offer, moments_seen = Recorder.offer, []
+    for n in range(100):
+        run, asked = tmp_path / f"run-{n}", []
+
+        def interrupted(recorder, vae, trace, moment, n=n, asked=asked):
+            asked.append((moment, vae.trainer_.step))
+            if len(asked) == n + 1:
+                signal.raise_signal(signal.SIGINT)
+            offer(recorder, vae, trace, moment)
+
+        with monkeypatch.context() as only_now:
+            only_now.setattr(Recorder, "offer", interrupted)
+            status = main([*BEST, "--out", run.name])
+        if n >= len(asked):
+            break
+        assert status == 130
+        assert VAE.load(run / CHECKPOINT, backend="numpy").trainer_.step == asked[n][1], (n, asked)
+        go_on(run, BEST)
+        assert what_is_in(run) == ended["best"], (n, asked)
+        moments_seen.append(asked[n][0])
+    assert {"step", "epoch", "end"} <= set(moments_seen)
