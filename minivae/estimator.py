@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from minivae import persistence, randomness
+from minivae import randomness
 from minivae.architecture import initial_parameters
-from minivae.checkpoints import Checkpoints, capture, fingerprint, restored
 from minivae.conditions import Condition
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import Scale, Summary, as_matrix
@@ -32,6 +31,8 @@ from minivae.settings import (
     optimizer_and_objective,
     read,
 )
+from minivae.storage import persistence
+from minivae.storage.checkpoints import Checkpoints, capture, fingerprint, restored
 from minivae.training import Trainer
 
 

@@ -9,9 +9,9 @@ import pytest
 from training_cases import CASES, suited
 
 from minivae import VAE
-from minivae.checkpoints import Checkpoints
 from minivae.data.files import DataError
 from minivae.kernels import availability
+from minivae.storage.checkpoints import Checkpoints
 from minivae.training import NotFinite
 
 BACKENDS = [name for name in ("numpy", "numba") if availability(name)[0]]

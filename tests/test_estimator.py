@@ -19,9 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from minivae import VAE, DataError
-from minivae.durable import write_atomically
-from minivae.modelfile import ModelFileError
 from minivae.scores import log_likelihood
+from minivae.storage.durable import write_atomically
+from minivae.storage.modelfile import ModelFileError
 
 
 def test_shapes_and_ranges(trained, digits):

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from minivae import VAE, DataError, NotFinite
 from minivae.app.cli import main
 from minivae.kernels import availability
-from minivae.modelfile import ModelFileError, json_text
 from minivae.parameters import views
+from minivae.storage.modelfile import ModelFileError, json_text
 
 X = np.random.default_rng(0).random((300, 8)).astype(np.float32)
 BACKENDS = [name for name in ("numpy", "numba") if availability(name)[0]]

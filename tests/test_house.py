@@ -16,7 +16,7 @@ PACKAGE = Path(minivae.__file__).parent
 # Bottom to top: a file imports only from files above it in this list.
 ORDER = [
     "__init__",
-    *("forks", "processors", "durable", "progress", "archives"),
+    *("forks", "processors", "progress", "storage", "storage.durable", "storage.archives", "storage.folders"),
     *("kernels.philox", "kernels.columns", "kernels.reference", "kernels.table", "kernels"),
     *(
         "kernels.numba",
@@ -37,22 +37,10 @@ ORDER = [
     *("kernels.cuda", "kernels.cuda.cublas", "kernels.cuda.launches", "kernels.cuda.graph", "kernels.cuda.backend"),
     *("randomness", "parameters", "likelihoods", "architecture", "network", "optimizers", "gradcheck"),
     *("data", "data.opening", "data.text", "data.files", "data.checks", "data.batches", "data.datasets", "conditions"),
-    *(
-        "evaluation",
-        "scores",
-        "samples",
-        "imputation",
-        "training",
-        "proof",
-        "modelfile",
-        "settings",
-        "persistence",
-        "checkpoints",
-        "fitted",
-        "estimator",
-    ),
+    *("evaluation", "scores", "samples", "imputation", "training", "proof", "settings"),
+    *("storage.modelfile", "storage.persistence", "storage.checkpoints", "fitted", "estimator"),
     *("figures", "figures.layout", "figures.plots"),
-    *("app", "app.folders", "app.recorder", "app.runs", "app.drawing", "app.train"),
+    *("app", "app.recorder", "app.runs", "app.drawing", "app.train"),
     *("bench", "bench.configs", "bench.contenders", "bench.peers", "bench.kernels", "bench.runner", "bench.tables"),
     "bench.report",
     *("app.commands", "app.cli"),
@@ -115,11 +103,11 @@ def room(name: str) -> int:
 
 def test_line_budget():
     path, everything = sum(map(lines, READING_PATH)), room(".")
-    numba, cuda, tool = room("kernels/numba"), room("kernels/cuda"), room("bench")
+    numba, cuda, tool, storage = map(room, ("kernels/numba", "kernels/cuda", "bench", "storage"))
     assert path <= 2200, f"the reading path has {path} lines"
-    assert numba <= 2300 and cuda <= 1300 and tool <= 1200
-    rest = everything - numba - cuda - tool - path
-    assert rest <= 5600, f"everything else has {rest} lines"
+    assert numba <= 2300 and cuda <= 1300 and tool <= 1200 and storage <= 950
+    rest = everything - numba - cuda - tool - storage - path
+    assert rest <= 4600, f"everything else has {rest} lines"
 
 
 @pytest.mark.parametrize("name", INTERFACE)

@@ -12,10 +12,10 @@ from minivae.architecture import Architecture
 from minivae.data import checks, files
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import summarize
-from minivae.durable import write_atomically
 from minivae.evaluation import active_units
 from minivae.kernels import bind, load
 from minivae.parameters import size, views
+from minivae.storage.durable import write_atomically
 
 
 def test_a_stream_begins_with_step_and_example_zero():

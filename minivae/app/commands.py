@@ -17,10 +17,10 @@ from minivae.app.train import train as train
 from minivae.data.checks import require_count
 from minivae.data.datasets import NAMES, dataset_status
 from minivae.data.files import DataError
-from minivae.durable import write_atomically
 from minivae.kernels import MODULES, availability, load
-from minivae.modelfile import json_text
 from minivae.progress import bar, say
+from minivae.storage.durable import write_atomically
+from minivae.storage.modelfile import json_text
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from minivae import persistence
-from minivae.app.folders import CHECKPOINT, CONFIG, HISTORY, MODEL, Folder
-from minivae.checkpoints import Checkpoints
-from minivae.durable import write_atomically
-from minivae.modelfile import json_text
 from minivae.progress import say
+from minivae.storage import persistence
+from minivae.storage.checkpoints import Checkpoints
+from minivae.storage.durable import write_atomically
+from minivae.storage.folders import CHECKPOINT, CONFIG, HISTORY, MODEL, Folder
+from minivae.storage.modelfile import json_text
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 

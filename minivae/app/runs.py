@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minivae.app.folders import CHECKPOINT, CONFIG, MODEL, NEW, current
 from minivae.data.datasets import Dataset, load_dataset, told_by
 from minivae.data.files import Array, DataError
 from minivae.estimator import VAE
-from minivae.modelfile import ModelFileError
 from minivae.progress import say
+from minivae.storage.folders import CHECKPOINT, CONFIG, MODEL, NEW, current
+from minivae.storage.modelfile import ModelFileError
 from minivae.training import INTERRUPTED
 
 

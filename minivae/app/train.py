@@ -15,7 +15,6 @@ import numpy as np
 
 from minivae import __version__, evaluation
 from minivae.app.drawing import figures
-from minivae.app.folders import CHECKPOINT, CONFIG, FIGURES, HISTORY, MODEL, Folder, claim
 from minivae.app.recorder import Recorder, ending
 from minivae.app.runs import RUN, Run, config_of
 from minivae.architecture import Architecture, parameter_layout
@@ -24,10 +23,11 @@ from minivae.data.datasets import Dataset, load_dataset, told_by
 from minivae.data.files import DataError
 from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
-from minivae.modelfile import json_text
 from minivae.parameters import size
 from minivae.progress import say
 from minivae.settings import architecture, check_resume, checked_settings, held_fraction, optimizer_and_objective
+from minivae.storage.folders import CHECKPOINT, CONFIG, FIGURES, HISTORY, MODEL, Folder, claim
+from minivae.storage.modelfile import json_text
 from minivae.training import INTERRUPTED, Best
 
 # What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.

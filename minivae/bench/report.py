@@ -116,7 +116,7 @@ def machine() -> Row:
 
 
 def save(result: Row, path: Path) -> None:
-    from minivae.durable import write_atomically
+    from minivae.storage.durable import write_atomically
 
     write_atomically(path, lambda file: file.write(json.dumps(result, indent=1, allow_nan=False).encode() + b"\n"))
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from minivae.archives import Archive, Unreadable, open_regular, read_header, reason
 from minivae.data.opening import Array as Array
 from minivae.data.opening import DataError as DataError
 from minivae.data.opening import opened, room
 from minivae.data.text import read_table
+from minivae.storage.archives import Archive, Unreadable, open_regular, read_header, reason
 
 KINDS = "IDX (.idx, *-ubyte), .npy, .npz, .csv, .tsv, .txt (IDX and text also as .gz), or a folder of images"
 PIXELS = 2**23  # of one image: a first layer for more has billions of parameters

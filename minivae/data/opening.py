@@ -11,7 +11,7 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from minivae import processors
-from minivae.archives import Unreadable, open_regular
+from minivae.storage.archives import Unreadable, open_regular
 
 Array = NDArray[Any]
 

@@ -11,8 +11,8 @@ from typing import IO
 
 import numpy as np
 
-from minivae.archives import reason
 from minivae.data.opening import Array, DataError, opened, room
+from minivae.storage.archives import reason
 
 LINE = 2**22  # characters of the longest line
 PART = 2**14  # cells

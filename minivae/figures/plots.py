@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minivae.durable import write_atomically
 from minivae.figures.layout import (
     ACTIVE_NATS,
     CLASSES,
@@ -41,6 +40,7 @@ from minivae.figures.layout import (
     short_number,
     style,
 )
+from minivae.storage.durable import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minivae import modelfile
+from minivae.storage import modelfile
 
 
 def entries(path) -> dict[str, np.ndarray]:
@@ -37,7 +37,7 @@ def model(path, arrays, config, digest=True, **savez) -> Path:
 
 def first_version(path, target) -> Path:
     """A model of version 2 as version 1 had it: the history in the JSON, the units too, no sha256."""
-    from minivae import persistence
+    from minivae.storage import persistence
 
     arrays, told = entries(path), config(path)
     history = persistence.records(arrays.pop("history"), told.pop("history_columns"), told["settings"]["latent_dim"])

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 from attacks import forge
 
-from minivae import VAE, modelfile
-from minivae.modelfile import ModelFileError
+from minivae import VAE
+from minivae.storage import modelfile
+from minivae.storage.modelfile import ModelFileError
 
 TRIALS = int(os.environ.get("MINIVAE_TRIALS", "1"))
 GOLDEN = Path(__file__).parents[1] / "golden" / "model_v1.npz"  # as the last minivae with version 1 wrote it

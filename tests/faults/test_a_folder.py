@@ -10,9 +10,9 @@ from contextlib import suppress
 import pytest
 
 from faults.disk import ERRORS, Disk, Killed, files, materialise
-from minivae.app import folders
-from minivae.app.folders import CHECKPOINT, CONFIG, HISTORY, LOCK, MODEL, NEW, Busy, Folder, claim, current
-from minivae.durable import write_atomically
+from minivae.storage import folders
+from minivae.storage.durable import write_atomically
+from minivae.storage.folders import CHECKPOINT, CONFIG, HISTORY, LOCK, MODEL, NEW, Busy, Folder, claim, current
 
 ALL = (MODEL, CHECKPOINT, HISTORY, CONFIG)
 OLD = {name: f"old {name}".encode() for name in (*ALL, "figures/loss.png", "figures/latent.png")}

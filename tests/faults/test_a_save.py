@@ -9,7 +9,7 @@ import pytest
 
 from faults.disk import ERRORS, Disk, Killed, files, materialise
 from minivae import VAE
-from minivae.durable import write_atomically
+from minivae.storage.durable import write_atomically
 
 
 @pytest.fixture(scope="module")

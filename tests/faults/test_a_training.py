@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from faults.disk import ERRORS, Disk, Killed, files, materialise
-from minivae import VAE, checkpoints
+from minivae import VAE
 from minivae.app import train
 from minivae.app.cli import main
-from minivae.app.folders import CHECKPOINT, CONFIG, HISTORY, LOCK, MODEL, NEW, Folder
 from minivae.app.recorder import Recorder
 from minivae.app.runs import open_run
-from minivae.durable import write_atomically
 from minivae.parameters import views
+from minivae.storage import checkpoints
+from minivae.storage.durable import write_atomically
+from minivae.storage.folders import CHECKPOINT, CONFIG, HISTORY, LOCK, MODEL, NEW, Folder
 
 TRIALS = int(os.environ.get("MINIVAE_TRIALS", "1"))
 TRAIN = [

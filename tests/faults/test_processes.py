@@ -17,7 +17,7 @@ import pytest
 
 from minivae import VAE
 from minivae.app.cli import main
-from minivae.app.folders import CHECKPOINT, CONFIG, FIGURES, HISTORY, LOCK, MODEL
+from minivae.storage.folders import CHECKPOINT, CONFIG, FIGURES, HISTORY, LOCK, MODEL
 
 if os.name != "posix":
     pytest.skip("sends signals to child processes", allow_module_level=True)
@@ -34,7 +34,7 @@ PROGRAM = """
 import signal, sys
 for name in (signal.SIGTERM, signal.SIGHUP): signal.signal(name, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from minivae import checkpoints
+from minivae.storage import checkpoints
 from minivae.app.cli import main
 if EAGER: checkpoints.SECONDS, checkpoints.SHARE = 0.02, 0.5
 sys.exit(main())

@@ -14,8 +14,8 @@ from typing import Any
 
 import numba
 
-from minivae.durable import write_atomically
 from minivae.progress import say
+from minivae.storage.durable import write_atomically
 
 try:
     from numba.core.caching import FunctionCache

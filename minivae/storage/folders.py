@@ -19,8 +19,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from minivae.durable import TEMPORARY, sync_folder
 from minivae.progress import say
+from minivae.storage.durable import TEMPORARY, sync_folder
 
 MODEL, CHECKPOINT, HISTORY, CONFIG, FIGURES = "model.npz", "checkpoint.npz", "history.csv", "config.json", "figures"
 FIGURE_NAMES = ("loss", "reconstructions", "samples", "kl", "latent", "manifold", "traversals", "interpolations")

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from minivae import persistence
 from minivae.data.batches import Examples
+from minivae.storage import persistence
 from minivae.training import Best, Trainer
 
 SECONDS = 30.0  # of training that may be lost, at most, where writing takes no more than SHARE of the time

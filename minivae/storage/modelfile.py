@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from minivae.archives import Archive, open_regular, reason
-from minivae.durable import write_atomically
+from minivae.storage.archives import Archive, open_regular, reason
+from minivae.storage.durable import write_atomically
 
 FORMAT_VERSION = 2
 CONFIG, DIGEST = "config.json", "sha256"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae import modelfile, randomness
+from minivae import randomness
 from minivae.architecture import INITS, OUTPUT_BIASES, Architecture, parameter_layout
 from minivae.conditions import Condition
 from minivae.data.checks import Scale, resolve_divisor
@@ -21,6 +21,7 @@ from minivae.kernels import load as load_backend
 from minivae.optimizers import OPTIMIZERS
 from minivae.parameters import size, views
 from minivae.settings import architecture, checked_settings, optimizer_and_objective
+from minivae.storage import modelfile
 
 # what a config has, and what it may have, by version
 STATE = {"format_version", "settings", "data_dim", "scale", "seed"}
