@@ -229,7 +229,13 @@ class VAE(Fitted):
 
     @property
     def stopped_(self) -> str:
-        return self.trainer_.stopped if getattr(self, "trainer_", None) is not None else ""
+        """Why the training ended early, or ""; of a run's model.npz also that its training was cut short."""
+        run, trainer = getattr(self, "run_", None), getattr(self, "trainer_", None)
+        if run is None or (trainer is not None and trainer.stopped):
+            return "" if trainer is None else trainer.stopped
+        if run.get("stopped") is None:
+            return f"cut short after {len(self.history_)} of {self.settings_['epochs']} epochs"
+        return str(run["stopped"])
 
     def _start(
         self, settings: dict[str, Any], summary: Summary, scale: Scale, seed: int, condition: Condition | None
@@ -245,7 +251,6 @@ class VAE(Fitted):
         network.set_parameters(start)
         self._adopt(settings, scale, self._trainer(settings, network, seed, []))
         self.condition_ = condition
-        self.run_: dict[str, Any] | None = None
         self.sample_calls_ = 0
 
     def _continue(
@@ -270,6 +275,7 @@ class VAE(Fitted):
         self.seed_: int = trainer.seed
         self.network_: Network = trainer.network
         self.trainer_: Trainer = trainer
+        self.run_: dict[str, Any] | None = None  # what a run's file says of it, no longer true
         self.history_: list[dict[str, Any]] = trainer.history
         self.units_: tuple[tuple[float, float], ...] = trainer.network.arch.units
         self.n_features_in_: int = trainer.network.arch.data_dim

@@ -102,6 +102,7 @@ def resume(options: argparse.Namespace) -> int:
         before = vae.settings_ | {"backend": run["backend"]}
         if (backend := given.get("backend", run["backend"])) != _backend(vae.backend):  # another one rounds differently
             vae = VAE.load(folder.place / CHECKPOINT, backend=backend)
+        vae.run_ = None
         vae.set_params(**given, verbose=0 if options.quiet else 1)
         settings = checked_settings(vae)
         changed = [name for name in given if settings[name] != before[name]]

@@ -47,6 +47,7 @@ def test_train_writes_a_complete_run(tmp_path, capsys):
     assert float(rows[0]["kl"]) == pytest.approx(float(rows[0]["kl_0"]) + float(rows[0]["kl_1"]))
     config = json.loads((folder / "config.json").read_text())
     assert config["data"] == "digits" and config["settings"]["hidden_dims"] == [16] and config["seed"] == 0
+    assert VAE.load(folder / "model.npz").stopped_ == ""
     # a second run does not write over the first
     assert main(["train", "digits", *FAST]) == 0
     assert sorted(os.listdir(tmp_path / "runs")) == ["digits", "digits-2"]
