@@ -161,10 +161,10 @@ class Trainer:
 
         val leaves the network with the parameters of the best val_loss, and patience stops after so many epochs without a
         better one; without val the last parameters stay. test is recorded and chooses nothing. schedule_epochs is the length
-        of learning rate's and beta's schedules where it is not the end of this call; resume goes on with the epoch and the
-        best so far of a checkpoint. Ctrl-C ends the epoch after the running
-        step, and then the training as any other end; KeyboardInterrupt follows. Whatever is raised, the parameters of the
-        last epoch worth keeping are in place. Raises NotFinite.
+        of learning rate's and beta's schedules where it is not the end of this call. resume goes on with the running epoch
+        and the best one of a checkpoint. Ctrl-C ends the epoch after the running step, and then the training as any other
+        end; KeyboardInterrupt follows. Whatever is raised, the parameters of the last epoch worth keeping are in place.
+        Raises NotFinite.
         """
         schedule_epochs = schedule_epochs or self.epoch + epochs
         steps = math.ceil(len(examples.rows) / self.batch_size)
