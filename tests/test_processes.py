@@ -21,6 +21,7 @@ START = """
 import os, signal, sys, threading, time, warnings
 import numpy as np
 from minivae import VAE, forks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: what this is about
 backend, trials = sys.argv[1], int(sys.argv[2])
 X = np.random.default_rng(0).random((300, 200)).astype(np.float32)
