@@ -271,6 +271,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = None
+    _fill_places()
     try:
         options = build_parser().parse_args(arguments)
         status = int(options.run(options))
@@ -290,6 +291,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError):
             _let_go()
         return 1
+
+
+def _fill_places() -> None:
+    """Where standard input, output or error was closed, the next file that is opened would take its number, and its text."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _say(line: str) -> None:

@@ -17,7 +17,7 @@ from minivae.progress import say
 from minivae.storage import persistence
 from minivae.storage.checkpoints import Checkpoints
 from minivae.storage.durable import write_atomically
-from minivae.storage.folders import CHECKPOINT, CONFIG, HISTORY, MODEL, Folder
+from minivae.storage.folders import CHECKPOINT, CONFIG, FIGURE_NAMES, FIGURES, HISTORY, MODEL, Folder
 from minivae.storage.modelfile import json_text
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -63,6 +63,8 @@ class Recorder(Checkpoints):
         self.folder.hold()
         if self.told == 0 or not (place / CONFIG).exists():
             self.write_config(vae)
+            for name in FIGURE_NAMES:  # of the model before it was trained on
+                (place / FIGURES / f"{name}.png").unlink(missing_ok=True)
             self.told = 0
             self.add_to_history(vae.history_)
         if vae.history_:

@@ -386,6 +386,17 @@ def test_overwrite_removes_the_figures_of_the_old_model_and_nothing_else(tmp_pat
     assert "manifold.png" not in names and {"traversals.png", "mine.png"} < names
     assert main(["train", "digits", *FAST, "--out", "run", "--overwrite"]) == 0
     assert os.listdir(tmp_path / "run" / "figures") == ["mine.png"]
+    assert main(["plot", "run"]) == 0 and len(os.listdir(tmp_path / "run" / "figures")) == 7
+    assert main(["train", "--resume", "run", "--epochs", "3", "--quiet", "--no-figures"]) == 0
+    assert os.listdir(tmp_path / "run" / "figures") == ["mine.png"]  # the others showed the model of two epochs
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes standard streams as a shell does")
+def test_a_closed_standard_error_is_not_the_number_of_a_file(tmp_path):
+    """What C code writes there would stand in a model."""
+    script = "import os, sys; from minivae.app.cli import main; main(['backends']); print(os.fstat(2) == os.stat(os.devnull))"
+    command = f'exec "{sys.executable}" -c "{script}" 2>&-'
+    assert subprocess.run(command, shell=True, capture_output=True, text=True).stdout.splitlines()[-1] == "True"
 
 
 def test_train_says_what_it_will_do_before_it_does(capsys, monkeypatch):
