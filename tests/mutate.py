@@ -80,14 +80,19 @@ TESTS = {
     "scores.py": "test_scores test_columns test_statistics test_estimator app/test_cli test_finite",
     "samples.py": "test_samples test_columns test_estimator app/test_cli",
     "imputation.py": "test_columns test_finite",
-    "training.py": "test_small_laws test_kl_tools test_optimizers test_training test_twin test_estimator app/test_cli test_finite",
+    "training.py": "test_checkpoints test_small_laws test_kl_tools test_optimizers test_training test_twin test_estimator app/test_cli test_finite",
     "storage/persistence.py": "attacks/test_model_files test_estimator app/test_cli test_finite",
-    "storage/durable.py": "test_small_laws test_estimator app/test_cli",
+    "storage/durable.py": "faults/test_a_save test_small_laws test_estimator app/test_cli",
     "storage/modelfile.py": "attacks/test_model_files test_small_laws test_estimator app/test_cli test_finite",
     "settings.py": "test_small_laws test_optimizers test_counts test_estimator app/test_cli test_settings",
     "storage/checkpoints.py": "test_checkpoints",
+    "storage/folders.py": "faults/test_a_folder faults/test_a_training",
+    "app/recorder.py": "faults/test_a_training faults/test_processes",
+    "forks.py": "test_processes",
+    "progress.py": "faults/test_processes test_training",
+    "kernels/numba/cache.py": "kernels/test_cache",
     "fitted.py": "test_estimator test_scores test_samples test_columns test_finite",
-    "estimator.py": "test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
+    "estimator.py": "test_checkpoints test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
 }  # fmt: skip
 PICKED_ONLY = (CUBLAS,)
 
@@ -279,6 +284,19 @@ MUTATIONS = [
     mutation("decoder means are logits", "evaluation.py", ("    if isinstance(mean, str):\n", "    if False:\n")),
     mutation("transform returns logvar", "evaluation.py", ("    return mu, logvar\n", "    return logvar, mu\n")),
     mutation("no Glorot: weights ten times too small", "architecture.py", ("limit * (2 * u - 1)", "0.1 * limit * (2 * u - 1)")),
+    mutation("a checkpoint forgets which epoch was best", "storage/checkpoints.py", ('"best": best.parameters}', '"best": trainer.network.get_parameters()}')),
+    mutation("a checkpoint counts an epoch that was cut short", "storage/checkpoints.py", ('self.over |= moment == "cut"', "self.over |= False")),
+    mutation("a checkpoint forgets the data", "estimator.py", ("if fingerprint(examples) != self.trained_on_:", "if False:")),
+    mutation("a resumed training has fresh moments", "estimator.py", ('names += ["moments", "updates"]', "names += []")),
+    mutation("a resumed epoch begins again", "training.py", ("first = 0 if self.begun is None else len(self.begun)", "first = 0")),
+    mutation("a rename comes before the data", "storage/durable.py", ("            os.fsync(file.fileno())\n", "")),
+    mutation("nobody looks at the sha256", "storage/modelfile.py", ("stored is not None and (stored != digest(entries)).any()", "False")),
+    mutation("two runs hold one folder", "storage/folders.py", ("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB")),
+    mutation("--overwrite trains over the old run", "storage/folders.py", ("            self.place = self.path / NEW\n", "            self.place = self.path\n")),
+    mutation("SIGTERM does not wait for the step", "app/recorder.py", ("if again or not recorder.training:", "if True:")),
+    mutation("a fork waits for nobody", "forks.py", ("    _forking.add(me)\n    try:\n", "    _forking.add(me)\n    return\n    try:\n")),
+    mutation("compiled code is run as it is found", "kernels/numba/cache.py", ("if hashlib.sha256(data[32:]).digest() == data[:32]:", "if True:")),
+    mutation("a bar that fails ends the training", "progress.py", ("    def advance(count: int) -> None:\n        with suppress(Exception):\n            if made", "    def advance(count: int) -> None:\n        if True:\n            if made")),
 ]  # fmt: skip
 
 
