@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from minivae.settings import (
 )
 from minivae.storage import persistence
 from minivae.storage.checkpoints import Checkpoints, capture, fingerprint, restored
-from minivae.training import Trainer
+from minivae.training import Best, Trainer
 
 
 @dataclass(eq=False, repr=False)
@@ -156,6 +157,10 @@ class VAE(Fitted):
         epoch ended and the best parameters in place.
         """
         settings, X = checked_settings(self), as_matrix(X, "X")
+        if checkpoint is None or isinstance(checkpoint, Checkpoints):
+            keeper = checkpoint
+        else:
+            keeper = Checkpoints(checked_path(checkpoint, "checkpoint"))
         fraction = held_fraction(settings, X_val is not None)
         if resume:
             self._require_fit()
@@ -180,8 +185,7 @@ class VAE(Fitted):
         else:
             self._start(settings, summary, scale, seed, condition)
         self.held_rows_: np.ndarray = held_rows
-        if checkpoint is not None:
-            keeper = checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
+        if keeper is not None:
             keeper.data = fingerprint(examples)
             self.trainer_.checkpoint = lambda _, trace, moment: keeper.offer(self, trace, moment)
         epochs = settings["epochs"] - self.trainer_.epoch
@@ -262,11 +266,13 @@ class VAE(Fitted):
         if not np.array_equal(held_rows, self.held_rows_) or (val is None and before.best.loss < np.inf):
             raise ValueError("this training held out other rows; pass X_val, or leave it out, as when it began")
         if fingerprint(examples) != self.trained_on_:
-            raise DataError("X is not what this training began with; pass the same rows in the same order, or fit anew")
+            raise DataError("X is not what this training began with; pass the same rows of the same type, or fit anew")
         names = ["best", "begun", "spent", "step", "epoch"]
         if before.optimizer.name == settings["optimizer"]:  # the moments of another rule mean other things
             names += ["moments", "updates"]
         kept = {name: getattr(before, name) for name in names}
+        if any(settings[name] != self.settings_[name] for name in ("beta", "free_bits", "capacity")):
+            kept["best"] = Best(self.network_.get_parameters(), before.epoch)  # held-out losses mean something else now
         self._adopt(settings, self.scale_, self._trainer(settings, self.network_, self.seed_, self.history_, **kept))
 
     def _adopt(self, settings: dict[str, Any], scale: Scale, trainer: Trainer) -> None:
@@ -315,6 +321,10 @@ class VAE(Fitted):
         """The model in `path`, on this machine's backend. Raises FileNotFoundError or ModelFileError."""
         vae: VAE = persistence.load(cls, checked_path(path), backend)
         return vae
+
+    def __copy__(self) -> VAE:
+        """A model of its own: parameters and history that two models train would be neither's."""
+        return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: the arrays on the host, the backend by its name."""

@@ -126,15 +126,17 @@ def plain(value: Any, name: str, kinds: list[str]) -> Any:
     raise TypeError(f"{name} must be {words}, not {shown(value)}")
 
 
-def checked_path(path: Any) -> Path:
+def checked_path(path: Any, name: str = "path") -> Path:
     """A path to open. Raises TypeError or ValueError for what is none: a number would be a file that is open already."""
     if not isinstance(path, (str, PathLike)) or not isinstance(fspath(path), str):
-        raise TypeError(f"path must be a string or a Path, not {shown(path)}")
+        raise TypeError(f"{name} must be a string or a Path, not {shown(path)}")
+    if not fspath(path).strip():
+        raise ValueError(f"{name} is empty; name a file")
     try:
         if b"\0" in fsencode(path):
             raise ValueError("it holds a NUL")
     except ValueError as error:  # UnicodeEncodeError is one
-        raise ValueError(f"path {shown(path)} names no file ({error}); choose another") from error
+        raise ValueError(f"{name} {shown(path)} names no file ({error}); choose another") from error
     return Path(path)
 
 

@@ -284,10 +284,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError, RuntimeError) as error:
         if options is None or options.debug:
             raise
-        if not isinstance(
-            error, BrokenPipeError
-        ):  # the reader of our output has left, as in `minivae gradcheck | head`
-            _say(f"minivae: {' '.join(str(error).split()) or type(error).__name__}")
+        text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.errno and not error.filename:  # of a file it would have the name
+            text = f"standard output cannot be written to ({error.strerror})"
+        if not isinstance(error, BrokenPipeError):  # the reader has left, as in `minivae gradcheck | head`
+            _say(f"minivae: {text}")
         if isinstance(error, OSError):
             _let_go()
         return 1

@@ -59,10 +59,10 @@ def open_run(path: str | Path) -> Run:
     if not file.is_file():
         fix = "name a run folder that `minivae train` wrote"
         if path.is_dir() and (folder / CHECKPOINT).exists():
-            fix = f"its first epoch has not ended; `minivae train --resume {folder}` goes on with it"
+            fix = f"`minivae train --resume {folder}` goes on with the training that is kept there"
         raise FileNotFoundError(f"there is no model at {file}; {fix}")
     vae, config_file = VAE.load(file), current(folder, CONFIG)
-    run = Run(vae, config_of(vae, file, config_file), folder if config_file.is_file() else None)
+    run = Run(vae, config_of(vae, file, config_file), folder if path.is_dir() or config_file.is_file() else None)
     if line := run.cut_short():
         say(line)
     if (folder / NEW / CHECKPOINT).exists():
@@ -87,17 +87,19 @@ def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
     if config_file.is_file():
         try:
             config = json.loads(config_file.read_text())
-        except (ValueError, RecursionError) as error:
-            raise ModelFileError(f"{config_file} is not JSON ({error}); restore it or train again") from error
+        except (OSError, ValueError, RecursionError):
+            config = None
     known = {"image_shape": list | None, "condition": int | None, "data": str | None}
     if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in known.items()):
-        raise ModelFileError(f"{config_file} is not what train writes; restore it or train again")
+        if vae.run_ is None:
+            raise ModelFileError(f"{config_file} is not what train writes; restore it or train again")
+        config = {"run": None}
     if vae.run_ is None:
         return dict(config)
     if vae.run_.keys() != RUN.keys() or not all(isinstance(vae.run_[name], kind) for name, kind in RUN.items()):
         raise ModelFileError(f"what {file} says of its run is not what train writes; copy or train it again")
     if config and config.get("run") != vae.run_["id"]:
-        say(f"{config_file} belongs to another run than {file.name}; --data names the data")
+        say(f"{config_file} is damaged, or of another run than {file.name}; where data are needed, name them")
         config = {}
     return dict(config | vae.run_)
 

@@ -89,11 +89,15 @@ def resume(options: argparse.Namespace) -> int:
     with Folder(path) as folder:
         folder.again()
         if not (folder.place / CHECKPOINT).is_file():
-            raise FileNotFoundError(f"{path} holds no {CHECKPOINT} to go on from; train again with --overwrite")
+            raise FileNotFoundError(
+                f"{path} holds no {CHECKPOINT} to go on from; name the folder of one run, or train anew"
+            )
         given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
         vae = VAE.load(folder.place / CHECKPOINT)
-        if vae.run_ is None:
-            raise DataError(f"{folder.place / CHECKPOINT} was written by fit; go on in Python: fit(X, resume=True)")
+        if vae.run_ is None or getattr(vae, "trainer_", None) is None or vae.trainer_.best is None:
+            raise DataError(
+                f"{folder.place / CHECKPOINT} is not what train writes there; if fit did: fit(X, resume=True)"
+            )
         run = config_of(vae, folder.place / CHECKPOINT, folder.place / CONFIG)
         if options.data is None and run.get("data") is None:
             raise DataError(
@@ -124,7 +128,7 @@ def resume(options: argparse.Namespace) -> int:
         if not options.quiet:
             say(told)
         for name in changed:
-            say(f"{name.replace('_', '-')}: {before[name]} before, {settings[name]} from now on")
+            say(f"{name.replace('_', '-')} {before[name]} -> {settings[name]}")
         return _fit(options, vae, dataset, run, settings, folder, resumed=True, best=best)
 
 
@@ -159,6 +163,9 @@ def _fit(
                 say(f"minivae: ended by the system; `minivae train --resume {folder.path}` goes on")
             raise
         recorder.complete(vae)
+        if status and folder.place != folder.path:
+            say(f"minivae: the run that was in {folder.path} is as it was")
+            return status
         drawn = [] if options.no_figures else _draw(Run(vae, run, folder.path), dataset, folder.place / FIGURES)
         folder.publish()
     drawn = [folder.path / FIGURES / path.name for path in drawn]
@@ -260,6 +267,8 @@ def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[P
 def _image_shape(given: list[int] | None, dataset: Dataset) -> list[int] | None:
     shape = dataset.image_shape if given is None else tuple(given)
     columns = dataset.train.shape[1]
+    if given is None and shape is not None and len(shape) not in (2, 3):
+        return None
     if shape is not None and (len(shape) not in (2, 3) or math.prod(shape) != columns):
         raise DataError(f"--image-shape {' '.join(map(str, shape))} does not hold the {columns} columns of the data")
     return None if shape is None else list(shape)

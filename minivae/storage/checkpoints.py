@@ -87,7 +87,10 @@ class Checkpoints:
 
     def offer(self, vae: Any, trace: Any, moment: str) -> None:
         """At a moment of training.MOMENTS. After "cut" nothing: what follows is no part of the uninterrupted training."""
-        if not self.over and self.due(moment) and not vae.network_.not_finite():  # of which the training soon learns
+        first = moment == "epoch" and len(vae.history_) == 1
+        if (
+            not self.over and (first or self.due(moment)) and not vae.network_.not_finite()
+        ):  # of which the training soon learns
             started = time.monotonic()
             self.write(vae, trace)
             self.written = time.monotonic()

@@ -19,9 +19,12 @@ TEMPORARY = ".minivae-"
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     """Call write(file) on a temporary file beside `path`, bring it to disk, and rename it to `path`.
 
-    A reader, or a machine that loses power, finds the old file or the new one, never half of one. An OSError names `path`.
+    A reader, or a machine that loses power, finds the old file or the new one, never half of one. A link stays, and what it
+    leads to is replaced; a device or a pipe is not. An OSError names `path`.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is no regular file, and stays as it is; choose another name")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}, where {path.name} should go, is not a folder; create it first")
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"

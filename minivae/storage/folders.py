@@ -39,16 +39,17 @@ class Folder:
         """Create and lock it. Raises OSError, Busy among them, naming the folder."""
         self.path, self.place = path, path
         self.made: list[Path] = []
+        self.before: list[int] = []
         try:
             self._make()
             self.handle = lock(path)
         except FileExistsError as error:
-            raise FileExistsError(f"{path} is a file; choose another --out") from error
+            raise FileExistsError(f"{path} is a file; choose another folder") from error
         except Busy:
             raise
         except OSError as error:
             self._unmake()
-            raise OSError(f"{path} cannot be written to ({error.strerror}); choose another --out") from error
+            raise OSError(f"{path} cannot be written to ({error.strerror}); choose another folder") from error
         try:
             finish(path)
         except BaseException:
@@ -73,7 +74,7 @@ class Folder:
             if (self.path / MODEL).exists():
                 release(self.path, handle)
                 raise FileExistsError(f"{self.path} was removed while this run trained, and holds another one now")
-            os.close(self.handle)
+            self.before.append(self.handle)  # the folder may have been renamed, and is ours there too
             self.handle = handle
         if not self.place.exists():
             self.place.mkdir()
@@ -104,6 +105,8 @@ class Folder:
         """The run is complete: it becomes the one of this folder."""
         if self.place != self.path:
             sync_folder(self.place)
+            if (self.path / DONE).exists():  # of a copy that was cut short
+                shutil.rmtree(self.path / DONE)
             os.rename(self.place, self.path / DONE)
             sync_folder(self.path)
             finish(self.path)
@@ -114,6 +117,8 @@ class Folder:
         if self.place != self.path and not (self.place / CHECKPOINT).exists():
             shutil.rmtree(self.place, ignore_errors=True)
         release(self.path, self.handle)
+        for handle in self.before:
+            os.close(handle)
         self._unmake()
 
     def _unmake(self) -> None:
@@ -141,7 +146,9 @@ def claim(out: str | None, name: str, overwrite: bool) -> Folder:
                         return folder
                     folder.close()
             number += 1
-    folder = Folder(Path(out) if out is not None else Path("runs") / _stem(name))
+    if out is not None and not out.strip():
+        raise ValueError("--out is empty; name a folder, or leave it out")
+    folder = Folder(Path(out).expanduser() if out is not None else Path("runs") / _stem(name))
     if (what := folder.occupied()) and not overwrite:
         folder.close()
         fix = "go on with it by --resume" if what != "a model" else "choose another --out"
@@ -160,14 +167,20 @@ def _stem(name: str) -> str:
 
 def current(folder: Path, name: str) -> Path:
     """Where a file of the folder's run lies."""
-    return next((p for p in (folder / DONE / name, folder / MOVING / name) if p.exists()), folder / name)
+    places = [folder / DONE] * is_whole(folder / DONE) + [folder / MOVING, folder]
+    return next((place / name for place in places if (place / name).exists()), folder / name)
+
+
+def is_whole(done: Path) -> bool:
+    """Whether this is a run that was completed: a copy of a folder may have been cut short."""
+    return (done / MODEL).is_file()
 
 
 def finish(folder: Path) -> None:
     """Move up a complete run, after what is left of the one before it has gone. Whatever ends this, the next goes on."""
     done, moving = folder / DONE, folder / MOVING
     places = [p for p in (folder / FIGURES, folder) if p.is_dir()]
-    if done.is_dir():
+    if is_whole(done):
         for name in FILES:
             if not (done / name).exists():
                 (folder / name).unlink(missing_ok=True)

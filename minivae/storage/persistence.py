@@ -17,6 +17,7 @@ from minivae import randomness
 from minivae.architecture import INITS, OUTPUT_BIASES, Architecture, parameter_layout
 from minivae.conditions import Condition
 from minivae.data.checks import Scale, resolve_divisor
+from minivae.kernels import MODULES, availability
 from minivae.kernels import load as load_backend
 from minivae.optimizers import OPTIMIZERS
 from minivae.parameters import size, views
@@ -68,7 +69,7 @@ def load(cls: Any, path: str | Path, backend: str) -> Any:
     load_backend(backend)  # a wrong name is not the file's fault
     with modelfile.reading(path):
         arrays, config = modelfile.load(path, lambda config: members(cls, config))
-        vae, settings, condition, arch = described(cls, config, backend)
+        vae, settings, condition, arch = described(cls, config, backend if backend != "auto" else own_backend(config))
         names = [name for name, _ in parameter_layout(arch)]
         for name in arrays.keys() - {"held_rows", "history", "training.trace"}:
             if not np.isfinite(arrays[name]).all():
@@ -90,6 +91,12 @@ def load(cls: Any, path: str | Path, backend: str) -> Any:
             parts = {n.removeprefix("training."): a for n, a in arrays.items() if n.startswith("training.")}
             vae.restore_training(parts, values)
     return vae
+
+
+def own_backend(config: dict[str, Any]) -> str:
+    """ "auto"; of a training that shall go on to the same bits the backend that it began on, where that works here."""
+    wanted, training = config["settings"].get("backend"), config.get("training") or {}
+    return wanted if training.get("best") and wanted in MODULES and availability(wanted)[0] else "auto"
 
 
 def described(

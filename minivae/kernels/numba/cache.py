@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from contextlib import suppress
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +63,25 @@ def compiled(function: Any, signature: Any, **options: Any) -> Any:
         made._cache = Checked(function)
     except RuntimeError:
         cannot_keep("no folder for it can be written to")
-    made.compile()
+    with uninterrupted():
+        made.compile()
     return made
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C comes after this, for in a callback of LLVM Python drops it; a second one comes at once."""
+    usual, seen = signal.default_int_handler, list[Any]()
+    main = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is usual
+    try:
+        if main:
+            signal.signal(signal.SIGINT, lambda *given: usual(*given) if seen else seen.append(given))
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, usual)
+    if seen:
+        raise KeyboardInterrupt
 
 
 def cannot_keep(reason: str) -> None:
