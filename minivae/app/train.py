@@ -167,8 +167,9 @@ def _fit(
             say(f"minivae: the run that was in {folder.path} is as it was")
             return status
         drawn = [] if options.no_figures else _draw(Run(vae, run, folder.path), dataset, folder.place / FIGURES)
-        folder.publish()
-    drawn = [folder.path / FIGURES / path.name for path in drawn]
+        if status == 0:  # one that was interrupted is not complete, and replaces none that is
+            folder.publish()
+    drawn = [folder.place / FIGURES / path.name for path in drawn]
     try:
         _report(options, vae, folder, drawn)
     except OSError as error:  # the terminal has gone, but the run is complete
@@ -245,7 +246,7 @@ def recipe_options(recipe: dict[str, Any]) -> str:
 
 def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[Path]) -> None:
     kept = next(record for record in reversed(vae.history_) if record["kept"])
-    files = [*(folder.path / name for name in (MODEL, CHECKPOINT, HISTORY, CONFIG)), *drawn]
+    files = [*(folder.place / name for name in (MODEL, CHECKPOINT, HISTORY, CONFIG)), *drawn]
     if options.json:
         out = {"out": str(folder.path), "stopped": vae.stopped_, "kept": kept, "files": list(map(str, files))}
         print(json_text(out))

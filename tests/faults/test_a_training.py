@@ -380,3 +380,21 @@ def test_ctrl_c_when_a_checkpoint_may_be_written_loses_nothing(tmp_path, ended, 
         assert what_is_in(run) == ended["best"], (n, asked)
         moments_seen.append(asked[n][0])
     assert {"step", "epoch", "end"} <= set(moments_seen)
+
+
+def test_ctrl_c_leaves_the_run_that_overwrite_would_replace(tmp_path, old_run, ended, monkeypatch, ctrl_c, capsys):
+    offer = Recorder.offer
+
+    def interrupted(recorder, vae, trace, moment):
+        offer(recorder, vae, trace, moment)
+        if moment == "epoch":
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as only_now:
+        only_now.setattr(Recorder, "offer", interrupted)
+        assert main([*OTHER, "--overwrite", "--out", "runs/run"]) == 130
+    assert what_is_in(old_run) == ended["best"] and open_run(old_run).vae.latent_dim == 2
+    told = capsys.readouterr().out.split("wrote ")[1].split()
+    assert told and all((tmp_path / path).exists() and NEW in path for path in told)
+    assert main(["train", "--resume", "runs/run", "--quiet"]) == 0
+    assert what_is_in(old_run) == ended["other"] and not (old_run / NEW).exists()
