@@ -163,12 +163,11 @@ def _fit(
                 say(f"minivae: ended by the system; `minivae train --resume {folder.path}` goes on")
             raise
         recorder.complete(vae)
-        if status and folder.place != folder.path:
-            say(f"minivae: the run that was in {folder.path} is as it was")
-            return status
         drawn = [] if options.no_figures else _draw(Run(vae, run, folder.path), dataset, folder.place / FIGURES)
-        if status == 0:  # one that was interrupted is not complete, and replaces none that is
+        if status == 0:
             folder.publish()
+        elif folder.place != folder.path:  # what was interrupted is not complete, and replaces nothing that is
+            say(f"minivae: the run that was in {folder.path} is as it was")
     drawn = [folder.place / FIGURES / path.name for path in drawn]
     try:
         _report(options, vae, folder, drawn)
