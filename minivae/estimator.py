@@ -186,10 +186,13 @@ class VAE(Fitted):
             self._start(settings, summary, scale, seed, condition)
         self.held_rows_: np.ndarray = held_rows
         if keeper is not None:
-            keeper.data = fingerprint(examples)
+            keeper.data = fingerprint(examples, val)
             self.trainer_.checkpoint = lambda _, trace, moment: keeper.offer(self, trace, moment)
         epochs = settings["epochs"] - self.trainer_.epoch
-        self.trainer_.fit(examples, epochs, val, test, settings["patience"], resume=resume)
+        try:
+            self.trainer_.fit(examples, epochs, val, test, settings["patience"], resume=resume)
+        finally:  # where to go on from stands in the file; here are the best parameters, not the last
+            self.trainer_.best = self.trainer_.checkpoint = None
         return self
 
     @quietly
@@ -214,7 +217,7 @@ class VAE(Fitted):
                 else Scale.fitted(X, settings["divide_by"], settings["likelihood"])
             )
             examples, _ = read(X, "X", settings, scale, self.n_features_in_, y=y, condition=self.condition_)
-            moments: dict[str, Any] = {}  # afresh after load, or for another optimizer
+            moments: dict[str, Any] = {}  # afresh for another optimizer, or where the file had none
             if getattr(self, "trainer_", None) is not None and self.trainer_.optimizer.name == settings["optimizer"]:
                 moments = {"moments": self.trainer_.moments, "updates": self.trainer_.updates}
             trainer = self._trainer(settings, self.network_, self.seed_, self.history_, **moments)
@@ -265,8 +268,13 @@ class VAE(Fitted):
         assert before.best is not None
         if not np.array_equal(held_rows, self.held_rows_) or (val is None and before.best.loss < np.inf):
             raise ValueError("this training held out other rows; pass X_val, or leave it out, as when it began")
-        if fingerprint(examples) != self.trained_on_:
-            raise DataError("X is not what this training began with; pass the same rows of the same type, or fit anew")
+        if load_backend(settings["backend"]) is not self.network_.kernels:
+            raise ValueError("this model was loaded for another backend; name it there: VAE.load(path, backend=...)")
+        if fingerprint(examples, val) != self.trained_on_:
+            what = "X" if val is None or val.data is examples.data else "X, or X_val,"
+            raise DataError(
+                f"{what} is not what this training began with; pass the same rows of the same type, or fit anew"
+            )
         names = ["best", "begun", "spent", "step", "epoch"]
         if before.optimizer.name == settings["optimizer"]:  # the moments of another rule mean other things
             names += ["moments", "updates"]

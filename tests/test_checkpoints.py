@@ -173,8 +173,34 @@ def test_other_data_are_refused(other, tmp_path):
         VAE.load(path, backend="numpy").fit(changed, resume=True)
 
 
+def test_other_held_out_data_are_refused(tmp_path):
+    val, path = X[:30] / 2, tmp_path / "c.npz"
+    with pytest.raises(Killed):
+        VAE(**BASE, backend="numpy").fit(X, X_val=val, checkpoint=Often(path, 2))
+    with pytest.raises(DataError, match="X, or X_val, is not what this training began with"):
+        VAE.load(path, backend="numpy").fit(X, X_val=val / 2, resume=True)
+    with pytest.raises(DataError, match="X is not what this training began with"):
+        VAE.load(path, backend="numpy").fit(X, X_val=X, resume=True)
+    VAE.load(path, backend="numpy").fit(X, X_val=val.copy(), resume=True)
+
+
+@pytest.mark.skipif(
+    "numba" not in BACKENDS, reason="numba does not work here, and another backend than NumPy is needed"
+)
+def test_another_backend_is_named_where_the_file_is_loaded(tmp_path):
+    with pytest.raises(Killed):
+        VAE(**BASE, backend="numba").fit(X, checkpoint=Often(tmp_path / "c.npz", 2))
+    vae = VAE.load(tmp_path / "c.npz", backend="numba").set_params(backend="numpy")
+    with pytest.raises(ValueError, match="loaded for another backend"):
+        vae.fit(X, resume=True)
+    vae = VAE.load(tmp_path / "c.npz", backend="numpy").fit(X, resume=True)
+    assert vae.network_.kernels.__name__.endswith("reference") and vae.settings_["backend"] == "numpy"
+
+
 def test_a_model_without_a_training_cannot_go_on(tmp_path):
     vae = VAE(**BASE, backend="numpy").fit(X)
+    with pytest.raises(ValueError, match=r"load the file that fit\(checkpoint=\.\.\.\) wrote"):
+        vae.set_params(epochs=7).fit(X, resume=True)
     vae.save(tmp_path / "m.npz")
     with pytest.raises(ValueError, match=r"load the file that fit\(checkpoint=\.\.\.\) wrote"):
         VAE.load(tmp_path / "m.npz", backend="numpy").fit(X, resume=True)
