@@ -36,7 +36,7 @@ class Recorder(Checkpoints):
     def __init__(self, folder: Folder, run: dict[str, Any], config: dict[str, Any]) -> None:
         super().__init__(folder.place / CHECKPOINT)
         self.folder, self.run, self.config = folder, run, config
-        self.trouble, self.signal, self.training = "", 0, False
+        self.trouble, self.signal, self.training = False, 0, False
         self.told = 0  # epochs in history.csv
 
     # ---- While it trains
@@ -55,7 +55,7 @@ class Recorder(Checkpoints):
         self.keep(vae, trace)
         if self.attempt(lambda: self.save_all(vae)) and self.trouble:
             say("minivae: saved again")
-            self.trouble = ""
+            self.trouble = False
 
     def save_all(self, vae: Any) -> None:
         """Everything that belongs together, in a folder that may have been removed."""
@@ -76,10 +76,10 @@ class Recorder(Checkpoints):
         try:
             act()
         except OSError as error:
-            found = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
-            if found != self.trouble:
+            if not self.trouble:
+                found = f"{error.strerror or error}: {error.filename}" if error.filename else error
                 say(f"minivae: cannot save ({found}); the training goes on, and it is tried again")
-            self.trouble = found
+            self.trouble = True
             return False
         return True
 

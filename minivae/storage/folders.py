@@ -202,7 +202,7 @@ def finish(folder: Path) -> None:
 def remove_stale(folder: Path) -> None:
     """Delete what processes that are no more were writing here."""
     for path in folder.glob(f"{TEMPORARY}*"):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, OverflowError):  # the name may be anybody's
             process = int(path.name.removeprefix(TEMPORARY).split("-")[0])
             try:
                 if os.name == "posix":

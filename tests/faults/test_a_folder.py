@@ -128,6 +128,7 @@ def test_stale_files_of_killed_processes_go_and_those_of_others_stay(run):
     for folder in ("", "figures/", ".new/", ".new/figures/"):
         (run / folder).mkdir(exist_ok=True)
         (run / f"{folder}.minivae-{child}-0123").write_bytes(b"half")
+        (run / f"{folder}.minivae-{10**30}-0123").write_bytes(b"of no process")
         (run / f"{folder}.minivae-{os.getpid()}-0123").write_bytes(b"half")
         (run / f"{folder}.minivae-{os.getppid()}-0123").write_bytes(b"half")
         (run / f"{folder}.minivae-{os.getppid()}-4567").write_bytes(b"of one killed before, whose number it has")
@@ -135,7 +136,7 @@ def test_stale_files_of_killed_processes_go_and_those_of_others_stay(run):
         os.utime(run / f"{folder}.minivae-{os.getppid()}-4567", (hours_ago, hours_ago))
     Folder(run).close()
     left = {path.name for path in run.rglob(".minivae-*")}
-    assert left == {f".minivae-{os.getppid()}-0123"}
+    assert left == {f".minivae-{os.getppid()}-0123", f".minivae-{10**30}-0123"}
 
 
 def test_a_folder_that_was_removed_is_held_anew_but_not_where_another_run_is_by_now(tmp_path):

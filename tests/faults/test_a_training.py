@@ -306,6 +306,21 @@ def test_a_folder_that_is_removed_while_a_run_trains_is_made_again(tmp_path, end
     assert what_is_in(tmp_path / "run") == ended["best"] and len(times) > 2
 
 
+def test_what_cannot_be_saved_is_said_once_whatever_is_tried_in_vain(tmp_path, capsys, monkeypatch):
+    offer, run = Recorder.offer, tmp_path / "run"
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def blocked(recorder, vae, trace, moment):
+        if moment == "epoch" and run.is_dir():
+            shutil.rmtree(run)
+            run.touch()  # history.csv and the lock fail in different words
+        offer(recorder, vae, trace, moment)
+
+    monkeypatch.setattr(Recorder, "offer", blocked)
+    assert main([*BEST, "--out", "run"]) == 1
+    assert capsys.readouterr().err.count("cannot save") == 1
+
+
 def test_a_figure_that_fails_costs_no_run(tmp_path, ended, capsys, monkeypatch):
     def fails(*_):
         raise RuntimeError("a figure of no size")
