@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 LONGEST = 60.0  # seconds after which a fork goes ahead: whoever forks may hold what one inside waits for
+IMPORT = 5.0  # the same for an import: a whole program may run in one, as in `python -c "import program"`
 PAUSE = 0.001  # seconds between two looks
 # Threads inside, and threads about to fork. Sets and no lock: nothing that a fork or a signal could break, and a thread that
 # enters announces itself before it looks for forks, as one that forks does before it looks who is inside.
@@ -51,12 +52,13 @@ def unforked(function: Function) -> Function:
 
 def _before() -> None:
     """Wait until no other thread is inside. Of two that fork from the inside (a signal's handler may), neither waits."""
-    me, end = _thread.get_ident(), time.monotonic() + LONGEST
+    me, start = _thread.get_ident(), time.monotonic()
     _forking.add(me)
     try:
         time.sleep(0)  # a turn for the others, and a whole turn of our own for looking and then forking
-        while time.monotonic() < end:
-            if not (_inside.copy() - {me} - (_forking if me in _inside else set()) or _others_import(me)):
+        while (waited := time.monotonic() - start) < LONGEST:
+            inside = _inside.copy() - {me} - (_forking if me in _inside else set())
+            if not inside and (waited > IMPORT or not _others_import(me)):
                 break
             time.sleep(PAUSE)
     except KeyboardInterrupt:  # Python drops what a hook raises

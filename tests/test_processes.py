@@ -232,6 +232,20 @@ freed.start()
 freed.join(10)
 assert not freed.is_alive()
 
+# but not for the end of a program that runs in an import
+forks.IMPORT = 0.3
+entered.clear(), leave.clear()
+with open(os.path.join(sys.path[0], "program.py"), "w") as file:
+    file.write("import __main__; __main__.entered.set(); __main__.leave.wait(60)")
+worker = threading.Thread(target=__import__, args=("program",))
+worker.start()
+entered.wait(60)
+begun = time.monotonic()
+fork()
+assert 0.3 < time.monotonic() - begun < 30 and worker.is_alive()
+leave.set()
+worker.join(60)
+
 # Ctrl-C ends the wait, and is not lost
 worker = fresh()
 threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
