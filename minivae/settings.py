@@ -119,7 +119,7 @@ def plain(value: Any, name: str, kinds: list[str]) -> Any:
         if isinstance(value, TYPES[kind][0]) and (kind == "bool" or not isinstance(value, bool)):
             if isinstance(value, int) and not -(2**63) <= value < 2**64:
                 raise ValueError(f"{name} must be {TYPES[kind][1]} between -2^63 and 2^64, not {shown(value)}")
-            if isinstance(value, str) and len(value) > 80 and name != "likelihood":  # which may name many columns
+            if isinstance(value, str) and len(value) > (2**17 if name == "likelihood" else 80):  # it names many columns
                 raise ValueError(f"{name} must be one of a few words, not {shown(value)}")
             return float(value) if kind == "float" else value
     words = " or ".join(TYPES[kind][1] for kind in kinds)

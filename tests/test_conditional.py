@@ -220,3 +220,12 @@ def test_a_column_of_numbers_is_a_condition_on_the_command_line(tmp_path, capsys
     capsys.readouterr()
     assert main(["sample", run, "--y", "much", "--out", str(tmp_path / "s.npy")]) == 1
     assert "--y takes numbers for this model" in capsys.readouterr().err
+
+
+def test_a_model_told_very_many_numbers_can_be_kept(tmp_path):
+    rng = np.random.default_rng(0)
+    X, y = rng.random((40, 5)), rng.random((40, 30_000))
+    vae = VAE(hidden_dims=2, epochs=1, batch_size=40, backend="numpy", random_state=0, conditional=True).fit(X, y)
+    vae.save(tmp_path / "wide.npz")
+    loaded = VAE.load(tmp_path / "wide.npz", backend="numpy")
+    np.testing.assert_array_equal(loaded.transform(X, y), vae.transform(X, y))

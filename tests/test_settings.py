@@ -171,3 +171,10 @@ def test_records_packed_without_padding_are_read_as_their_copy(fitted):
         except ImportError as error:
             pytest.skip(str(error))
         np.testing.assert_array_equal(vae.transform(table["x"]), copy.copy(vae).transform(X))
+
+
+def test_a_likelihood_is_refused_before_the_training_where_its_file_could_not_be_read():
+    for words in ("gaussian poisson " * 8000, "x" * 81):
+        name = "likelihood" if " " in words else "optimizer"
+        with pytest.raises(ValueError, match=f"{name} must be one of a few words, not .*characters of type str"):
+            VAE(**{name: words}).fit(X)

@@ -23,8 +23,7 @@ from minivae.storage.durable import write_atomically
 
 FORMAT_VERSION = 2
 CONFIG, DIGEST = "config.json", "sha256"
-CONFIG_BYTES = {1: 2**23, 2: 2**20}  # by version
-CONFIG_VALUES = 2**18
+CONFIG_BYTES, CONFIG_VALUES = 2**23, 2**18
 OPTIONAL = "training."  # arrays whose names begin so may be there or not
 
 Members = dict[str, tuple[Any, tuple[int, ...]]]  # name -> dtype, shape; a -1 in it stands for any length
@@ -37,7 +36,7 @@ class ModelFileError(ValueError):
 def save(path: str | Path, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> None:
     """Write named arrays and a JSON-serialisable config to `path`, replacing it only when all is on disk."""
     text = json_text({"format_version": FORMAT_VERSION, **config}).encode()
-    if len(text) > CONFIG_BYTES[FORMAT_VERSION]:
+    if len(text) > CONFIG_BYTES or sum(map(text.count, b",[{")) > CONFIG_VALUES:
         raise ValueError(f"the settings and labels of this model are {len(text):,} bytes of text, too many for {path}")
     entries = {**arrays, CONFIG: np.frombuffer(text, np.uint8)}
     entries[DIGEST] = digest(entries)
@@ -102,10 +101,10 @@ def load(
 def _config(archive: Archive, version: int) -> dict[str, Any]:
     if CONFIG not in archive.members:
         raise ValueError(f"it has no {CONFIG}; pass one that train wrote")
-    if archive.members[CONFIG].file_size > CONFIG_BYTES[version]:
-        raise ValueError(f"its {CONFIG} has more than {CONFIG_BYTES[version]:,} bytes")
+    if archive.members[CONFIG].file_size > CONFIG_BYTES:
+        raise ValueError(f"its {CONFIG} has more than {CONFIG_BYTES:,} bytes")
     text = archive.read(CONFIG).tobytes()
-    if sum(text.count(mark) for mark in b",[{") > CONFIG_VALUES:  # each of which is an object of Python
+    if sum(map(text.count, b",[{")) > CONFIG_VALUES:  # each of which is an object of Python
         raise ValueError(f"its {CONFIG} has more than {CONFIG_VALUES:,} values")
     config = json.loads(text)
     if not isinstance(config, dict):

@@ -29,7 +29,7 @@ STATE = {"format_version", "settings", "data_dim", "scale", "seed"}
 NEEDED = {1: STATE | {"history"}, 2: STATE | {"condition", "history_columns"}}
 ALLOWED = {1: {"units", "condition"}, 2: {"training", "run"}}
 NEW_SETTINGS: set[str] = set()  # which version 2 had not from its beginning on
-MOST_LAYERS, LONGEST_WORD = 1000, 100_000
+MOST_LAYERS = 1000
 SPREAD = re.compile(r"kl_[0-9]+")  # the columns of kl_per_dim
 KINDS = {"epoch": int, "step": int, "active_units": int, "kept": bool}  # of a record's numbers, the others being float
 # what each record has, beside kl_per_dim; see training.Trainer. active_units and capacity came later
@@ -119,9 +119,6 @@ def described(
     depth = settings.get("hidden_dims")
     if not isinstance(depth, list) or len(depth) > MOST_LAYERS or any(type(n) is not int for n in depth):
         raise ValueError(f"hidden_dims are not a list of at most {MOST_LAYERS} whole numbers")
-    for name, value in settings.items():
-        if isinstance(value, str) and len(value) > LONGEST_WORD:
-            raise ValueError(f"{name} is longer than {LONGEST_WORD:,} characters")
     vae = cls(**settings | {"backend": backend})
     settings, condition = checked_settings(vae), Condition.from_dict(config.get("condition"))
     optimizer_and_objective(settings)
