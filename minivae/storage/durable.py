@@ -49,8 +49,8 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring to disk which names a folder holds. Windows has no such call, nor have some network file systems."""
-    if os.name == "posix":
+    """Bring to disk which names a folder holds, where the system can: not Windows, nor where one may not list them."""
+    if os.name == "posix" and os.access(folder, os.R_OK):
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

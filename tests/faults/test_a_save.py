@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -107,3 +108,12 @@ def test_why_a_file_was_not_written_is_told_although_its_folder_has_gone(tmp_pat
 
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "gone" / "file", write)
+
+
+def test_a_folder_that_may_be_written_to_but_not_listed_takes_a_file(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("whoever runs this may list every folder")
+    (tmp_path / "letters").mkdir(mode=0o300)
+    write_atomically(tmp_path / "letters" / "file", lambda file: file.write(b"a letter"))
+    (tmp_path / "letters").chmod(0o700)
+    assert files(tmp_path / "letters") == {"file": b"a letter"}
