@@ -28,8 +28,7 @@ class Condition:
         y = as_side(y)
         if y.dtype.kind != "f":
             return cls(classes=tuple(np.unique(y).tolist()))
-        spread = y.std(axis=0)
-        mean = y.mean(axis=0)
+        mean, spread = y.mean(axis=0), y.std(axis=0)
         if not np.isfinite(mean + spread).all():
             raise DataError(f"y reaches {np.abs(y).max():g}, whose square is no number; divide it by that")
         known = spread > 1e-12 * np.abs(mean)  # else numbers that are all the same
@@ -83,10 +82,9 @@ class Condition:
         classes, shift, scale = (tuple(state[name]) for name in ("classes", "shift", "scale"))
         kinds = {type(value) for value in classes}
         labels = len(kinds) == 1 and kinds <= {str, int, bool} and list(classes) == sorted(set(classes))
-        numbers = (
-            all(type(v) in (int, float) and abs(v) < math.inf for v in shift + scale) and min(scale, default=1) > 0
-        )
-        if not (labels and not shift + scale if classes else numbers and 0 < len(shift) == len(scale)):
+        finite = all(type(v) in (int, float) and abs(v) < math.inf for v in shift + scale)
+        numbers = finite and 0 < len(shift) == len(scale) and min(scale) > 0
+        if not (labels and not shift + scale if classes else numbers):
             raise ValueError("the condition is neither labels in order nor finite shifts and positive scales")
         return cls(classes, shift, scale)
 

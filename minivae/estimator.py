@@ -211,11 +211,9 @@ class VAE(Fitted):
             self._start(settings, summary, scale, randomness.resolve_seed(settings["random_state"]), condition)
         else:
             check_continuation(self.settings_, settings, self.history_[-1]["epoch"] if self.history_ else 0)
-            scale = (
-                self.scale_
-                if settings["divide_by"] is None
-                else Scale.fitted(X, settings["divide_by"], settings["likelihood"])
-            )
+            scale = self.scale_
+            if settings["divide_by"] is not None:
+                scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"])
             examples, _ = read(X, "X", settings, scale, self.n_features_in_, y=y, condition=self.condition_)
             moments: dict[str, Any] = {}  # afresh for another optimizer, or where the file had none
             if getattr(self, "trainer_", None) is not None and self.trainer_.optimizer.name == settings["optimizer"]:
@@ -301,10 +299,8 @@ class VAE(Fitted):
         optimizer, objective = optimizer_and_objective(settings)
         callbacks = [lambda _, record, f=f: f(self, record) for f in self.callbacks]
         step, epoch = (history[-1]["step"], history[-1]["epoch"]) if history else (0, 0)
-        rest: dict[str, Any] = {"step": step, "epoch": epoch, "history": history} | moments
-        return Trainer(
-            *(network, optimizer, objective, settings["batch_size"], seed, settings["verbose"], callbacks), **rest
-        )
+        rest: dict[str, Any] = {"step": step, "epoch": epoch, "history": history, "callbacks": callbacks} | moments
+        return Trainer(network, optimizer, objective, settings["batch_size"], seed, settings["verbose"], **rest)
 
     # ---- Files and copies
 
@@ -373,8 +369,7 @@ class VAE(Fitted):
         for name in params:
             if name not in known:
                 raise ValueError(f"VAE has no parameter {name!r}; it has {', '.join(known)}")
-        for name, value in params.items():
-            setattr(self, name, value)
+        vars(self).update(params)
         return self
 
     def __sklearn_tags__(self) -> Any:
@@ -384,9 +379,6 @@ class VAE(Fitted):
         return Tags(None, TargetTags(required=False), TransformerTags())
 
     def __repr__(self) -> str:
-        changed = [
-            f"{f.name}={getattr(self, f.name)!r}"
-            for f in fields(self)
-            if repr(getattr(self, f.name)) != repr(f.default)
-        ]
+        values = [(f, repr(getattr(self, f.name))) for f in fields(self)]
+        changed = [f"{f.name}={value}" for f, value in values if value != repr(f.default)]
         return f"VAE({', '.join(changed)})"

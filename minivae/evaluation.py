@@ -24,22 +24,14 @@ def noise_call(seed: int, purpose: int) -> Call:
     return Call("philox_normal", ("eps", "rows"), (seed, purpose, Var("step")))
 
 
-def elbo_terms(network: Network, examples: Examples, seed: int, sample: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """recon [n] = -log p(x|z) at one z drawn from q(z|x), and kl [n, Z], both in nats; the ELBO is -(recon + sum_j kl).
-
-    z is sampled, not set to its mean: at the mean, recon + kl bounds nothing. `sample` numbers the draw.
-    """
-    return elbo_of(network, examples, seed)(sample)
-
-
 def elbo_of(network: Network, examples: Examples, seed: int) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    """elbo_terms as a function of the sample alone, for one who asks after every epoch: its arrays are made once."""
+    """A function of the draw's number, whose arrays are made once, for one who asks after every epoch. It answers
+
+    recon [n] = -log p(x|z) at one z drawn from q(z|x), and kl [n, Z], both in nats; the ELBO is -(recon + sum_j kl).
+    z is sampled, not set to its mean: at the mean, recon + kl bounds nothing.
+    """
     examples = examples.fixed()
-    program = [
-        *examples.batch_program(seed),
-        noise_call(seed, randomness.EVALUATE),
-        *forward_program(network.arch),
-    ]
+    program = [*examples.batch_program(seed), noise_call(seed, randomness.EVALUATE), *forward_program(network.arch)]
     work = _workspace(network, program, examples)
 
     def terms(sample: int) -> tuple[np.ndarray, np.ndarray]:

@@ -95,9 +95,7 @@ def one_blas_thread(network: Any, batch: int, say: Callable[[str], None]) -> Ite
                 stack.callback(_limit_blas, -1)
             except ImportError:
                 if not any(name in os.environ for name in BLAS_LIMITS):
-                    say(
-                        "products so small want one BLAS thread; pip install threadpoolctl, or set OPENBLAS_NUM_THREADS=1"
-                    )
+                    say("small products want one BLAS thread: pip install threadpoolctl, or set OPENBLAS_NUM_THREADS=1")
         yield
 
 

@@ -37,18 +37,8 @@ from minivae.training import Objective, Trainer
 DEFAULT_VALIDATION_FRACTION = 0.1
 DTYPES = ("float32", "float64")
 OF_KERNELS = ("sigma", "beta", "free_bits", "capacity", "learning_rate", "epsilon")  # computed with in the dtype
-OF_THE_NETWORK = (
-    "latent_dim",
-    "hidden_dims",
-    "activation",
-    "likelihood",
-    "sigma",
-    "missing",
-    "conditional",
-    "dtype",
-    "backend",
-)
-
+OF_THE_ARCHITECTURE = ("latent_dim", "hidden_dims", "activation", "likelihood", "sigma", "missing", "conditional")
+OF_THE_NETWORK = (*OF_THE_ARCHITECTURE, "dtype", "backend")
 OF_THE_BEGINNING = ("validation_fraction", "binarize", "divide_by", "random_state")
 
 TYPES: dict[str, tuple[Any, str]] = {
@@ -91,10 +81,8 @@ def checked_settings(vae: Any) -> dict[str, Any]:
         raise ValueError(f"missing {settings['missing']!r} is not one of {', '.join(MISSING)}")
     if settings["binarize"] != "none" and settings["missing"] != "error":
         raise ValueError("binarize would make a 0 of a missing cell; binarize the data beforehand, or leave it 'none'")
-    grey = [
-        r for r in runs(settings["likelihood"]) if r.data == UNIT and LIKELIHOODS[r.likelihood].kernel == BY_COLUMNS
-    ]
-    if settings["binarize"] != "none" and grey:  # a density of yes or no has no end
+    units = [LIKELIHOODS[r.likelihood].kernel for r in runs(settings["likelihood"]) if r.data == UNIT]
+    if settings["binarize"] != "none" and BY_COLUMNS in units:  # a density of yes or no has no end
         raise ValueError(
             "binarize makes yes or no of grey values, which are likelihood='bernoulli'; choose that, or 'none'"
         )
@@ -184,11 +172,10 @@ def check_resume(fitted: dict[str, Any], settings: dict[str, Any], trainer: Trai
             f"this checkpoint lies within epoch {trainer.epoch + 1} of batches of {fitted['batch_size']}; "
             "change batch_size from one that lies between epochs"
         )
-    if settings["patience"] is not None and trainer.epoch - trainer.best.epoch >= settings["patience"]:
-        raise ValueError(
-            f"this training has waited {trainer.epoch - trainer.best.epoch} epochs for a better val_loss; "
-            f"raise patience (--patience), now {settings['patience']}, to train on"
-        )
+    waited, patience = trainer.epoch - trainer.best.epoch, settings["patience"]
+    if patience is not None and waited >= patience:
+        told = f"this training has waited {waited} epochs for a better val_loss"
+        raise ValueError(f"{told}; raise patience (--patience), now {patience}, to train on")
 
 
 # ---- What they make

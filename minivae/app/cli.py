@@ -12,7 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-# The package itself is imported inside the functions, so that Ctrl-C while NumPy loads ends in `main` too.
+from minivae.progress import say
+
+# What loads NumPy is imported inside the functions, so that Ctrl-C meanwhile ends in `main` too.
 
 
 def _sigma(text: str) -> float | str:
@@ -279,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here a full disk can still be told
         return status
     except KeyboardInterrupt:
-        _say("minivae: interrupted")
+        say("minivae: interrupted")
         return 130
     except (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError, RuntimeError) as error:
         if options is None or options.debug:
@@ -288,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno and not error.filename:  # of a file it would have the name
             text = f"standard output cannot be written to ({error.strerror})"
         if not isinstance(error, BrokenPipeError):  # the reader has left, as in `minivae gradcheck | head`
-            _say(f"minivae: {text}")
+            say(f"minivae: {text}")
         if isinstance(error, OSError):
             _let_go()
         return 1
@@ -301,12 +303,6 @@ def _fill_places() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-
-
-def _say(line: str) -> None:
-    from minivae.progress import say
-
-    say(line)
 
 
 def _let_go() -> None:

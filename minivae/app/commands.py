@@ -12,7 +12,7 @@ import numpy as np
 from minivae import evaluation, scores
 from minivae.app.drawing import figures, scaled, told
 from minivae.app.runs import open_run, pick
-from minivae.app.train import say_collapse
+from minivae.app.train import backend, say_collapse
 from minivae.app.train import train as train
 from minivae.data.checks import require_count
 from minivae.data.datasets import NAMES, dataset_status
@@ -58,11 +58,8 @@ def evaluate(options: argparse.Namespace) -> int:
         return 0
     print(f"{n:,} {part.split} examples of {dataset.name}, nats per example")
     print(f"  ELBO            {result['elbo']:10.3f}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
-    print(
-        f"  log-likelihood  {result['log_likelihood']:10.3f}"
-        + (f" +- {error:.3f}" if error is not None else "")
-        + f"   ({options.n_samples} importance samples)"
-    )
+    spread = "" if error is None else f" +- {error:.3f}"
+    print(f"  log-likelihood  {result['log_likelihood']:10.3f}{spread}   ({options.n_samples} importance samples)")
     print(f"  active units    {result['active_units']:6d} of {vae.latent_dim}")
     return 0
 
@@ -152,12 +149,10 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def backends(options: argparse.Namespace) -> int:
-    chosen = load("auto").__name__
-    rows = []
-    for name, module in MODULES.items():
+    chosen, rows = backend("auto"), []
+    for name in MODULES:
         works, reason = availability(name)
-        auto = chosen == f"minivae.kernels.{module}"
-        rows.append({"name": name, "available": works, "reason": reason, "auto": auto})
+        rows.append({"name": name, "available": works, "reason": reason, "auto": name == chosen})
     if options.json:
         print(json_text(rows))
         return 0

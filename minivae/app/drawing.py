@@ -70,9 +70,8 @@ def told(vae: VAE, n: int, words: Sequence[str] | None = None) -> Any:
     known = vae.condition_.classes
     if not words and not known:
         raise DataError("this model is told numbers; name them with --y")
-    numeric = not known or not isinstance(known[0], str)
+    kind = float if not known else str if isinstance(known[0], str) else int
     try:
-        kind = str if not numeric else int if known else float
         labels = [kind(word) for word in words] if words else list(known)
     except ValueError as error:
         raise DataError(f"--y takes numbers for this model ({error})") from error

@@ -59,14 +59,12 @@ class Recorder(Checkpoints):
 
     def save_all(self, vae: Any) -> None:
         """Everything that belongs together, in a folder that may have been removed."""
-        place = self.folder.place
         self.folder.hold()
+        place = self.folder.place
         if self.told == 0 or not (place / CONFIG).exists():
-            self.write_config(vae)
             for name in FIGURE_NAMES:  # of the model before it was trained on
                 (place / FIGURES / f"{name}.png").unlink(missing_ok=True)
-            self.told = 0
-            self.add_to_history(vae.history_)
+            self.write_texts(vae)
         if vae.history_:
             persistence.save(vae, place / MODEL, parameters=vae.trainer_.best.parameters, run=self.run)
         self.save(vae, self.run)
@@ -85,9 +83,12 @@ class Recorder(Checkpoints):
 
     # ---- Its files
 
-    def write_config(self, vae: Any) -> None:
+    def write_texts(self, vae: Any) -> None:
+        """config.json, and history.csv from its first line on."""
         text = json_text(self.config | {"seed": vae.seed_}, indent=2) + "\n"
         write_atomically(self.folder.place / CONFIG, lambda file: file.write(text.encode()))
+        self.told = 0
+        self.add_to_history(vae.history_)
 
     def add_to_history(self, history: list[dict[str, Any]]) -> None:
         """The lines of history.csv that are missing. Written whole after each epoch, its bytes would grow as a square."""
@@ -105,9 +106,7 @@ class Recorder(Checkpoints):
         self.training, self.run["stopped"] = False, vae.stopped_
         try:
             self.folder.hold()
-            self.write_config(vae)
-            self.told = 0
-            self.add_to_history(vae.history_)
+            self.write_texts(vae)
             persistence.save(vae, self.folder.place / MODEL, run=self.run)
             if self.pending is not None:
                 self.save(vae, self.run)

@@ -71,14 +71,8 @@ def open_run(path: str | Path) -> Run:
 
 
 # What a model's file says of its run. `id` binds it to its config.json, `stopped` is None until the training has ended
-RUN: dict[str, Any] = {
-    "id": str,
-    "image_shape": list | None,
-    "condition": int | None,
-    "watch_test": bool,
-    "backend": str,
-}
-RUN |= {"versions": dict, "stopped": str | None}
+RUN: dict[str, Any] = {"id": str, "image_shape": list | None, "condition": int | None, "watch_test": bool}
+RUN |= {"backend": str, "versions": dict, "stopped": str | None}
 
 
 def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:

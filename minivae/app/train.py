@@ -63,7 +63,7 @@ def train(options: argparse.Namespace) -> int:
         "image_shape": _image_shape(options.image_shape, dataset),
         "condition": options.condition,
         "watch_test": watch_test,
-        "backend": _backend(settings["backend"]),
+        "backend": backend(settings["backend"]),
         "versions": {"minivae": __version__, "numpy": np.__version__, "python": platform.python_version()},
         "stopped": None,
     }
@@ -104,8 +104,8 @@ def resume(options: argparse.Namespace) -> int:
                 f"nothing says on which data {path} was trained; name them: minivae train DATA --resume {path}"
             )
         before = vae.settings_ | {"backend": run["backend"]}
-        if (backend := given.get("backend", run["backend"])) != _backend(vae.backend):  # another one rounds differently
-            vae = VAE.load(folder.place / CHECKPOINT, backend=backend)
+        if (wanted := given.get("backend", run["backend"])) != backend(vae.backend):  # another one rounds differently
+            vae = VAE.load(folder.place / CHECKPOINT, backend=wanted)
         vae.run_ = None
         vae.set_params(**given, verbose=0 if options.quiet else 1)
         settings = checked_settings(vae)
@@ -115,7 +115,7 @@ def resume(options: argparse.Namespace) -> int:
             run["data"] = _portable(options.data)
         if options.image_shape is not None:
             run["image_shape"] = _image_shape(options.image_shape, dataset)
-        run |= {"backend": _backend(settings["backend"]), "stopped": None}
+        run |= {"backend": backend(settings["backend"]), "stopped": None}
         trainer, best = vae.trainer_, None
         ended = trainer.epoch >= settings["epochs"] or trainer.stopped not in ("", INTERRUPTED)
         if ended and trainer.begun is None and not changed and options.data is None:
@@ -196,7 +196,8 @@ def _dataset(data: str, condition: int | None, download: bool) -> Dataset:
     return dataset if condition is None else told_by(dataset, condition)
 
 
-def _backend(name: str) -> str:
+def backend(name: str) -> str:
+    """Of "auto" and every other name, the one that is taken."""
     module = load(name).__name__
     return next(n for n, m in MODULES.items() if module == f"minivae.kernels.{m}")
 
@@ -225,8 +226,8 @@ def _announce(
         held_out = f"{held:,} rows are held out to keep the best epoch" if held else "nothing is held out"
         held_out += "; the test part is not touched" if dataset.test is not None else ""
     say(held_out)
-    backend = _backend(settings["backend"])
-    say(f"backend {backend}: {availability(backend)[1]}")
+    name = backend(settings["backend"])
+    say(f"backend {name}: {availability(name)[1]}")
     if recipe:
         say(f"recipe for {dataset.name}: {recipe_options(recipe)}")
     kept = "" if folder.place == folder.path else "; the run that is there stays until this one is complete"

@@ -219,8 +219,7 @@ def check_range(summary: Summary, likelihood: str) -> None:
                     "choose likelihood='gaussian' for such data"
                 )
             broken = np.full(1, np.nan) if summary.broken is None else summary.broken[run.columns]
-            if np.isfinite(broken).any():
-                column = int(np.flatnonzero(np.isfinite(broken))[0])
+            for column in np.flatnonzero(np.isfinite(broken))[:1]:
                 fix = "set divide_by=1 (--divide-by 1) or choose" if after else "round the data or choose"
                 raise DataError(
                     f"{needs}; column {first + column} holds {broken[column]:g}{after}; {fix} likelihood='gaussian'"
@@ -233,14 +232,10 @@ def check_range(summary: Summary, likelihood: str) -> None:
         if run.data in (UNIT, ONE_HOT) and high.max() > 1 + 1e-6:
             divisor = high.max() * summary.divide_by  # what divides the stored data, not the scaled ones
             short = f"{math.ceil(divisor - 1e-6)}" if divisor < 1e6 else repr(float(divisor))
-            raise DataError(
-                f"{needs}; column {first + high.argmax()} reaches {high.max():g}{after}; "
-                + (
-                    f"divide by {short} (divide_by={short}, --divide-by {short}) or choose likelihood='gaussian'"
-                    if run.data == UNIT
-                    else "write a category as one column for each of its values"
-                )
-            )
+            fix = f"divide by {short} (divide_by={short}, --divide-by {short}) or choose likelihood='gaussian'"
+            if run.data == ONE_HOT:
+                fix = "write a category as one column for each of its values"
+            raise DataError(f"{needs}; column {first + high.argmax()} reaches {high.max():g}{after}; {fix}")
 
 
 def check_groups(X: Array, divide_by: float, name: str, likelihood: str, rows: Array | None) -> None:

@@ -101,15 +101,6 @@ def read_idx(path: Path, sha256: str | None = None, max_bytes: int | None = None
     return np.frombuffer(payload, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def _numpy_error(path: Path, error: Exception) -> DataError:
-    if "pickle" in str(error) or "Python objects" in str(error):
-        return DataError(
-            f"{path} is damaged or holds Python objects (pickled data), which are never loaded; "
-            "save plain numbers, for example np.save(path, X.astype(np.float32))"
-        )
-    return DataError(f"cannot read {path} as a NumPy file ({reason(error)}); save or copy it again")
-
-
 def read_npy(path: Path) -> Array:
     """Map a .npy file into memory, read-only: rows are read from disk as they are used. Raises DataError."""
     try:
@@ -123,7 +114,7 @@ def read_npy(path: Path) -> Array:
             order: Any = "F" if header.fortran else "C"
             return np.memmap(file, header.dtype, "r", header.begin, header.shape, order)
     except Exception as error:  # NumPy raises many types for a damaged header, ValueError and SyntaxError among them
-        raise _numpy_error(path, error) from error
+        raise DataError(f"cannot read {path} as a NumPy file ({reason(error)}); save or copy it again") from error
 
 
 def read_npz(path: Path) -> tuple[Array, Array | None]:
@@ -155,7 +146,7 @@ def read_npz(path: Path) -> tuple[Array, Array | None]:
     except DataError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged archive
-        raise _numpy_error(path, error) from error
+        raise DataError(f"cannot read {path} as a NumPy file ({reason(error)}); save or copy it again") from error
     if labels is not None and labels.shape != array.shape[:1]:
         shapes = f"the labels {label_name} have shape {labels.shape} but {data_name} has {array.shape}"
         raise DataError(f"{path}: {shapes}; store one label per row, or leave {label_name} out")

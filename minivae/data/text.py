@@ -32,12 +32,7 @@ def _cells(line: str, delimiter: str | None) -> Iterator[str]:
 
 
 def _is_header(line: str, delimiter: str | None) -> bool:
-    named = False
-    for cell in _cells(line, delimiter):
-        if _is_number(cell):
-            return False
-        named = named or cell != ""
-    return named
+    return any(_cells(line, delimiter)) and not any(map(_is_number, _cells(line, delimiter)))
 
 
 def _is_number(cell: str) -> bool:

@@ -68,7 +68,7 @@ def read_header(file: IO[bytes]) -> Header:
     npy.read_magic(text)
     shape, fortran, dtype = (npy.read_array_header_1_0 if short else npy.read_array_header_2_0)(text)
     if dtype.hasobject:
-        raise Unreadable("it holds Python objects (pickled data), which are never loaded")
+        raise Unreadable("it holds Python objects (pickled data), which are never loaded: plain numbers are")
     if dtype.kind not in KINDS or not dtype.itemsize:
         raise Unreadable(f"an array has dtype {dtype}, which is no plain number")
     if any(type(n) is not int or n < 0 for n in shape):  # True is an int to NumPy

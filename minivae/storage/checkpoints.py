@@ -48,9 +48,8 @@ def restored(arrays: dict[str, np.ndarray], values: dict[str, Any], network: Any
         state |= {"step": values["step"], "epoch": values["epoch"], "spent": float(values["spent"])}
         state["begun"] = arrays["trace"] if len(arrays["trace"]) else None
         counts += [values["step"], values["epoch"], best["epoch"], best["active"]]
-        if not (
-            0 <= state["spent"] < math.inf and best["epoch"] <= values["epoch"] and np.isfinite(arrays["trace"]).all()
-        ):
+        ahead = best["epoch"] > values["epoch"]
+        if ahead or not 0 <= state["spent"] < math.inf or not np.isfinite(arrays["trace"]).all():
             raise ValueError("the state of its training contradicts itself")
     if any(type(n) is not int or not 0 <= n < 2**63 for n in counts) or not isinstance(values["stopped"], str):
         raise ValueError("the state of its training counts with what is no whole number")
