@@ -44,8 +44,9 @@ TIMES = ("seconds", "examples_per_second")
 
 
 @pytest.fixture(autouse=True)
-def quick(tmp_path, monkeypatch):
+def quick(tmp_path, monkeypatch, tmp_path_factory):
     prepare(tmp_path, monkeypatch)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("aside")))  # of models saved where they can be
 
 
 def prepare(folder, monkeypatch):
@@ -308,7 +309,6 @@ def test_a_folder_that_is_removed_while_a_run_trains_is_made_again(tmp_path, end
 
 def test_what_cannot_be_saved_is_said_once_whatever_is_tried_in_vain(tmp_path, capsys, monkeypatch):
     offer, run = Recorder.offer, tmp_path / "run"
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def blocked(recorder, vae, trace, moment):
         if moment == "epoch" and run.is_dir():
