@@ -161,6 +161,8 @@ class VAE(Fitted):
             keeper = checkpoint
         else:
             keeper = Checkpoints(checked_path(checkpoint, "checkpoint"))
+            if not keeper.path.parent.is_dir():
+                raise FileNotFoundError(f"checkpoint {checkpoint} lies in a folder that is not there; create it first")
         fraction = held_fraction(settings, X_val is not None)
         if resume:
             self._require_fit()
@@ -273,6 +275,8 @@ class VAE(Fitted):
             raise DataError(
                 f"{what} is not what this training began with; pass the same rows of the same type, or fit anew"
             )
+        if before.begun is not None and len(before.begun) > -(-len(examples.rows) // settings["batch_size"]):
+            raise DataError("this checkpoint has had more steps of its epoch than there are; fit anew")
         names = ["best", "begun", "spent", "step", "epoch"]
         if before.optimizer.name == settings["optimizer"]:  # the moments of another rule mean other things
             names += ["moments", "updates"]

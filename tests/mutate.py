@@ -286,7 +286,7 @@ MUTATIONS = [
     mutation("no Glorot: weights ten times too small", "architecture.py", ("limit * (2 * u - 1)", "0.1 * limit * (2 * u - 1)")),
     mutation("a checkpoint forgets which epoch was best", "storage/checkpoints.py", ('"best": best.parameters}', '"best": trainer.network.get_parameters()}')),
     mutation("a checkpoint counts an epoch that was cut short", "storage/checkpoints.py", ('self.over |= moment == "cut"', "self.over |= False")),
-    mutation("a checkpoint forgets the data", "estimator.py", ("if fingerprint(examples) != self.trained_on_:", "if False:")),
+    mutation("a checkpoint forgets the data", "estimator.py", ("if fingerprint(examples, val) != self.trained_on_:", "if False:")),
     mutation("a resumed training has fresh moments", "estimator.py", ('names += ["moments", "updates"]', "names += []")),
     mutation("a resumed epoch begins again", "training.py", ("first = 0 if self.begun is None else len(self.begun)", "first = 0")),
     mutation("a rename comes before the data", "storage/durable.py", ("            os.fsync(file.fileno())\n", "")),

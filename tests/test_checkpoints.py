@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -235,14 +236,41 @@ def test_a_fit_that_ends_in_numbers_that_are_none_leaves_a_checkpoint_from_befor
         assert np.isfinite(VAE.load(path, backend="numpy").network_.get_parameters()).all()
 
 
-def test_a_checkpoint_that_cannot_be_written_is_warned_of_and_tried_again(tmp_path):
+def test_a_checkpoint_that_cannot_be_written_is_told_and_tried_again(tmp_path, capsys):
     folder = tmp_path / "gone"
-    callbacks = [lambda vae, record: folder.mkdir() if record["epoch"] == 3 else None]
-    vae = VAE(**BASE, backend="numpy", callbacks=callbacks)
-    with pytest.warns(UserWarning, match="no checkpoint .*; the training goes on") as told:
-        vae.fit(X, checkpoint=Often(folder / "c.npz"))
-    assert len(told) >= 2 and len(vae.history_) == 4
+
+    def move(vae, record):
+        if record["epoch"] == 1:
+            shutil.rmtree(folder)
+        if record["epoch"] == 3:
+            folder.mkdir()
+
+    vae = VAE(**BASE, backend="numpy", callbacks=[move])
+    with pytest.raises(FileNotFoundError, match="lies in a folder that is not there"):
+        vae.fit(X, checkpoint=folder / "c.npz")
+    folder.mkdir()
+    vae.fit(X, checkpoint=Often(folder / "c.npz"))
+    assert capsys.readouterr().err.count("no checkpoint (") >= 2 and len(vae.history_) == 4
     assert VAE.load(folder / "c.npz", backend="numpy").trainer_.epoch == 4
+
+
+def test_what_callbacks_write_into_a_record_is_kept_if_it_is_a_number(tmp_path):
+    def add(vae, record):
+        record |= {"mine": 2.5, "a word": "x", 1: 2.0, "huge": 10**400, "yes": np.bool_(True), "active_units": -1}
+
+    VAE(**BASE, backend="numpy", callbacks=[add]).fit(X, checkpoint=tmp_path / "c.npz")
+    record = VAE.load(tmp_path / "c.npz", backend="numpy").history_[-1]
+    assert (record["mine"], record["yes"]) == (2.5, 1.0) and not record.keys() & {"a word", 1, "huge", "active_units"}
+
+
+def test_a_checkpoint_goes_on_where_it_began_and_another_beta_begins_a_new_best(tmp_path):
+    """The backend is the file's; held-out losses with another weight of the KL do not compare."""
+    path = tmp_path / "c.npz"
+    VAE(**BASE | {"validation_fraction": 0.2, "beta": 0.0}, backend="numpy").fit(X, checkpoint=path)
+    vae = VAE.load(path).set_params(epochs=5, beta=50.0)
+    assert vae.network_.kernels.__name__ == "minivae.kernels.reference"
+    vae.fit(X, resume=True)
+    assert vae.history_[-1]["kept"] and vae.history_[-1]["val_loss"] > vae.history_[-2]["val_loss"]
 
 
 def test_each_case_of_the_step_goes_on(tmp_path):

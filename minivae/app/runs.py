@@ -55,13 +55,18 @@ def open_run(path: str | Path) -> Run:
     The config.json beside it says which data these were, if it is of the same run: a model's file names no paths.
     """
     path = Path(path)
-    folder, file = (path, current(path, MODEL)) if path.is_dir() else (path.parent, path)
-    if not file.is_file():
-        fix = "name a run folder that `minivae train` wrote"
-        if path.is_dir() and (folder / CHECKPOINT).exists():
-            fix = f"`minivae train --resume {folder}` goes on with the training that is kept there"
-        raise FileNotFoundError(f"there is no model at {file}; {fix}")
-    vae, config_file = VAE.load(file), current(folder, CONFIG)
+    folder = path if path.is_dir() else path.parent
+    for look in range(3):  # a run that is being published moves while one looks
+        file = current(path, MODEL) if path.is_dir() else path
+        try:
+            vae, config_file = VAE.load(file), current(folder, CONFIG)
+            break
+        except FileNotFoundError as error:
+            if look == 2:
+                fix = "name a run folder that `minivae train` wrote"
+                if path.is_dir() and (folder / CHECKPOINT).exists():
+                    fix = f"`minivae train --resume {folder}` goes on with the training that is kept there"
+                raise FileNotFoundError(f"there is no model at {file}; {fix}") from error
     run = Run(vae, config_of(vae, file, config_file), folder if path.is_dir() or config_file.is_file() else None)
     if line := run.cut_short():
         say(line)

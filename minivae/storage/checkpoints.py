@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from minivae.data.batches import Examples
+from minivae.progress import say
 from minivae.storage import persistence
 from minivae.training import Best, Trainer
 
@@ -72,7 +72,7 @@ def fingerprint(examples: Examples, val: Examples | None = None) -> int:
 class Checkpoints:
     """Writes a training to one file: where an epoch ends, and within it every SECONDS, but for SHARE of the time at most.
 
-    What cannot be written (a full disk) is warned of and tried again; it does not end the training.
+    What cannot be written (a full disk) is told and tried again; it does not end the training.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -101,7 +101,7 @@ class Checkpoints:
         try:
             self.save(vae)
         except OSError as error:
-            warnings.warn(f"no checkpoint ({error}); the training goes on, and it is tried again", stacklevel=2)
+            say(f"minivae: no checkpoint ({error}); the training goes on, and it is tried again")
 
     def keep(self, vae: Any, trace: Any) -> None:
         arrays, values = capture(vae.trainer_, trace)

@@ -91,6 +91,7 @@ class Folder:
         if self.occupied():
             self.place = self.path / NEW
             if self.place.exists():
+                say(f"an unfinished run in {self.place}, which --resume would go on with, makes room")
                 shutil.rmtree(self.place)
             self.hold()
         else:

@@ -8,6 +8,7 @@ Version 1 had no sha256, and the training's history inside the JSON.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -27,6 +28,8 @@ CONFIG_BYTES, CONFIG_VALUES = 2**23, 2**18
 OPTIONAL = "training."  # arrays whose names begin so may be there or not
 
 Members = dict[str, tuple[Any, tuple[int, ...]]]  # name -> dtype, shape; a -1 in it stands for any length
+
+NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.EIO)  # no handle is left, the disk does not read
 
 
 class ModelFileError(ValueError):
@@ -74,6 +77,8 @@ def reading(path: str | Path) -> Iterator[None]:
     except (FileNotFoundError, PermissionError, ModelFileError):
         raise
     except Exception as error:  # zipfile, NumPy, JSON and the parts of a model: two dozen types, MemoryError among them
+        if isinstance(error, OSError) and error.errno in NOT_THE_FILE:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise ModelFileError(f"{path} is not a model file ({reason(error)}); copy or train it again") from error
 
 

@@ -5,7 +5,9 @@ What a file says is believed when it is what `save` writes: each value is of its
 
 from __future__ import annotations
 
+import math
 import re
+from contextlib import suppress
 from dataclasses import asdict, fields
 from numbers import Real
 from pathlib import Path
@@ -173,12 +175,21 @@ def table(history: Any) -> tuple[np.ndarray, list[str]]:
         for name, value in record.items():
             if name == "kl_per_dim":
                 spread |= {f"kl_{j}": v for j, v in enumerate(value)}
-            elif not SPREAD.fullmatch(name):
+            elif isinstance(name, str) and not SPREAD.fullmatch(name):
                 spread[name] = value
-        rows.append({name: float(v) for name, v in spread.items() if isinstance(v, Real | np.bool_)})
+        rows.append({name: _number(name, v) for name, v in spread.items() if isinstance(v, Real | np.bool_)})
     columns = list(dict.fromkeys(name for row in rows for name in row))
     values = [[row.get(name, np.nan) for name in columns] for row in rows]
     return np.array(values, np.float64).reshape(len(rows), len(columns)), columns
+
+
+def _number(name: str, value: Any) -> float:
+    """As a float; NaN for one that no record can have."""
+    with suppress(OverflowError):
+        found = float(value)
+        if math.isfinite(found) and (found >= 0 or name not in KINDS):
+            return found
+    return math.nan
 
 
 def records(values: np.ndarray, columns: list[str], latent_dim: int) -> list[dict[str, Any]]:
