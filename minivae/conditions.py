@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,23 +69,6 @@ class Condition:
                 "of the y of the fit; leave such rows out"
             )
         return side
-
-    @classmethod
-    def from_dict(cls, state: Any) -> Condition | None:
-        """From what to_dict gave, or None. Raises ValueError unless it is that, whoever wrote it."""
-        if state is None:
-            return None
-        lists = isinstance(state, dict) and all(isinstance(values, list) for values in state.values())
-        if not lists or state.keys() != {"classes", "shift", "scale"}:
-            raise ValueError("the condition must hold lists of classes, shift and scale")
-        classes, shift, scale = (tuple(state[name]) for name in ("classes", "shift", "scale"))
-        kinds = {type(value) for value in classes}
-        labels = len(kinds) == 1 and kinds <= {str, int, bool} and list(classes) == sorted(set(classes))
-        finite = all(type(v) in (int, float) and abs(v) < math.inf for v in shift + scale)
-        numbers = finite and 0 < len(shift) == len(scale) and min(scale) > 0
-        if not (labels and not shift + scale if classes else numbers):
-            raise ValueError("the condition is neither labels in order nor finite shifts and positive scales")
-        return cls(classes, shift, scale)
 
     def to_dict(self) -> dict[str, Any]:
         return {name: list(values) for name, values in asdict(self).items()}

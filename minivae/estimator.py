@@ -23,7 +23,6 @@ from minivae.settings import (
     architecture,
     check_continuation,
     check_memory,
-    check_resume,
     check_spread,
     checked_path,
     checked_settings,
@@ -33,7 +32,7 @@ from minivae.settings import (
     read,
 )
 from minivae.storage import persistence
-from minivae.storage.checkpoints import Checkpoints, capture, fingerprint, restored
+from minivae.storage.checkpoints import Checkpoints, capture, check_resume, fingerprint, restored
 from minivae.training import Best, Trainer
 
 

@@ -32,14 +32,13 @@ from minivae.data.files import DataError
 from minivae.likelihoods import BY_COLUMNS, COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT, domains, runs
 from minivae.optimizers import Optimizer
 from minivae.parameters import size
-from minivae.training import Objective, Trainer
+from minivae.training import Objective
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 DTYPES = ("float32", "float64")
 OF_KERNELS = ("sigma", "beta", "free_bits", "capacity", "learning_rate", "epsilon")  # computed with in the dtype
 OF_THE_ARCHITECTURE = ("latent_dim", "hidden_dims", "activation", "likelihood", "sigma", "missing", "conditional")
 OF_THE_NETWORK = (*OF_THE_ARCHITECTURE, "dtype", "backend")
-OF_THE_BEGINNING = ("validation_fraction", "binarize", "divide_by", "random_state")
 
 TYPES: dict[str, tuple[Any, str]] = {
     "int": (int, "a whole number"),
@@ -153,29 +152,6 @@ def check_continuation(fitted: dict[str, Any], settings: dict[str, Any], epochs_
             f"the cosine schedule ended with epoch {settings['epochs']}, and its learning rate is 0 now; "
             "raise epochs, or set schedule='constant'"
         )
-
-
-def check_resume(fitted: dict[str, Any], settings: dict[str, Any], trainer: Trainer | None) -> None:
-    """Raise ValueError where a training that began with the first settings cannot go on, from here, with the second."""
-    if trainer is None or trainer.best is None:
-        raise ValueError("this model holds no state of a training; load the file that fit(checkpoint=...) wrote")
-    if trainer.epoch >= settings["epochs"]:
-        raise ValueError(f"this training has had its {trainer.epoch} epochs; raise epochs (--epochs) to train on")
-    check_continuation(fitted, settings | {"backend": fitted["backend"]}, trainer.epoch)
-    for name in OF_THE_BEGINNING:
-        if settings[name] != fitted[name]:
-            raise ValueError(
-                f"this training began with {name}={fitted[name]!r}, which {settings[name]!r} cannot change now; set it back"
-            )
-    if trainer.begun is not None and settings["batch_size"] != fitted["batch_size"]:
-        raise ValueError(
-            f"this checkpoint lies within epoch {trainer.epoch + 1} of batches of {fitted['batch_size']}; "
-            "change batch_size from one that lies between epochs"
-        )
-    waited, patience = trainer.epoch - trainer.best.epoch, settings["patience"]
-    if patience is not None and waited >= patience:
-        told = f"this training has waited {waited} epochs for a better val_loss"
-        raise ValueError(f"{told}; raise patience (--patience), now {patience}, to train on")
 
 
 # ---- What they make

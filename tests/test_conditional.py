@@ -11,6 +11,7 @@ import pytest
 from minivae import VAE, DataError, load_dataset
 from minivae.conditions import Condition
 from minivae.kernels import availability
+from minivae.storage.persistence import condition_of
 
 SETTINGS = {
     "conditional": True,
@@ -137,7 +138,7 @@ def test_labels_may_be_words():
     condition = Condition.fitted(np.array(["red", "blue", "red"], dtype=object))
     assert condition.classes == ("blue", "red")
     np.testing.assert_array_equal(condition.columns("red", 2, "float32"), [[0, 1], [0, 1]])
-    assert Condition.from_dict(condition.to_dict()) == condition and Condition.from_dict(None) is None
+    assert condition_of(condition.to_dict()) == condition and condition_of(None) is None
 
 
 # ---- The command line

@@ -105,7 +105,7 @@ def test_line_budget():
     path, everything = sum(map(lines, READING_PATH)), room(".")
     numba, cuda, tool, storage = map(room, ("kernels/numba", "kernels/cuda", "bench", "storage"))
     assert path <= 2200, f"the reading path has {path} lines"
-    assert numba <= 2300 and cuda <= 1300 and tool <= 1200 and storage <= 950
+    assert numba <= 2300 and cuda <= 1300 and tool <= 1200 and storage <= 1000
     rest = everything - numba - cuda - tool - storage - path
     assert rest <= 4500, f"everything else has {rest} lines"
 

@@ -90,7 +90,7 @@ def plot(options: argparse.Namespace) -> int:
         raise DataError("a model file alone has no run folder; name a folder for the figures with --out")
     if not run.vae.history_:
         raise DataError("this model has no training history to plot")
-    print("wrote " + "\n      ".join(map(str, figures(run, run.dataset(), Path(out), required=True))))
+    print("wrote " + "\n      ".join(map(str, figures(run, run.dataset(), Path(out)))))
     return 0
 
 

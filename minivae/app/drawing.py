@@ -14,18 +14,14 @@ from minivae.data.checks import as_matrix
 from minivae.data.datasets import Dataset
 from minivae.data.files import DataError
 from minivae.estimator import VAE
-from minivae.progress import say
 
 
-def figures(run: Run, dataset: Dataset, folder: Path, required: bool = False) -> list[Path]:
-    """Every figure of a run. Without matplotlib training goes on, and says what is missing."""
+def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
+    """Every figure of a run."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        if required:
-            raise ImportError("figures need matplotlib; run pip install 'minivae[plot]'") from error
-        say("no figures: they need matplotlib; run pip install 'minivae[plot]', then minivae plot")
-        return []
+        raise ImportError("figures need matplotlib; run pip install 'minivae[plot]'") from error
     from minivae.figures import plots
 
     vae, shape = run.vae, run.image_shape

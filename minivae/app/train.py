@@ -25,7 +25,8 @@ from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
 from minivae.parameters import size
 from minivae.progress import say
-from minivae.settings import architecture, check_resume, checked_settings, held_fraction, optimizer_and_objective
+from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective
+from minivae.storage.checkpoints import check_resume
 from minivae.storage.folders import CHECKPOINT, CONFIG, FIGURES, HISTORY, MODEL, Folder, claim
 from minivae.storage.modelfile import json_text
 from minivae.training import INTERRUPTED, Best

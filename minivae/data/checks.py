@@ -108,14 +108,6 @@ class Scale:
     def fitted(cls, X: Array, divide_by: float | None, likelihood: str) -> Scale:
         return cls(resolve_divisor(X, divide_by, likelihood), divide_by is not None, X.dtype == np.uint8)
 
-    @classmethod
-    def from_dict(cls, state: Any) -> Scale:
-        """From the fields as a dict. Raises ValueError unless they are of their types and divide_by can divide."""
-        kinds = {name: type(value) for name, value in state.items()} if isinstance(state, dict) else {}
-        if kinds.pop("divide_by", None) not in (int, float) or kinds != {"given": bool, "uint8": bool}:
-            raise ValueError("the scale must hold a number divide_by, and true or false for given and uint8")
-        return cls(resolve_divisor(np.empty(0), state["divide_by"]), state["given"], state["uint8"])
-
     def divisor(self, X: Array, likelihood: str, name: str = "X") -> float:
         """What to divide X by. Raises DataError where X is of the other kind, and no range says what its values mean."""
         if self.given or self.uint8 == (X.dtype == np.uint8):

@@ -16,11 +16,13 @@ import numpy as np
 
 from minivae.data.batches import Examples
 from minivae.progress import say
+from minivae.settings import check_continuation
 from minivae.storage import persistence
 from minivae.training import Best, Trainer
 
 SECONDS = 30.0  # of training that may be lost, at most, where writing takes no more than SHARE of the time
 SHARE = 0.05
+OF_THE_BEGINNING = ("validation_fraction", "binarize", "divide_by", "random_state")
 
 
 def capture(trainer: Trainer, trace: Any = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -56,6 +58,29 @@ def restored(arrays: dict[str, np.ndarray], values: dict[str, Any], network: Any
     if bool(moments) != (values["updates"] > 0):
         raise ValueError("the optimizer's vectors are missing, or should not be there")
     return state
+
+
+def check_resume(fitted: dict[str, Any], settings: dict[str, Any], trainer: Trainer | None) -> None:
+    """Raise ValueError where a training that began with the first settings cannot go on, from here, with the second."""
+    if trainer is None or trainer.best is None:
+        raise ValueError("this model holds no state of a training; load the file that fit(checkpoint=...) wrote")
+    if trainer.epoch >= settings["epochs"]:
+        raise ValueError(f"this training has had its {trainer.epoch} epochs; raise epochs (--epochs) to train on")
+    check_continuation(fitted, settings | {"backend": fitted["backend"]}, trainer.epoch)
+    for name in OF_THE_BEGINNING:
+        if settings[name] != fitted[name]:
+            raise ValueError(
+                f"this training began with {name}={fitted[name]!r}, which {settings[name]!r} cannot change now; set it back"
+            )
+    if trainer.begun is not None and settings["batch_size"] != fitted["batch_size"]:
+        raise ValueError(
+            f"this checkpoint lies within epoch {trainer.epoch + 1} of batches of {fitted['batch_size']}; "
+            "change batch_size from one that lies between epochs"
+        )
+    waited, patience = trainer.epoch - trainer.best.epoch, settings["patience"]
+    if patience is not None and waited >= patience:
+        told = f"this training has waited {waited} epochs for a better val_loss"
+        raise ValueError(f"{told}; raise patience (--patience), now {patience}, to train on")
 
 
 def fingerprint(examples: Examples, val: Examples | None = None) -> int:

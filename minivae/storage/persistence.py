@@ -82,7 +82,7 @@ def load(cls: Any, path: str | Path, backend: str) -> Any:
         first = config["format_version"] == 1
         history, columns = table(config["history"]) if first else (arrays["history"], config["history_columns"])
         units = _units(arrays.get("units", config.get("units", ())), arch.data_dim)
-        state = {"settings_": settings, "scale_": Scale.from_dict(config["scale"]), "condition_": condition}
+        state = {"settings_": settings, "scale_": scale_of(config["scale"]), "condition_": condition}
         state |= {"seed_": randomness.resolve_seed(config["seed"]), "held_rows_": held_rows, "units_": units}
         state |= {"history_": records(history, columns, arch.latent_dim), "n_features_in_": arch.data_dim}
         parameters = np.concatenate([arrays[name].ravel() for name in names])
@@ -122,7 +122,7 @@ def described(
     if not isinstance(depth, list) or len(depth) > MOST_LAYERS or any(type(n) is not int for n in depth):
         raise ValueError(f"hidden_dims are not a list of at most {MOST_LAYERS} whole numbers")
     vae = cls(**settings | {"backend": backend})
-    settings, condition = checked_settings(vae), Condition.from_dict(config.get("condition"))
+    settings, condition = checked_settings(vae), condition_of(config.get("condition"))
     optimizer_and_objective(settings)
     randomness.resolve_seed(settings["random_state"])
     if settings["divide_by"] is not None:
@@ -160,6 +160,31 @@ def _units(stored: Any, data_dim: int) -> tuple[tuple[float, float], ...]:
     if len(units) and (len(units) != data_dim or not whole):
         raise ValueError(f"units are not a finite shift and a positive scale for each of {data_dim} columns")
     return tuple((float(shift), float(scale)) for shift, scale in units)
+
+
+def scale_of(state: Any) -> Scale:
+    """A Scale from its fields as a dict. Raises ValueError unless they are of their types and divide_by can divide."""
+    kinds = {name: type(value) for name, value in state.items()} if isinstance(state, dict) else {}
+    if kinds.pop("divide_by", None) not in (int, float) or kinds != {"given": bool, "uint8": bool}:
+        raise ValueError("the scale must hold a number divide_by, and true or false for given and uint8")
+    return Scale(resolve_divisor(np.empty(0), state["divide_by"]), state["given"], state["uint8"])
+
+
+def condition_of(state: Any) -> Condition | None:
+    """A Condition from what its to_dict gave, or None. Raises ValueError unless it is that, whoever wrote it."""
+    if state is None:
+        return None
+    lists = isinstance(state, dict) and all(isinstance(values, list) for values in state.values())
+    if not lists or state.keys() != {"classes", "shift", "scale"}:
+        raise ValueError("the condition must hold lists of classes, shift and scale")
+    classes, shift, scale = (tuple(state[name]) for name in ("classes", "shift", "scale"))
+    kinds = {type(value) for value in classes}
+    labels = len(kinds) == 1 and kinds <= {str, int, bool} and list(classes) == sorted(set(classes))
+    finite = all(type(v) in (int, float) and abs(v) < math.inf for v in shift + scale)
+    numbers = finite and 0 < len(shift) == len(scale) and min(scale) > 0
+    if not (labels and not shift + scale if classes else numbers):
+        raise ValueError("the condition is neither labels in order nor finite shifts and positive scales")
+    return Condition(classes, shift, scale)
 
 
 # ---- The history: records of numbers as one array, NaN where a record has none
