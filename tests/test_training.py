@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
-from minivae import VAE, NotFinite, randomness
+from minivae import VAE, NotFinite, progress, randomness
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
 from minivae.evaluation import elbo_of
@@ -300,3 +304,35 @@ def test_a_stop_asked_for_before_the_first_step_still_leaves_a_record(digits):
     trainer._train_epoch = stopped_at_once
     trainer.fit(rows_of(digits[0][:50]), 3)
     assert len(trainer.history) == 1 and trainer.step == 1
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENXIO])
+def test_a_terminal_that_goes_away_ends_no_training(number, monkeypatch):
+    """It may go before a bar is made, or while one stands there, as when a connection is lost."""
+
+    class Terminal(io.StringIO):
+        gone = False
+
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            if self.gone:
+                raise OSError(number, os.strerror(number))
+            return super().write(text)
+
+        flush = close = lambda self: self.write("")
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress.bar(3, "epoch 1", shown=True) as advance:
+        assert "epoch 1" in terminal.getvalue()
+        terminal.gone = True
+        time.sleep(0.15)  # after which tqdm draws again
+        advance(1)
+        progress.say("this reaches nobody")
+    assert not progress._bars
+    X = np.random.default_rng(0).random((40, 4), np.float32)
+    vae = VAE(hidden_dims=4, epochs=3, verbose=1, random_state=0, backend="numpy").fit(X)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert len(vae.history_) == len(vae.fit(X).history_) == 3
