@@ -12,7 +12,7 @@ from minivae.data.batches import Examples
 from minivae.data.checks import Scale, as_matrix, require_count
 from minivae.data.files import DataError
 from minivae.network import Network
-from minivae.settings import read
+from minivae.settings import plain, read
 
 quietly = np.errstate(all="ignore")  # as a decorator: what is no number is said in a sentence, however NumPy is set
 
@@ -89,6 +89,7 @@ class Fitted:
         """
         self._require_fit()
         arch = self.network_.arch
+        noise = plain(noise, "noise", ["bool"])
         require_count("n_samples", n_samples, 8 * (arch.latent_dim + arch.outputs + (1 + noise) * arch.data_dim))
         seed, call = (self.seed_, self.sample_calls_) if random_state is None else (random_state, 0)
         seed = randomness.resolve_seed(seed)

@@ -164,3 +164,9 @@ def test_the_command_line_draws_data_and_draws_them_again(table, tmp_path, monke
     np.testing.assert_array_equal(a, b)
     assert np.abs(a - c).max() > 0.1 and np.abs(a - d).max() > 0.1
     np.testing.assert_array_equal(d, VAE.load("m.npz").sample(6, noise=True, random_state=3))
+
+
+def test_noise_is_yes_or_no(digits):
+    vae = VAE(hidden_dims=4, epochs=1, random_state=0).fit(digits[0][:50])
+    with pytest.raises(TypeError, match="noise must be True or False, not 'no'"):
+        vae.sample(3, noise="no")
