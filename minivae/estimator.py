@@ -325,7 +325,7 @@ class VAE(Fitted):
 
     @classmethod
     def load(cls, path: str | Path, *, backend: str = "auto") -> VAE:
-        """The model in `path`. "auto": the best backend here, or a checkpoint's. FileNotFoundError, ModelFileError."""
+        """The model in `path`; backend "auto" is a checkpoint's own, else the best here. Raises OSError, ModelFileError."""
         vae: VAE = persistence.load(cls, checked_path(path), backend)
         return vae
 
