@@ -197,7 +197,9 @@ class Trainer:
                         self.stop(f"{IMPATIENT}{patience} epochs")
                     if self.epoch < last and not self.stopped:
                         self._offer(trace[:0], "epoch")
-                self._offer(trace[:0], "end")
+                self._offer(
+                    trace[:0] if self.begun is None else self.begun, "end"
+                )  # Ctrl-C may come before the first step
                 if self.stopped:
                     self._say(f"stopped after epoch {self.epoch}: {self.stopped}")
         finally:

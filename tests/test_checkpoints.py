@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from training_cases import CASES, suited
 
-from minivae import VAE
+from minivae import VAE, training
 from minivae.data.files import DataError
 from minivae.kernels import availability
 from minivae.storage.checkpoints import Checkpoints
@@ -116,6 +118,26 @@ def test_an_interrupt_keeps_the_step_before_it_and_the_end_is_that_of_all_epochs
     cut = VAE(**settings).fit(X, checkpoint=Stopping(path))
     assert cut.stopped_ == "for a test" and cut.history_[1]["step"] < expected.history_[1]["step"]
     assert_same(VAE.load(path, backend="numpy").fit(X, resume=True), expected)
+
+
+def test_ctrl_c_before_the_first_step_keeps_the_running_epoch(tmp_path, monkeypatch, ctrl_c):
+    """The checkpoint lies within an epoch; written again before that goes on, it still does."""
+    settings, path = BASE | {"backend": "numpy"}, tmp_path / "c.npz"
+    expected = VAE(**settings).fit(X)
+    with pytest.raises(Killed):
+        VAE(**settings).fit(X, checkpoint=Often(path, 2))
+    assert len(VAE.load(path).trainer_.begun)
+
+    @contextmanager
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGINT)
+        yield
+
+    with monkeypatch.context() as only_now:
+        only_now.setattr(training, "one_blas_thread", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            VAE.load(path).fit(X, resume=True, checkpoint=path)
+    assert_same(VAE.load(path).fit(X, resume=True), expected)
 
 
 def test_more_epochs_are_a_training_of_so_many_from_the_beginning(tmp_path):
