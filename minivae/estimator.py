@@ -297,12 +297,12 @@ class VAE(Fitted):
         self.n_parameters_: int = trainer.network.parameters.size
 
     def _trainer(
-        self, settings: dict[str, Any], network: Network, seed: int, history: list[dict[str, Any]], **moments: Any
+        self, settings: dict[str, Any], network: Network, seed: int, history: list[dict[str, Any]], **state: Any
     ) -> Trainer:
         optimizer, objective = optimizer_and_objective(settings)
         callbacks = [lambda _, record, f=f: f(self, record) for f in self.callbacks]
         step, epoch = (history[-1]["step"], history[-1]["epoch"]) if history else (0, 0)
-        rest: dict[str, Any] = {"step": step, "epoch": epoch, "history": history, "callbacks": callbacks} | moments
+        rest: dict[str, Any] = {"step": step, "epoch": epoch, "history": history, "callbacks": callbacks} | state
         return Trainer(network, optimizer, objective, settings["batch_size"], seed, settings["verbose"], **rest)
 
     # ---- Files and copies

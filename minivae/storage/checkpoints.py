@@ -26,7 +26,7 @@ OF_THE_BEGINNING = ("validation_fraction", "binarize", "divide_by", "random_stat
 
 
 def capture(trainer: Trainer, trace: Any = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and plain values that `restore` makes the same trainer of. Without a trace only what partial_fit needs."""
+    """Arrays and plain values that `restored` makes the same trainer of. Without a trace only what partial_fit needs."""
     to_host = trainer.network.kernels.to_host
     arrays = {name: np.array(to_host(vector)) for name, vector in trainer.moments.items()} if trainer.updates else {}
     values: dict[str, Any] = {"updates": trainer.updates, "stopped": trainer.stopped, "best": None}

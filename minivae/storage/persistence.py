@@ -147,7 +147,7 @@ def members(cls: Any, config: dict[str, Any]) -> modelfile.Members:
     found["history"] = ("float64", (-1, len(columns)))
     found["units"] = ("float64", (arch.data_dim if arch.by_columns else 0, 2))
     if config.get("training") is not None:
-        names = ("parameters", "best", *OPTIMIZERS[settings["optimizer"]])
+        names = ("best", *OPTIMIZERS[settings["optimizer"]])
         found |= {f"training.{name}": (dtype, (size(layout),)) for name in names}
         found["training.trace"] = ("float64", (-1, 2 + arch.latent_dim))
     return found

@@ -324,7 +324,7 @@ def swapped(arrays, config):
 def training(size, **more):
     def change(arrays, config):
         config["training"] = {"updates": 3}
-        arrays.update({"training.parameters": np.zeros(size, np.float32), **more})
+        arrays.update({"training.best": np.zeros(size, np.float32), **more})
 
     return change
 
@@ -428,7 +428,7 @@ CHANGES = {
         for c, v in (("epoch", 1.5), ("step", -1), ("epoch", inf), ("active_units", 0.5))
     },
     **{f"history without {c}": history(c, nan) for c in ("epoch", "loss", "beta", "kept", "kl_1", "seconds")},
-    "a training that nobody announced": array("training.parameters", np.zeros(37, np.float32)),
+    "a training that nobody announced": array("training.best", np.zeros(37, np.float32)),
     "a training of another size": training(3),
     "a training of another kind": training(37, **{"training.x": np.zeros(3)}),
     "a training's trace": training(37, **{"training.trace": np.zeros((3, 9))}),
