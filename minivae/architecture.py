@@ -33,8 +33,8 @@ class Architecture:
     sigma belongs to the gaussian likelihood: a positive number fixes it, "learned" trains one for all pixels, and
     "elementwise" lets the decoder give a logvar beside each mean. missing: whether a NaN is an error, or a cell that was not
     observed: "ignore", or "input" where the encoder is told which. By columns, `units` (shift, scale of each column) brings
-    gaussian ones to mean 0 and spread 1, and "learned" trains a sigma for each. conditions: C, the columns of a side array
-    that encoder and decoder are told.
+    gaussian ones to mean 0 and spread 1, and "learned" trains a sigma for each; standardize asks for that, and for least 0
+    and most 1 of those in [0, 1]. conditions: C, the columns of a side array that encoder and decoder are told.
     """
 
     data_dim: int
@@ -46,6 +46,7 @@ class Architecture:
     missing: str = "error"
     units: tuple[tuple[float, float], ...] = ()
     conditions: int = 0
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         for name in ("data_dim", "latent_dim"):
@@ -65,9 +66,11 @@ class Architecture:
 
     @property
     def by_columns(self) -> bool:
-        """Whether the loss is taken column by column: where they differ, where cells are missing, or no kernel is faster."""
+        """Whether the loss is taken by columns: they differ or have units, cells are missing, or no kernel is faster."""
         one = not is_mixed(self.likelihood) and (self.likelihood, self.sigma) != ("gaussian", "elementwise")
-        return self.missing != "error" or not one or LIKELIHOODS[self.likelihood].kernel == BY_COLUMNS
+        return (
+            self.missing != "error" or self.standardize or not one or LIKELIHOODS[self.likelihood].kernel == BY_COLUMNS
+        )
 
     @property
     def runs(self) -> list[Run]:
@@ -100,6 +103,11 @@ class Architecture:
         """Whether columns have a number t of their own to train: see kernels/columns.py."""
         learned = {"negative_binomial"} | ({"gaussian"} if self.sigma == "learned" else set())
         return self.by_columns and any(run.likelihood in learned for run in self.runs)
+
+    @property
+    def far(self) -> bool:
+        """Whether float32 lacks the digits of a column, as of times in seconds: far from 0, or of no usual size."""
+        return any(abs(shift) > 1000 * scale or not 1e-30 < scale < 1e30 for shift, scale in self.units)
 
     def column_units(self) -> np.ndarray:
         """Shift and scale of each column, [2, D]."""

@@ -54,6 +54,9 @@ class VAE(Fitted):
         or "elementwise" (each row and column).
     missing : "error" refuses NaN; "ignore" takes it for a cell that was not observed, which adds nothing to the loss and
         looks average to the encoder; "input" tells the encoder besides which cells were observed.
+    standardize : whether each column is brought to one scale by what fit finds in it: gaussian ones to mean 0 and spread 1,
+        those that shall lie in [0, 1] by their least and largest value. Losses, samples, reconstructions and what is imputed
+        stay in the data's own units, and "learned" trains a sigma for each column.
     conditional : whether encoder and decoder are told y, labels [n] or numbers [n] or [n, C] (Sohn et al. 2015); then every
         method that reads X or makes it needs y too, one for each row, or one for all.
     beta, kl_warmup, free_bits : weight of the KL (Higgins et al. 2017), epochs in which it rises from 0, and the nats
@@ -93,6 +96,7 @@ class VAE(Fitted):
     likelihood: str = "bernoulli"
     sigma: float | str = "learned"
     missing: str = "error"
+    standardize: bool = False
     conditional: bool = False
     beta: float = 1.0
     kl_warmup: float = 0.0
@@ -169,14 +173,20 @@ class VAE(Fitted):
             scale, condition, seed = self.scale_, self.condition_, self.seed_
         else:
             seed = randomness.resolve_seed(settings["random_state"])
-            scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"])
+            scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"], settings["standardize"])
             condition = Condition.fitted(y) if settings["conditional"] else None
-        columns = self.n_features_in_ if resume else X.shape[1]
-        (examples, summary), val, test = read(X, "X", settings, scale, columns, y=y, condition=condition), None, None
+        columns, units, val, test = (
+            self.n_features_in_ if resume else X.shape[1],
+            self.units_ if resume else None,
+            None,
+            None,
+        )
+        examples, summary = read(X, "X", settings, scale, columns, y=y, condition=condition, units=units)
+        units = column_units(settings, summary) if units is None else units
         if X_val is not None:
-            val, _ = read(X_val, "X_val", settings, scale, columns, y=y_val, condition=condition)
+            val, _ = read(X_val, "X_val", settings, scale, columns, y=y_val, condition=condition, units=units)
         if X_test is not None:
-            test, _ = read(X_test, "X_test", settings, scale, columns, y=y_test, condition=condition)
+            test, _ = read(X_test, "X_test", settings, scale, columns, y=y_test, condition=condition, units=units)
         rows, held_rows = np.arange(len(X)), np.empty(0, np.int64)
         if fraction:
             rows, held_rows = holdout(len(X), fraction, randomness.permutation(len(X), seed, randomness.HOLDOUT))
@@ -184,7 +194,7 @@ class VAE(Fitted):
         if resume:
             self._continue(settings, examples, val, held_rows)
         else:
-            self._start(settings, summary, scale, seed, condition)
+            self._start(settings, summary, scale, seed, condition, units)
         self.held_rows_: np.ndarray = held_rows
         if keeper is not None:
             keeper.data = fingerprint(examples, val)
@@ -206,16 +216,18 @@ class VAE(Fitted):
         """
         settings, X = checked_settings(self), as_matrix(X, "X")
         if not hasattr(self, "network_"):
-            scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"])
+            scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"], settings["standardize"])
             condition = Condition.fitted(y) if settings["conditional"] else None
             examples, summary = read(X, "X", settings, scale, y=y, condition=condition)
-            self._start(settings, summary, scale, randomness.resolve_seed(settings["random_state"]), condition)
+            seed = randomness.resolve_seed(settings["random_state"])
+            self._start(settings, summary, scale, seed, condition, column_units(settings, summary))
         else:
             check_continuation(self.settings_, settings, self.history_[-1]["epoch"] if self.history_ else 0)
             scale = self.scale_
             if settings["divide_by"] is not None:
                 scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"])
-            examples, _ = read(X, "X", settings, scale, self.n_features_in_, y=y, condition=self.condition_)
+            told = {"y": y, "condition": self.condition_, "units": self.units_}
+            examples, _ = read(X, "X", settings, scale, self.n_features_in_, **told)
             moments: dict[str, Any] = {}  # afresh for another optimizer, or where the file had none
             if getattr(self, "trainer_", None) is not None and self.trainer_.optimizer.name == settings["optimizer"]:
                 moments = {"moments": self.trainer_.moments, "updates": self.trainer_.updates}
@@ -244,11 +256,17 @@ class VAE(Fitted):
         return str(run["stopped"])
 
     def _start(
-        self, settings: dict[str, Any], summary: Summary, scale: Scale, seed: int, condition: Condition | None
+        self,
+        settings: dict[str, Any],
+        summary: Summary,
+        scale: Scale,
+        seed: int,
+        condition: Condition | None,
+        units: tuple[tuple[float, float], ...],
     ) -> None:
         """Fresh parameters and a fresh trainer. Everything that can be wrong is found before the old ones are let go."""
         check_spread(settings, summary)
-        arch = architecture(settings, len(summary.mean), column_units(settings, summary), condition)
+        arch = architecture(settings, len(summary.mean), units, condition)
         check_memory(arch, settings, summary.rows)
         network = Network(arch, load_backend(settings["backend"]), settings["dtype"])
         start = initial_parameters(

@@ -37,7 +37,7 @@ def elbo_of(network: Network, examples: Examples, seed: int) -> Callable[[int], 
     def terms(sample: int) -> tuple[np.ndarray, np.ndarray]:
         recon, kl = np.empty(len(examples.rows)), np.empty((len(examples.rows), network.arch.latent_dim))
         for piece, rows in examples.chunks(CHUNK):
-            work.put("rows", rows)
+            examples.load(work, rows)
             work.run(len(rows), step=sample, beta=1.0)
             recon[piece], kl[piece] = work.get("nll"), work.get("kl")
         return recon, kl
@@ -56,7 +56,7 @@ def posterior(network: Network, examples: Examples, dtype: Any = None) -> tuple[
         work = _workspace(network, [*some.batch_program(seed=0), *encode_program(network.arch)], some)
         h = np.empty((len(some.rows), 2 * network.arch.latent_dim), network.dtype)
         for piece, rows in some.chunks(CHUNK):
-            work.put("rows", rows)
+            some.load(work, rows)
             work.run(len(rows))
             h[piece] = work.get("h")
         return h
@@ -114,7 +114,10 @@ def outputs(network: Network, program: list[Call], z: np.ndarray, side: np.ndarr
 
 
 def decode(network: Network, z: np.ndarray, side: np.ndarray | None = None) -> np.ndarray:
-    """The mean of p(x|z) [n, D] for latent points z [n, Z] (and side [n, C]), such as probabilities for bernoulli."""
+    """The mean of p(x|z) [n, D] for latent points z [n, Z] (and side [n, C]), such as probabilities for bernoulli.
+
+    In the network's dtype, or in float64 where a column lies too far from 0 for float32.
+    """
     arch, program = network.arch, decode_program(network.arch)
     mean = column_means(arch) if arch.by_columns else LIKELIHOODS[arch.likelihood].mean
     if isinstance(mean, str):
@@ -124,7 +127,7 @@ def decode(network: Network, z: np.ndarray, side: np.ndarray | None = None) -> n
         out = outputs(network, program, z[rows], None if side is None else side[rows])
         return np.asarray(out if isinstance(mean, str) else mean(out))
 
-    return in_dtype(finite_first(means, network), network.dtype, "the decoder's mean")
+    return in_dtype(finite_first(means, network), np.float64 if arch.far else network.dtype, "the decoder's mean")
 
 
 def column_means(arch: Architecture) -> Callable[[np.ndarray], np.ndarray]:

@@ -28,6 +28,7 @@ class Fitted:
     network_: Network
     scale_: Scale
     condition_: Condition | None
+    units_: tuple[tuple[float, float], ...]
     seed_: int
     n_features_in_: int
     sample_calls_: int
@@ -45,7 +46,8 @@ class Fitted:
     def examples(self, X: Any, rows: np.ndarray | None = None, y: Any = None) -> Examples:
         """All or some rows of X (and y), checked, as the functions of `evaluation` take them. X is not copied."""
         self._require_fit()
-        return read(X, "X", self.settings_, self.scale_, self.n_features_in_, rows, y, self.condition_)[0]
+        told = {"y": y, "condition": self.condition_, "units": self.units_}
+        return read(X, "X", self.settings_, self.scale_, self.n_features_in_, rows, **told)[0]
 
     def _side(self, y: Any, n: int) -> np.ndarray | None:
         """y as columns [n, C], or None for a model that is told nothing."""
@@ -125,7 +127,7 @@ class Fitted:
         examples = self.examples(X, y=y)
         if self.network_.arch.missing == "error":
             raise ValueError("this model was fitted with missing='error'; fit with missing='ignore' to impute")
-        X = as_matrix(X, "X").astype(np.float64)
+        X = np.array(as_matrix(X, "X"), np.float64)
         expected = imputation.impute(self.network_, examples, n_samples, self.seed_) * examples.divide_by
         return evaluation.in_dtype(imputation.fill(X, expected, self.network_), np.float64, "what is expected")
 

@@ -116,7 +116,10 @@ class Network:
         if arch.by_columns:
             (shift, scale), here = arch.column_units(), kernels.to_device
             runs = [(run.kind, run.column, run.output, run.count) for run in arch.runs]
-            columns = {"shift": shift, "scale": scale, "log_scale": np.log(scale), "dispersion": arch.dispersion()}
+            log_scale = np.log(scale)  # of a density; grey values that count as probabilities have none
+            for run in arch.runs:
+                log_scale[run.columns] *= run.likelihood != "bernoulli"
+            columns = {"shift": shift, "scale": scale, "log_scale": log_scale, "dispersion": arch.dispersion()}
             columns = {name: here(values.astype(self.dtype)) for name, values in columns.items()}
             self.named = columns | {"runs": here(np.array(runs, np.int64))} | self.named
         elif arch.likelihood == "gaussian" and not isinstance(arch.sigma, str):

@@ -36,7 +36,7 @@ def observe(network: Network, z: np.ndarray, seed: int, call: int = 0, side: np.
         a = out[:, run.output : run.output + run.count]
         x[:, run.columns] = DRAW[run.likelihood](a, spread(network, run, out), chance, run.columns)
     shift, scale = arch.column_units()
-    return in_dtype(shift + scale * x, network.dtype, "the sample")
+    return in_dtype(shift + scale * x, np.float64 if arch.far else network.dtype, "the sample")
 
 
 class Chance:

@@ -134,17 +134,19 @@ def _draws(network: Network, examples: Examples, seed: int, eps: np.ndarray) -> 
     program = examples.fixed().batch_program(seed)
     gather, binarize = [[call for call in program if (call.kernel == "gather") is read] for read in (True, False)]
     reading = network.workspace(gather, capacity, **examples.on(kernels))
-    read = {name: reading.arrays[name] for name in ("x", "c") if name in reading.arrays}
+    read = {name: array for name, array in reading.arrays.items() if name not in ("rows", "data", "side")}
     encoding = network.workspace([*binarize, *encode_program(arch)], capacity, **read)
     draw = [Call("sample_forward", ("z", "kl", "h", "eps")), *decode_program(arch), *loss_program(arch)]
     encoded = {name: encoding.arrays[name] for name in ("x", "c", "h", "observed") if name in encoding.arrays}
     drawing = network.workspace(draw, capacity, **encoded)
     for piece, rows in examples.chunks(CHUNK):
         n = len(rows)
-        reading.put("rows", rows)
-        reading.run(n)
+        for work in (reading, encoding):
+            examples.load(work, rows)
+        if gather:
+            reading.run(n)
         if binarize:
-            grey = reading.get("x").astype(np.float32)
+            grey = kernels.to_host(encoding.arrays["x"][:n]).astype(np.float32)
             encoding.put("rows", np.array([zlib.crc32(row.tobytes()) for row in grey], np.int64))
         encoding.run(n)
         for e in eps:

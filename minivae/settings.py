@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from os import PathLike, fsencode, fspath
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ from minivae.training import Objective
 DEFAULT_VALIDATION_FRACTION = 0.1
 DTYPES = ("float32", "float64")
 OF_KERNELS = ("sigma", "beta", "free_bits", "capacity", "learning_rate", "epsilon")  # computed with in the dtype
-OF_THE_ARCHITECTURE = ("latent_dim", "hidden_dims", "activation", "likelihood", "sigma", "missing", "conditional")
-OF_THE_NETWORK = (*OF_THE_ARCHITECTURE, "dtype", "backend")
+_WORDS = "latent_dim hidden_dims activation likelihood sigma missing standardize conditional dtype backend"
+OF_THE_NETWORK = tuple(_WORDS.split())
 
 TYPES: dict[str, tuple[Any, str]] = {
     "int": (int, "a whole number"),
@@ -78,6 +78,15 @@ def checked_settings(vae: Any) -> dict[str, Any]:
     runs(settings["likelihood"])
     if settings["missing"] not in MISSING:  # before NaN in the data is called an error
         raise ValueError(f"missing {settings['missing']!r} is not one of {', '.join(MISSING)}")
+    if settings["standardize"] and domains(settings["likelihood"]) <= {COUNTS, ONE_HOT}:
+        raise ValueError(
+            f"standardize brings numbers to one scale, and likelihood {settings['likelihood']!r} takes only 0, 1, 2, ...; "
+            "leave it out"
+        )
+    if settings["binarize"] != "none" and settings["standardize"]:
+        raise ValueError(
+            "binarize makes yes or no of values in [0, 1], which need no standardize; leave one of them out"
+        )
     if settings["binarize"] != "none" and settings["missing"] != "error":
         raise ValueError("binarize would make a 0 of a missing cell; binarize the data beforehand, or leave it 'none'")
     units = [LIKELIHOODS[r.likelihood].kernel for r in runs(settings["likelihood"]) if r.data == UNIT]
@@ -171,7 +180,7 @@ def check_spread(settings: dict[str, Any], summary: Summary) -> None:
     """Raise DataError where no sigma fits the columns that a model is to be fitted on, naming the first of them.
 
     Those of which nothing was observed; all, where one sigma would shrink without end as none varies; by columns, where a
-    fixed sigma lies below the floor, or where float32 cannot tell the values of a column apart.
+    fixed sigma lies below the floor.
     """
     arch, spread, mean = architecture(settings, len(summary.mean)), np.sqrt(summary.variance), np.abs(summary.mean)
     for column in np.flatnonzero(np.isinf(summary.minimum))[:1]:
@@ -188,21 +197,24 @@ def check_spread(settings: dict[str, Any], summary: Summary) -> None:
                 raise DataError(
                     f"sigma={arch.sigma:g} is too small for column {j}, whose spread is {spread[j]:g}; raise it"
                 )
-            if settings["dtype"] == "float32" and spread[j] < 1e-4 * mean[j]:
-                raise DataError(
-                    f"column {j} lies at {summary.mean[j]:g} and varies by {spread[j]:g}, which float32 does not tell apart "
-                    "well; subtract a constant from it, or set dtype='float64'"
-                )
 
 
 def column_units(settings: dict[str, Any], summary: Summary) -> tuple[tuple[float, float], ...]:
-    """Shift and scale of each column, where the loss is taken by columns: mean and spread of numbers, 0 and 1 of others."""
+    """Shift and scale of each column, where the loss is taken by columns: mean and spread of numbers, 0 and 1 of others.
+
+    With standardize also the least value of what shall lie in [0, 1], and how far the largest is from it; but a column of
+    nothing but 0 and 1 says yes or no, and stays.
+    """
     arch, units = architecture(settings, len(summary.mean)), []
     for run in arch.runs if arch.by_columns else ():
-        for mean, variance in zip(summary.mean[run.columns], summary.variance[run.columns]):
-            spread = float(np.sqrt(variance))
-            known = spread > 1e-12 * abs(mean)  # else a column of one value, whose spread is rounding
-            units.append((float(mean), spread if known else 1.0) if run.data == REAL else (0.0, 1.0))
+        for mean, variance, least, most in zip(*(values[run.columns] for values in summary.columns())):
+            shift, scale = (0.0, 1.0)
+            if run.data == REAL:
+                shift, scale = mean, math.sqrt(variance)
+            elif run.data == UNIT and settings["standardize"] and {least, most} - {0, 1}:
+                shift, scale = least, most - least
+            known = 1e-12 * abs(shift) < scale < math.inf  # else one value, whose spread is rounding, or none
+            units.append((float(shift), float(scale) if known else 1.0))
     return tuple(units)
 
 
@@ -239,15 +251,22 @@ def read(
     rows: np.ndarray | None = None,
     y: Any = None,
     condition: Condition | None = None,
+    units: Any = None,
 ) -> tuple[Examples, Summary]:
-    """All or some rows of X, and y where a model is told it, as one with these settings reads them; their summary."""
+    """All or some rows of X, and y where a model is told it, as one with these settings reads them; their summary.
+
+    units: of the columns the model was fitted on; None where it is these.
+    """
     X = as_matrix(X, name)
     if columns is not None and X.shape[1] != columns:
         raise DataError(f"{name} has {X.shape[1]} columns, and the model was built for {columns}; pass as many")
     divisor = scale.divisor(X, settings["likelihood"], name)
     whole = bool(domains(settings["likelihood"]) & {COUNTS, ONE_HOT})
     summary = summarize(X, divisor, name, rows, whole, missing=settings["missing"] != "error")
-    check_range(summary, settings["likelihood"])
+    units = column_units(settings, summary) if units is None else units
+    check_range(summary, settings["likelihood"], units)
     check_groups(X, divisor, name, settings["likelihood"], rows)
     side = None if condition is None else condition.columns(y, len(X), settings["dtype"])
-    return Examples(X, np.arange(len(X)) if rows is None else rows, divisor, settings["binarize"], side), summary
+    far = settings["dtype"] == "float32" and architecture(settings, X.shape[1], units, condition).far
+    examples = Examples(X, np.arange(len(X)) if rows is None else rows, divisor, settings["binarize"], side)
+    return replace(examples, units=np.array(units).T) if far else examples, summary

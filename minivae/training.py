@@ -234,8 +234,10 @@ class Trainer:
         with bar(len(index), f"epoch {self.epoch + 1}", bool(self.verbose), first) as advance:
             while done < n and not (self.stopped and done):
                 # as many full batches as take about a tenth of a second, then the short one that may be left
-                count = max(1, min(self.chunk, n // size - first))
+                count = 1 if examples.staged else max(1, min(self.chunk, n // size - first))
                 rows = order[done : done + count * size].reshape(count, -1)
+                if examples.staged:
+                    examples.load(work, rows[0])
                 part, started = slice(first, first + count), time.perf_counter()
                 schedules = {"beta": beta[part], "capacity": capacity[part], "learning_rate": rate[part]}
                 ahead = 1 + np.arange(count)

@@ -63,6 +63,10 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
             ),
             "sigma": ({"type": _sigma}, "of the gaussian: a number, learned, or elementwise"),
             "missing": (_choice(*MISSING), "NaN: an error; not observed; not observed, and the encoder told so"),
+            "standardize": (
+                {"action": "store_true"},
+                "bring each column to one scale, gaussian ones to mean 0 and spread 1; results stay in the data's own units",
+            ),
             "conditional": ({"action": "store_true"}, "tell encoder and decoder the labels of the data"),
             "init": (_choice(*INITS), "initial weights"),
             "output_bias": (_choice(*OUTPUT_BIASES), "initial bias of the decoder's last layer"),

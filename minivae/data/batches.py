@@ -15,6 +15,7 @@ import numpy as np
 
 from minivae import randomness
 from minivae.data.files import Array, DataError
+from minivae.data.inplace import InPlace
 from minivae.kernels import Call, Var
 
 BINARIZE = ("none", "static", "dynamic")
@@ -48,7 +49,8 @@ class Examples:
 
     data [n, D] stays as it is in memory or on disk; a batch is data[rows] / divide_by. binarize: "none" keeps the grey
     values, "static" draws each pixel once (a function of seed and row), "dynamic" anew at every step. side [n, C]: what a
-    conditional model is told of each row.
+    conditional model is told of each row. units [2, D]: shift and scale of the columns, taken here in float64 where float32
+    has not the digits. A step gathers its rows itself, unless they are `staged`: then `load` brings them.
     """
 
     data: Any
@@ -56,6 +58,7 @@ class Examples:
     divide_by: float = 1.0
     binarize: str = "none"
     side: Any = None
+    units: Array | None = None
     _there: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -67,9 +70,21 @@ class Examples:
         if worst.size:
             raise ValueError(f"row {worst[0]} is not among the {len(self.data)} rows of the data, counted from 0")
 
+    @property
+    def staged(self) -> bool:
+        return self.units is not None or isinstance(self.data, InPlace)
+
+    def load(self, work: Any, rows: Array) -> None:
+        """Say to a workspace which rows come next; where these are staged, bring them."""
+        if "rows" in work.arrays:
+            work.put("rows", rows)
+        if self.staged and "x" in work.arrays:
+            x = np.divide(self.data[rows], self.divide_by, dtype=np.float64)
+            work.put("x", x if self.units is None else (x - self.units[0]) / self.units[1])
+
     def batch_program(self, seed: int) -> list[Call]:
         """data, rows -> x. Variable: step, which only dynamic binarization looks at."""
-        program = [Call("gather", ("x", "data", "rows"), (self.divide_by,))]
+        program = [] if self.staged else [Call("gather", ("x", "data", "rows"), (self.divide_by,))]
         if self.binarize == "dynamic":
             scalars: tuple[Any, ...] = (seed, randomness.BINARIZE_DYNAMIC, Var("step"))
         else:
@@ -87,7 +102,13 @@ class Examples:
     def on(self, kernels: ModuleType) -> dict[str, Any]:
         """data, and side, where this backend's arrays live; brought there once, however often these rows are evaluated."""
         if kernels.__name__ not in self._there:
-            given = {"data": self.data} | ({"side": self.side} if self.side is not None else {})
+            given = {"side": self.side} if self.side is not None else {}
+            if not self.staged:
+                given["data"] = self.data
+            if self.units is not None:  # the network has nothing left to do with them
+                given |= {
+                    name: np.full(self.units.shape[1], i, np.float32) for i, name in enumerate(("shift", "scale"))
+                }
             self._there[kernels.__name__] = {name: kernels.to_device(array) for name, array in given.items()}
         there: dict[str, Any] = self._there[kernels.__name__]
         return there

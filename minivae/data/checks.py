@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from minivae.data.files import Array, DataError
+from minivae.data.inplace import InPlace, dense_dtype
 from minivae.likelihoods import COUNTS, ONE_HOT, REAL, UNIT, domains, is_mixed, runs
 from minivae.processors import memory_limit
 
-_CHUNK_VALUES = 2**22  # values per chunk of a pass over the data: 32 MiB of float64
+_CHUNK_VALUES = 2**20  # values per chunk of a pass over the data: 8 MiB of float64
 
 
 def as_matrix(X: Any, name: str = "X") -> Array:
@@ -20,18 +21,21 @@ def as_matrix(X: Any, name: str = "X") -> Array:
 
     X is [N, D]. float32, float64, uint8 and bool, memory maps included, are returned as they are, unless their rows lie
     apart by no whole number of values, as in packed records; float16 and integers up to 16 bits become float32, all other
-    real numbers float64. Error messages call it `name`.
+    real numbers float64. Memory maps that would have to be copied and sparse matrices become `InPlace`, whose rows are made
+    dense as they are used. Error messages call it `name`.
 
     Raises
     ------
-    DataError : X is sparse, masked, not numeric, not 2-D, or has no rows or columns
+    DataError : X is masked, not numeric, not 2-D, or has no rows or columns
     """
-    if hasattr(X, "toarray") and hasattr(X, "nnz"):
-        raise DataError(f"{name} is a sparse matrix; pass {name}.toarray()")
+    if isinstance(X, InPlace):
+        return X  # type: ignore[return-value]  # it has all of an array that is used
+    sparse = hasattr(X, "tocsr") and hasattr(X, "nnz")
     if isinstance(X, np.ma.MaskedArray):
         raise DataError(f"{name} is a masked array; pass {name}.filled(value) with the value for the masked entries")
     try:
-        array: Array = X if isinstance(X, np.ndarray) and not isinstance(X, np.matrix) else np.asarray(X)
+        kept = sparse or (isinstance(X, np.ndarray) and not isinstance(X, np.matrix))
+        array: Array = X.tocsr() if sparse else X if kept else np.asarray(X)
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{name} cannot be made an array ({error}); pass rows of equal length, all numbers") from error
     if array.dtype.kind not in "fiub":
@@ -39,13 +43,14 @@ def as_matrix(X: Any, name: str = "X") -> Array:
     if array.ndim != 2:
         how = f"{name}.reshape(len({name}), -1)" if array.ndim > 2 else f"{name}.reshape(1, -1) if it is one example"
         raise DataError(f"{name} has shape {array.shape}; pass {how}")
-    if array.size == 0:
+    if 0 in array.shape:
         raise DataError(f"{name} has {array.shape[0]} rows and {array.shape[1]} columns; pass at least one of each")
-    if array.dtype in (np.float32, np.float64, np.uint8, np.bool_):  # a foreign byte order is none of these
-        whole = array.flags.aligned and not any(stride % array.itemsize for stride in array.strides)
-        return array if whole else array.copy()
-    small = array.dtype.itemsize <= 2 or array.dtype.newbyteorder("=") == np.float32
-    return array.astype(np.float32 if small else np.float64)
+    whole = sparse or (array.flags.aligned and not any(stride % array.itemsize for stride in array.strides))
+    if not sparse and whole and array.dtype == dense_dtype(array.dtype):
+        return array
+    if sparse or isinstance(array, np.memmap):
+        return InPlace(array)  # type: ignore[return-value]
+    return array.astype(dense_dtype(array.dtype))
 
 
 def shown(value: Any) -> str:
@@ -105,7 +110,9 @@ class Scale:
     uint8: bool
 
     @classmethod
-    def fitted(cls, X: Array, divide_by: float | None, likelihood: str) -> Scale:
+    def fitted(cls, X: Array, divide_by: float | None, likelihood: str, standardize: bool = False) -> Scale:
+        if standardize and divide_by is None:  # the columns are brought to their units in any case
+            divide_by = 1.0
         return cls(resolve_divisor(X, divide_by, likelihood), divide_by is not None, X.dtype == np.uint8)
 
     def divisor(self, X: Array, likelihood: str, name: str = "X") -> float:
@@ -136,6 +143,9 @@ class Summary:
     divide_by: float = 1.0
     broken: Array | None = None
 
+    def columns(self) -> tuple[Array, Array, Array, Array]:
+        return self.mean, self.variance, self.minimum, self.maximum
+
 
 @np.errstate(all="ignore")  # NaN and infinite values are named below, better than by a warning
 def summarize(
@@ -151,7 +161,7 @@ def summarize(
     missing: NaN is a cell that was not observed; the statistics are those of the others. Of a column without any the minimum
     is infinite.
 
-    The pass holds about 32 MB at a time, so X may be a memory map larger than memory. Chunks are merged as in Chan,
+    The pass holds some 30 MB at a time, so X may be a memory map larger than memory. Chunks are merged as in Chan,
     Golub and LeVeque (1979), which loses no digits where the mean is large against the spread.
 
     Raises
@@ -195,15 +205,19 @@ def summarize(
     return Summary(count, mean, squares / np.maximum(seen, 1), minimum, maximum, divisor, broken)
 
 
-def check_range(summary: Summary, likelihood: str) -> None:
+def check_range(summary: Summary, likelihood: str, units: Any = ()) -> None:
     """Raise DataError when the scaled data are not what the likelihood of their columns takes, see LIKELIHOODS.
 
-    An excess of up to 1e-6 beyond [0, 1], which rounding can cause, is let pass.
+    units: shift and scale of the columns of a model that standardizes them. An excess of up to 1e-6 beyond [0, 1], which
+    rounding can cause, is let pass.
     """
     after = "" if summary.divide_by == 1 else f" after division by {summary.divide_by:g}"
     for run in runs(likelihood, len(summary.mean)):
         low, high, first = summary.minimum[run.columns], summary.maximum[run.columns], run.column
         needs = f"likelihood {run.likelihood!r} needs {run.data}"
+        if run.data == UNIT and len(units):
+            shift, scale = np.array(units[run.columns]).T
+            low, high, after = (low - shift) / scale, (high - shift) / scale, " in units of the fit's range"
         if run.data in (COUNTS, ONE_HOT):
             if low.min() < 0:
                 raise DataError(

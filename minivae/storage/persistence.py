@@ -30,7 +30,7 @@ from minivae.storage import modelfile
 STATE = {"format_version", "settings", "data_dim", "scale", "seed"}
 NEEDED = {1: STATE | {"history"}, 2: STATE | {"condition", "history_columns"}}
 ALLOWED = {1: {"units", "condition"}, 2: {"training", "run"}}
-NEW_SETTINGS: set[str] = set()  # which version 2 had not from its beginning on
+NEW_SETTINGS = {"standardize"}  # which version 2 had not from its beginning on
 MOST_LAYERS = 1000
 SPREAD = re.compile(r"kl_[0-9]+")  # the columns of kl_per_dim
 KINDS = {"epoch": int, "step": int, "active_units": int, "kept": bool}  # of a record's numbers, the others being float

@@ -594,13 +594,6 @@ def test_unusable_X_gets_one_sentence(X, words):
         as_matrix(X, name="Y")
 
 
-def test_sparse_matrices_have_their_own_sentence():
-    sparse = pytest.importorskip("scipy.sparse", reason="SciPy makes sparse matrices")
-    for X in (sparse.csr_matrix(np.eye(3)), sparse.coo_array(np.eye(3))):
-        with refuses(r"X is a sparse matrix; pass X.toarray\(\)"):
-            as_matrix(X)
-
-
 # ---- summarize, check_range, resolve_divisor, holdout
 
 
