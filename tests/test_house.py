@@ -39,6 +39,7 @@ ORDER = [
     *(
         "data",
         "data.opening",
+        "data.schema",
         "data.text",
         "data.files",
         "data.inplace",

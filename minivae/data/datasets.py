@@ -15,6 +15,7 @@ import numpy as np
 
 from minivae.data.checks import as_matrix
 from minivae.data.files import KINDS, Array, DataError, read_file, read_idx
+from minivae.data.schema import Schema
 
 _MAX_DOWNLOAD = 2**26  # bytes; the largest published file has 26 MB
 _IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -28,6 +29,8 @@ class Dataset:
     train_labels, test_labels : [N] or None
     image_shape : (H, W) or (H, W, C) of a row, or None
     source : citation or path
+    schema : of a table, what its columns are
+    notes : what was decided about the data, a line each
     """
 
     name: str
@@ -37,6 +40,8 @@ class Dataset:
     test_labels: Array | None
     image_shape: tuple[int, ...] | None
     source: str
+    schema: Schema | None = None
+    notes: tuple[str, ...] = ()
 
 
 def told_by(dataset: Dataset, column: int) -> Dataset:
