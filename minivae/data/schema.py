@@ -146,7 +146,7 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any] | None:
         """As lists of texts; None where it is too large for a model's file."""
-        texts = [text for c in self.columns for text in (c.name, *c.values)] + list(self.order)
+        texts: list[str] = [text for c in self.columns for text in (c.name, *c.values)] + list(self.order)
         if len(self.columns) > STORED[0] or len(texts) > 3 * STORED[0] or sum(map(len, texts)) > STORED[1]:
             return None
         columns = [[column.name, column.kind, *column.values] for column in self.columns]
@@ -159,7 +159,7 @@ class Schema:
             raise ValueError("a table's description must hold columns, label and order")
         columns, label, order = state["columns"], state["label"], state["order"]
         lists = isinstance(columns, list) and isinstance(order, list) and all(isinstance(c, list) for c in columns)
-        texts = [text for words in (*columns, order) for text in words] if lists else [None]
+        texts: list[Any] = [text for words in (*columns, order) for text in words] if lists else [None]
         if not all(isinstance(text, str) for text in texts) or not isinstance(label, str | None):
             raise ValueError("the columns of a table are not described by texts")
         if not 0 < len(columns) <= STORED[0] or len(texts) > 4 * STORED[0] or sum(map(len, texts)) > STORED[1]:
