@@ -32,7 +32,9 @@ class Run:
         if source is None:
             raise DataError("this model file does not say what it was trained on; name a dataset or file with --data")
         column = self.config.get("condition")
-        dataset = load_dataset(source)
+        dataset = load_dataset(source, **self.config.get("reading", {}))
+        for note in dataset.notes if other else ():  # those of its own data were said when it was trained
+            say(note)
         return dataset if column is None else told_by(dataset, column)
 
     def cut_short(self) -> str:
@@ -78,6 +80,8 @@ def open_run(path: str | Path) -> Run:
 # What a model's file says of its run. `id` binds it to its config.json, `stopped` is None until the training has ended
 RUN: dict[str, Any] = {"id": str, "image_shape": list | None, "condition": int | None, "watch_test": bool}
 RUN |= {"backend": str, "versions": dict, "stopped": str | None}
+LATER: dict[str, Any] = {"reading": {}}  # what older files do not say, and what holds for them
+RUN |= {name: type(value) for name, value in LATER.items()}
 
 
 def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
@@ -88,19 +92,21 @@ def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
             config = json.loads(config_file.read_text())
         except (OSError, ValueError, RecursionError):
             config = None
-    known = {"image_shape": list | None, "condition": int | None, "data": str | None}
-    if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in known.items()):
+    kinds = {"image_shape": list | None, "condition": int | None, "data": str | None}
+    if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
         if vae.run_ is None:
             raise ModelFileError(f"{config_file} is not what train writes; restore it or train again")
         config = {"run": None}
     if vae.run_ is None:
-        return dict(config)
-    if vae.run_.keys() != RUN.keys() or not all(isinstance(vae.run_[name], kind) for name, kind in RUN.items()):
+        return dict(config | LATER)
+    known = LATER | vae.run_
+    right = known.keys() == RUN.keys() and all(isinstance(known[name], kind) for name, kind in RUN.items())
+    if not right or known["reading"].keys() - {"array", "resize", "mode", "background"}:
         raise ModelFileError(f"what {file} says of its run is not what train writes; copy or train it again")
     if config and config.get("run") != vae.run_["id"]:
         say(f"{config_file} is damaged, or of another run than {file.name}; where data are needed, name them")
         config = {}
-    return dict(config | vae.run_)
+    return dict(config | known)
 
 
 class Part(NamedTuple):

@@ -65,6 +65,7 @@ def train(options: argparse.Namespace) -> int:
         "condition": options.condition,
         "watch_test": watch_test,
         "backend": backend(settings["backend"]),
+        "reading": dataset.reading,
         "versions": {"minivae": __version__, "numpy": np.__version__, "python": platform.python_version()},
         "stopped": None,
     }
@@ -111,7 +112,7 @@ def resume(options: argparse.Namespace) -> int:
         vae.set_params(**given, verbose=0 if options.quiet else 1)
         settings = checked_settings(vae)
         changed = [name for name in given if settings[name] != before[name]]
-        dataset = _dataset(options.data or run["data"], run["condition"], options.download)
+        dataset = _dataset(options.data or run["data"], run["condition"], options.download, run["reading"])
         if options.data is not None:
             run["data"] = _portable(options.data)
         if options.image_shape is not None:
@@ -192,8 +193,8 @@ def _draw(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         return []
 
 
-def _dataset(data: str, condition: int | None, download: bool) -> Dataset:
-    dataset = load_dataset(data, download=download)
+def _dataset(data: str, condition: int | None, download: bool, reading: dict[str, Any] | None = None) -> Dataset:
+    dataset = load_dataset(data, download=download, **(reading or {}))
     return dataset if condition is None else told_by(dataset, condition)
 
 
@@ -220,6 +221,8 @@ def _announce(
     n = len(dataset.train)
     held = 0 if watch_test else round(n * held_fraction(settings, has_val=False))
     say(f"{_model_name(settings, arch.data_dim)}, {size(parameter_layout(arch)):,} parameters")
+    for note in dataset.notes:
+        say(note)
     say(f"{dataset.name}: {n - held:,} rows of {arch.data_dim} to train on")
     if watch_test and dataset.test is not None:
         held_out = f"the test part of {len(dataset.test):,} rows is measured after each epoch; the last epoch is kept"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ class Dataset:
     train_labels, test_labels : [N] or None
     image_shape : (H, W) or (H, W, C) of a row, or None
     source : citation or path
+    notes : lines that a reader of the file should be told: what was decided, converted or left out
+    reading : the keywords of `load_dataset` with which another file is read as this one was
     schema : of a table, what its columns are
-    notes : what was decided about the data, a line each
     """
 
     name: str
@@ -40,8 +41,9 @@ class Dataset:
     test_labels: Array | None
     image_shape: tuple[int, ...] | None
     source: str
-    schema: Schema | None = None
     notes: tuple[str, ...] = ()
+    reading: dict[str, Any] = field(default_factory=dict)
+    schema: Schema | None = None
 
 
 def told_by(dataset: Dataset, column: int) -> Dataset:
@@ -98,7 +100,15 @@ _KNOWN = {
 NAMES = tuple(_KNOWN)
 
 
-def load_dataset(source: str | Path, *, download: bool = False) -> Dataset:
+def load_dataset(
+    source: str | Path,
+    *,
+    download: bool = False,
+    array: str | None = None,
+    resize: Sequence[int] | None = None,
+    mode: str | None = None,
+    background: int | None = None,
+) -> Dataset:
     """Load a dataset by name, or from a file or folder.
 
     Parameters
@@ -123,12 +133,13 @@ def load_dataset(source: str | Path, *, download: bool = False) -> Dataset:
             f"there is no dataset or file named {str(source)!r}; {f'did you mean {close[0]!r}? ' if close else ''}"
             f"pass one of the names {', '.join(_KNOWN)}, or a path to: {KINDS}"
         )
-    stored, labels = read_file(path)
-    if stored.ndim < 2 or stored.size == 0:
-        raise DataError(f"{path} holds an array of shape {stored.shape}; store at least one row and one column, [N, D]")
-    image_shape = stored.shape[1:] if stored.ndim > 2 else None
-    train = as_matrix(stored.reshape(len(stored), -1), str(path))
-    return Dataset(path.name, train, None, labels, None, image_shape, str(path))
+    stored = read_file(path, array=array, resize=resize, mode=mode, background=background)
+    shape = stored.array.shape
+    if len(shape) < 2 or 0 in shape:
+        raise DataError(f"{path} holds an array of shape {shape}; store at least one row and one column, [N, D]")
+    train = as_matrix(stored.array.reshape(shape[0], -1), str(path))
+    image_shape = shape[1:] if len(shape) > 2 else None
+    return Dataset(path.name, train, None, stored.labels, None, image_shape, str(path), stored.notes, stored.reading)
 
 
 def _load_digits() -> Dataset:

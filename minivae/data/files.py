@@ -16,7 +16,7 @@ import numpy as np
 
 from minivae.data.opening import Array as Array
 from minivae.data.opening import DataError as DataError
-from minivae.data.opening import opened, room
+from minivae.data.opening import Stored, opened, room
 from minivae.data.text import read_table
 from minivae.storage.archives import Archive, Unreadable, open_regular, read_header, reason
 
@@ -27,26 +27,28 @@ IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # what tho
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_file(path: Path) -> tuple[Array, Array | None]:
+def read_file(path: Path, **how: Any) -> Stored:
     """Read a data file, or a folder of images; the ending of its name decides the kind (see `KINDS`).
 
-    Returns (array [N, ...] as stored, labels [N] or None): .npy is mapped read-only, only .npz carries labels.
+    how: the keywords of `load_dataset` that say how, None where not given; each kind takes those that are its own.
+
+    .npy is mapped read-only, only .npz carries labels.
     Raises DataError for an unknown kind, or a file that cannot be read as its kind.
     """
     if path.is_dir():
-        return read_image_folder(path), None
+        return Stored(read_image_folder(path))
     if not path.is_file():
         raise DataError(f"{path} is not a file or folder that can be read; pass one of: {KINDS}")
     name = path.name.lower()
     bare = name.removesuffix(".gz")
     if name.endswith(".npy"):
-        return read_npy(path), None
+        return Stored(read_npy(path))
     if name.endswith(".npz"):
         return read_npz(path)
     if bare.endswith((".csv", ".tsv", ".txt")):
-        return read_table(path), None
+        return Stored(read_table(path))
     if "idx" in bare or bare.endswith("ubyte"):
-        return read_idx(path), None
+        return Stored(read_idx(path))
     raise DataError(f"{path} is of no kind that can be read; convert it to one of: {KINDS}")
 
 
@@ -117,11 +119,11 @@ def read_npy(path: Path) -> Array:
         raise DataError(f"cannot read {path} as a NumPy file ({reason(error)}); save or copy it again") from error
 
 
-def read_npz(path: Path) -> tuple[Array, Array | None]:
+def read_npz(path: Path) -> Stored:
     """Read the array `X`, `x` or `images`, or the only array, of a .npz file; and its labels, `y` or `labels`.
 
-    Returns (array [N, ...], labels [N] or None). Raises DataError for an archive that is damaged, pickled or too large,
-    that has no array that can be the data, or whose labels do not fit it.
+    Raises DataError for an archive that is damaged, pickled or too large, that has no array that can be the data, or
+    whose labels do not fit it.
     """
     try:
         with open_regular(path) as file:
@@ -150,7 +152,7 @@ def read_npz(path: Path) -> tuple[Array, Array | None]:
     if labels is not None and labels.shape != array.shape[:1]:
         shapes = f"the labels {label_name} have shape {labels.shape} but {data_name} has {array.shape}"
         raise DataError(f"{path}: {shapes}; store one label per row, or leave {label_name} out")
-    return array, labels
+    return Stored(array, labels)
 
 
 def read_image_folder(path: Path) -> Array:

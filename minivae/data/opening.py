@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,22 @@ Array = NDArray[Any]
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the offending thing and the fix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a file holds: array [N, ...] and labels [N] or None as stored, and the part of it that is there for tests.
+
+    notes: lines that the user should be told, of what was decided, converted or left out
+    reading: the keywords of `load_dataset` with which another file is read as this one was; plain values, as JSON has them
+    """
+
+    array: Array
+    labels: Array | None = None
+    notes: tuple[str, ...] = ()
+    test: Array | None = None
+    test_labels: Array | None = None
+    reading: dict[str, Any] = field(default_factory=dict)
 
 
 def room() -> int:
