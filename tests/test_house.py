@@ -42,6 +42,7 @@ ORDER = [
         "data.schema",
         "data.text",
         "data.files",
+        "data.frames",
         "data.inplace",
         "data.checks",
         "data.batches",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from minivae.data import frames
 from minivae.data.files import Array, DataError
 from minivae.data.inplace import InPlace, dense_dtype
 from minivae.likelihoods import COUNTS, ONE_HOT, REAL, UNIT, domains, is_mixed, runs
@@ -19,10 +21,11 @@ _CHUNK_VALUES = 2**20  # values per chunk of a pass over the data: 8 MiB of floa
 def as_matrix(X: Any, name: str = "X") -> Array:
     """Turn array-like data into a numeric matrix, without a copy where its dtype can be used as it is.
 
-    X is [N, D]. float32, float64, uint8 and bool, memory maps included, are returned as they are, unless their rows lie
-    apart by no whole number of values, as in packed records; float16 and integers up to 16 bits become float32, all other
-    real numbers float64. Memory maps that would have to be copied and sparse matrices become `InPlace`, whose rows are made
-    dense as they are used. Error messages call it `name`.
+    X is [N, D]: an array, rows of numbers, a frame of pandas, polars or pyarrow, or whatever has __array__ or __dlpack__.
+    float32, float64, uint8 and bool, memory maps included, are returned as they are, unless their rows lie apart by no whole
+    number of values, as in packed records; float16 and integers up to 16 bits become float32, all other real numbers
+    float64, and so do objects that are numbers, None being NaN. Memory maps that would have to be copied and sparse matrices
+    become `InPlace`, whose rows are made dense as they are used. Error messages call it `name`.
 
     Raises
     ------
@@ -34,23 +37,60 @@ def as_matrix(X: Any, name: str = "X") -> Array:
     if isinstance(X, np.ma.MaskedArray):
         raise DataError(f"{name} is a masked array; pass {name}.filled(value) with the value for the masked entries")
     try:
+        if frames.is_frame(X):
+            X = frames.matrix(X, name)
+        elif hasattr(X, "__dlpack__") and not hasattr(X, "__array__"):
+            X = np.from_dlpack(X)
         kept = sparse or (isinstance(X, np.ndarray) and not isinstance(X, np.matrix))
         array: Array = X.tocsr() if sparse else X if kept else np.asarray(X)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except DataError:
+        raise
+    except (ValueError, TypeError, RuntimeError, BufferError) as error:
         raise DataError(f"{name} cannot be made an array ({error}); pass rows of equal length, all numbers") from error
+    if array.dtype == object and array.ndim:
+        array = _from_objects(array, name)
     if array.dtype.kind not in "fiub":
-        raise DataError(f"{name} has dtype {array.dtype}, not real numbers; convert it to float32 or uint8 first")
+        about = "Complex data not supported: " if array.dtype.kind == "c" else ""
+        raise DataError(
+            f"{about}{name} has dtype {array.dtype}, not real numbers; convert it to float32 or uint8 first"
+        )
     if array.ndim != 2:
-        how = f"{name}.reshape(len({name}), -1)" if array.ndim > 2 else f"{name}.reshape(1, -1) if it is one example"
-        raise DataError(f"{name} has shape {array.shape}; pass {how}")
-    if 0 in array.shape:
-        raise DataError(f"{name} has {array.shape[0]} rows and {array.shape[1]} columns; pass at least one of each")
+        how = f"{name}.reshape(len({name}), -1)"
+        if array.ndim < 2:
+            how = f"{name}.reshape(1, -1) if it is one example, {name}.reshape(-1, 1) if it is one column"
+        raise DataError(f"{name} has shape {array.shape}, not rows and columns. Reshape your data: pass {how}")
+    for count, what in zip(array.shape, ("sample", "feature")):
+        if not count:
+            raise DataError(
+                f"{name} has 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required; pass at least one"
+            )
     whole = sparse or (array.flags.aligned and not any(stride % array.itemsize for stride in array.strides))
     if not sparse and whole and array.dtype == dense_dtype(array.dtype):
         return array
     if sparse or isinstance(array, np.memmap):
         return InPlace(array)  # type: ignore[return-value]
     return array.astype(dense_dtype(array.dtype))
+
+
+class NoNumber(DataError, TypeError):
+    """An object among the data that is no number: TypeError is what NumPy and scikit-learn say of it."""
+
+
+def _from_objects(array: Array, name: str) -> Array:
+    """Objects that are numbers as float64, None and pandas' NA as NaN. Raises NoNumber naming the first that is none."""
+    flat, missing = array.ravel(), {kind for kind in map(type, array.flat) if kind.__name__ == "NAType"}
+    if missing:
+        flat = np.array([None if type(value) in missing else value for value in flat], object)
+    with suppress(OverflowError):  # of a whole number beyond them all
+        if frames.are_numbers(set(map(type, flat))):
+            return flat.astype(np.float64).reshape(array.shape)
+    place = next(
+        i for i, v in enumerate(flat) if not frames.are_numbers({type(v)}) or (isinstance(v, int) and abs(v) >= 2**1023)
+    )
+    raise NoNumber(
+        f"{name} holds {shown(flat[place])} at {tuple(map(int, np.unravel_index(place, array.shape)))} (counted from 0), "
+        "and each argument must be no string and no object but a number that float64 holds; convert or leave out that column"
+    )
 
 
 def shown(value: Any) -> str:

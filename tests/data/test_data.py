@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -575,14 +577,19 @@ def test_lists_and_subclasses():
 @pytest.mark.parametrize(
     ("X", "words"),
     [
-        (np.zeros((100, 28, 28)), r"X has shape \(100, 28, 28\); pass X.reshape\(len\(X\), -1\)"),
-        (np.zeros(5), r"X has shape \(5,\); pass X.reshape\(1, -1\) if it is one example"),
+        (np.zeros((100, 28, 28)), r"X has shape \(100, 28, 28\).* pass X.reshape\(len\(X\), -1\)"),
+        (np.zeros(5), r"X has shape \(5,\).* Reshape your data: pass X.reshape\(1, -1\) if it is one example"),
         (3.0, r"X has shape \(\)"),
-        (np.zeros((0, 3)), "X has 0 rows and 3 columns"),
-        (np.zeros((3, 0)), "X has 3 rows and 0 columns"),
+        (np.zeros((0, 3)), r"X has 0 sample\(s\) \(shape=\(0, 3\)\) while a minimum of 1"),
+        (np.zeros((3, 0)), r"X has 0 feature\(s\) \(shape=\(3, 0\)\) while a minimum of 1"),
         ([[1, 2], [3]], "X cannot be made an array"),
         ([["a", "b"]], "X has dtype <U1, not real numbers"),
-        (np.array([[1, None]]), "X has dtype object"),
+        (
+            np.array([[1, "1.5"]], object),
+            r"X holds '1.5' at \(0, 1\) \(counted from 0\), and each argument must be no string",
+        ),
+        (np.array([[1, None], [{}, "a"]]), r"X holds {} at \(1, 0\)"),
+        (np.array([[1, 10**400]]), r"X holds 1000.*characters of type int\) at \(0, 1\)"),
         (np.ones((2, 2), complex), "X has dtype complex128"),
         (np.ma.masked_array(np.ones((2, 2)), mask=np.eye(2)), r"masked array; pass X.filled\(value\)"),
     ],
@@ -592,6 +599,22 @@ def test_unusable_X_gets_one_sentence(X, words):
         as_matrix(X)
     with refuses(words.replace("X", "Y")):
         as_matrix(X, name="Y")
+
+
+def test_objects_that_are_numbers_are_taken():
+    X = np.array([[1, 2.5, None], [Decimal("0.5"), True, Fraction(1, 4)]], object)
+    np.testing.assert_array_equal(as_matrix(X), [[1, 2.5, np.nan], [0.5, 1, 0.25]])
+
+
+@pytest.mark.parametrize("protocol", ["__array__", "__dlpack__"])
+def test_arrays_of_other_libraries_are_taken_by_their_protocol(protocol):
+    X = np.arange(6.0).reshape(2, 3)
+
+    class Tensor:
+        __dlpack_device__ = X.__dlpack_device__
+
+    setattr(Tensor, protocol, lambda self, *args, **kwargs: getattr(X, protocol)(**kwargs))
+    np.testing.assert_array_equal(as_matrix(Tensor()), X)
 
 
 # ---- summarize, check_range, resolve_divisor, holdout
