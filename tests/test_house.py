@@ -52,10 +52,10 @@ ORDER = [
     *("evaluation", "scores", "samples", "imputation", "training", "proof", "settings"),
     *("storage.modelfile", "storage.persistence", "storage.checkpoints", "fitted", "estimator"),
     *("figures", "figures.layout", "figures.plots"),
-    *("app", "app.recorder", "app.runs", "app.drawing", "app.train"),
+    *("app", "app.recorder", "app.runs", "app.drawing", "app.train", "app.options"),
     *("bench", "bench.configs", "bench.contenders", "bench.peers", "bench.kernels", "bench.runner", "bench.tables"),
     "bench.report",
-    *("app.commands", "app.cli"),
+    *("app.commands", "app.cli", "__main__"),
 ]
 # What a reader reads from the book to the training loop; file formats and where the user meets the program come after.
 READING_PATH = [

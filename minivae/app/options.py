@@ -1,0 +1,174 @@
+"""How the options of every command are read, and which `minivae train` has."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import Any
+
+ALIASES = {"learning_rate": "--lr", "random_state": "--seed"}  # as people type them
+
+
+class Parser(argparse.ArgumentParser):
+    """No abbreviations: --lr must never be --lr-warmup. What is no option is an error of its command, with a near miss."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+
+    def parse_known_args(self, *arguments: Any) -> Any:  # type: ignore[override]
+        found, unknown = super().parse_known_args(*arguments)
+        for word in unknown:
+            if word.startswith("-"):
+                close = difflib.get_close_matches(word.split("=")[0], self._option_string_actions, 1)
+                self.error(f"there is no option {word}" + (f"; did you mean {close[0]}?" if close else ""))
+        return found, unknown
+
+
+def _sigma(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _widths(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 256,128") from None
+
+
+class _Flatten(argparse.Action):
+    """ "256,128" and "256 128" and "256, 128" are the same."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(width for word in values for width in word))
+
+
+def _choice(*names: str) -> dict[str, Any]:
+    return {"choices": names}
+
+
+def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
+    """The parameters of VAE as options of `train`: type, and one line of help. Defaults are taken from VAE itself."""
+    from minivae.architecture import INITS, MISSING, OUTPUT_BIASES
+    from minivae.data.batches import BINARIZE
+    from minivae.kernels import MODULES
+    from minivae.kernels.reference import ACTIVATIONS
+    from minivae.likelihoods import LIKELIHOODS
+    from minivae.optimizers import OPTIMIZERS, SCHEDULES
+
+    return {
+        "model": {
+            "latent_dim": ({"type": int}, "number of latent dimensions Z"),
+            "hidden_dims": (
+                {"type": _widths, "nargs": "*", "action": _Flatten},
+                "widths of the encoder's hidden layers; the decoder mirrors them",
+            ),
+            "activation": (_choice(*ACTIVATIONS), "of the hidden layers"),
+            "likelihood": (
+                {"metavar": "NAME"},
+                "; ".join(f"{name}: {l.data}" for name, l in LIKELIHOODS.items())
+                + "; or columns in their order, as 'gaussian*4 poisson categorical*3'",
+            ),
+            "sigma": ({"type": _sigma}, "of the gaussian: a number, learned, or elementwise"),
+            "missing": (_choice(*MISSING), "NaN: an error; not observed; not observed, and the encoder told so"),
+            "standardize": (
+                {"action": "store_true"},
+                "bring each column to one scale, gaussian ones to mean 0 and spread 1; results stay in the data's own units",
+            ),
+            "conditional": ({"action": "store_true"}, "tell encoder and decoder the labels of the data"),
+            "init": (_choice(*INITS), "initial weights"),
+            "output_bias": (_choice(*OUTPUT_BIASES), "initial bias of the decoder's last layer"),
+        },
+        "objective": {
+            "beta": ({"type": float}, "weight of the KL"),
+            "kl_warmup": ({"type": float}, "epochs in which beta rises from 0"),
+            "free_bits": ({"type": float}, "nats per latent dimension below which the KL is not pushed"),
+            "kl_cycles": ({"type": int}, "cycles in the epochs, in each of which beta rises from 0 over kl-warmup"),
+            "capacity": ({"type": float}, "nats C to which the KL is drawn, by beta |KL - C|; 0 for none"),
+            "capacity_warmup": ({"type": float}, "epochs in which the capacity rises from 0"),
+        },
+        "optimizer": {
+            "optimizer": (_choice(*OPTIMIZERS), "update rule"),
+            "learning_rate": ({"type": float}, "at its highest"),
+            "momentum": ({"type": float}, "of sgd"),
+            "nesterov": ({"action": "store_true"}, "Nesterov's form of momentum"),
+            "beta1": ({"type": float}, "Adam: decay of the first moment"),
+            "beta2": ({"type": float}, "Adam: decay of the second moment"),
+            "epsilon": ({"type": float}, "Adam: added to the root of the second moment"),
+            "weight_decay": ({"type": float}, "of adamw, on all parameters as in PyTorch"),
+            "max_grad_norm": ({"type": float}, "clip the gradient to this global norm"),
+            "schedule": (_choice(*SCHEDULES), "of the learning rate"),
+            "lr_warmup": ({"type": float}, "epochs in which the learning rate rises from 0"),
+            "decay_every": ({"type": float}, "schedule step: epochs between two decays"),
+            "decay_factor": ({"type": float}, "schedule step: factor of each decay"),
+        },
+        "training": {
+            "batch_size": ({"type": int}, "examples per step"),
+            "epochs": ({"type": int}, "passes over the data"),
+            "validation_fraction": (
+                {"type": float},
+                "part of the training data held out to choose the best epoch (default: 0.1; for data with a test part and "
+                "without --patience 0: the test loss is shown after each epoch and the last epoch is kept)",
+            ),
+            "patience": ({"type": int}, "stop after so many epochs without a better held-out loss"),
+            "backend": (_choice("auto", *MODULES), "what runs the kernels"),
+            "dtype": (_choice("float32", "float64"), "of parameters and arithmetic"),
+            "random_state": ({"type": int}, "seed: the same seed gives the same run (default: 0)"),
+        },
+        "data": {
+            "binarize": (_choice(*BINARIZE), "draw pixels from grey values: once (static) or at every step (dynamic)"),
+            "divide_by": (
+                {"type": float},
+                "divide the data by this number (default: 255 for uint8 that is not all 0 and 1, else 1)",
+            ),
+        },
+    }
+
+
+def add_train_options(train: argparse.ArgumentParser) -> None:
+    """Its own options, then the parameters of VAE."""
+    import inspect
+
+    from minivae.app.train import RECIPES, recipe_options
+    from minivae.estimator import VAE
+
+    recipes = "".join(f"\n  {name}: {recipe_options(recipe)}" for name, recipe in RECIPES.items())
+    train.epilog = f"{train.epilog}\nnamed datasets bring settings, over which any option wins:{recipes}"
+    train.usage = "minivae train [-h] DATA [options]\n       minivae train [-h] --resume RUN [options]"
+    train.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="a dataset (see `minivae data`), a .npy, .npz or .csv file, or a folder of images",
+    )
+    train.add_argument(
+        "--resume", metavar="RUN", help="go on with a run that was cut short, or to more --epochs; its own options hold"
+    )
+    train.add_argument("-o", "--out", help="run folder (default: runs/NAME, with a number where that exists)")
+    train.add_argument(
+        "--overwrite", action="store_true", help="replace the run in a folder, once the new one is complete"
+    )
+    train.add_argument("--download", action="store_true", help="fetch a named dataset that is not on this machine")
+    train.add_argument(
+        "--image-shape", type=int, nargs="+", metavar="N", help="height, width [, 3] of a row, for figures"
+    )
+    train.add_argument(
+        "--condition", type=int, metavar="COLUMN", help="tell the model this column of the table (from 0 on) instead"
+    )
+    train.add_argument("--no-figures", action="store_true", help="write no figures")
+    train.add_argument("--quiet", action="store_true", help="no progress")
+    defaults = inspect.signature(VAE).parameters
+    for title, options in train_options().items():
+        group = train.add_argument_group(title)
+        for name, (keywords, text) in options.items():
+            default = defaults[name].default
+            if default is not None and "(default" not in text and keywords.get("action") != "store_true":
+                shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+                text = f"{text} (default: {shown})"
+            # SUPPRESS: an option that is not given leaves the dataset's recipe, then VAE's own default, in place
+            if "type" in keywords:
+                keywords = {"metavar": {int: "N", float: "X", _widths: "N"}.get(keywords["type"], "SIGMA"), **keywords}
+            flags = [f"--{name.replace('_', '-')}", *([ALIASES[name]] if name in ALIASES else [])]
+            group.add_argument(*flags, help=text, default=argparse.SUPPRESS, **keywords)
