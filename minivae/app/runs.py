@@ -11,6 +11,7 @@ import numpy as np
 
 from minivae.data.datasets import Dataset, load_dataset, told_by
 from minivae.data.files import Array, DataError
+from minivae.data.schema import Schema
 from minivae.estimator import VAE
 from minivae.progress import say
 from minivae.storage.folders import CHECKPOINT, CONFIG, MODEL, NEW, current
@@ -36,6 +37,12 @@ class Run:
         for note in dataset.notes if other else ():  # those of its own data were said when it was trained
             say(note)
         return dataset if column is None else told_by(dataset, column)
+
+    @property
+    def schema(self) -> Schema | None:
+        """What the columns of the table were, where it was one."""
+        table = self.config.get("table")
+        return None if table is None else Schema.from_dict(table)
 
     def cut_short(self) -> str:
         """A line that says so where the training has not had all of its epochs, and nothing stopped it."""
@@ -80,8 +87,8 @@ def open_run(path: str | Path) -> Run:
 # What a model's file says of its run. `id` binds it to its config.json, `stopped` is None until the training has ended
 RUN: dict[str, Any] = {"id": str, "image_shape": list | None, "condition": int | None, "watch_test": bool}
 RUN |= {"backend": str, "versions": dict, "stopped": str | None}
-LATER: dict[str, Any] = {"reading": {}}  # what older files do not say, and what holds for them
-RUN |= {name: type(value) for name, value in LATER.items()}
+LATER: dict[str, Any] = {"reading": {}, "table": None}  # what older files do not say, and what holds for them
+RUN |= {"reading": dict, "table": dict | None}  # table: a Schema
 
 
 def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
@@ -101,6 +108,10 @@ def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
         return dict(config | LATER)
     known = LATER | vae.run_
     right = known.keys() == RUN.keys() and all(isinstance(known[name], kind) for name, kind in RUN.items())
+    try:
+        right = right and (known["table"] is None or Schema.from_dict(known["table"]).width == vae.n_features_in_)
+    except ValueError:
+        right = False
     if not right or known["reading"].keys() - {"array", "resize", "mode", "background"}:
         raise ModelFileError(f"what {file} says of its run is not what train writes; copy or train it again")
     if config and config.get("run") != vae.run_["id"]:

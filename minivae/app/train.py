@@ -66,6 +66,7 @@ def train(options: argparse.Namespace) -> int:
         "watch_test": watch_test,
         "backend": backend(settings["backend"]),
         "reading": dataset.reading,
+        "table": dataset.schema and dataset.schema.to_dict(),
         "versions": {"minivae": __version__, "numpy": np.__version__, "python": platform.python_version()},
         "stopped": None,
     }
