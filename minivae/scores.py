@@ -65,6 +65,19 @@ def elbo_terms(
     return recon, kl
 
 
+def divergence(network: Network, examples: Examples, seed: int) -> np.ndarray:
+    """KL( q(z|x) || p(z) ) of each latent dimension [n, Z] in nats, whose sum over the dimensions is elbo_terms' kl."""
+    Z = network.arch.latent_dim
+
+    def terms(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
+        table = np.zeros((len(examples.rows), Z))
+        for piece, work in _draws(network, examples, seed, eps):
+            table[piece] = work.get("kl")
+        return table
+
+    return _finite_first(terms, network, examples, np.zeros((1, 1, Z)))
+
+
 def log_likelihood(
     network: Network,
     examples: Examples,

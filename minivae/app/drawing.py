@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from minivae.app.runs import Run, pick
+from minivae import evaluation, scores
+from minivae.app.runs import Part, Run, pick
 from minivae.data.checks import as_matrix
 from minivae.data.datasets import Dataset
 from minivae.data.files import DataError
@@ -25,36 +26,64 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     from minivae.figures import plots
 
     vae, shape = run.vae, run.image_shape
-    part = pick(run, dataset, None, own=True).first(5000)
-    X = part.data[part.rows]
-    mu, latent_dim = vae.transform(X, part.labels), vae.network_.arch.latent_dim
-    labels = None if part.labels is None else part.labels[:10]
-    numbers = vae.condition_ is not None and not vae.condition_.classes
-    beside = np.resize(part.labels, 64) if numbers and part.labels is not None else told(vae, 64)
-    decode = functools.partial(vae.inverse_transform, y=None if labels is None else labels[:1])
+    part = pick(run, dataset, None, own=True)
+    if len(part.rows) < 2:  # one row varies in nothing
+        part = pick(run, dataset, "train", own=True)
+    examples, latent_dim = vae.examples(part.data, part.rows, part.told), vae.network_.arch.latent_dim
+    mu = evaluation.posterior(vae.network_, examples, np.float64)[0]  # of all rows, as `evaluate` has it
+    active, kl = evaluation.active_units(mu), scores.divergence(vae.network_, examples, vae.seed_).mean(axis=0)
+    few = part.first(10)
+    X, labels, shown = few.data[few.rows], few.labels, part.first(5000)
+    classes = [] if vae.condition_ is None else list(vae.condition_.classes)
+    numbers = vae.condition_ is not None and not classes
+    columns = len(classes) if 1 < len(classes) <= 12 else 8
+    n = 64 - 64 % columns
+    beside = np.resize(part.labels, n) if numbers and part.labels is not None else told(vae, n)
+    decode, given = functools.partial(vae.inverse_transform, y=None if labels is None else labels[:1]), ""
+    if vae.condition_ is not None and labels is not None:
+        given = f"; the model is told {labels[0]}"
+    prior, below = "decoder means at draws from the prior", [str(name) for name in classes if columns == len(classes)]
+    if below:
+        prior += ", told what stands below them"
     drawn = {
         "loss": plots.loss_curves(vae.history_),
-        "reconstructions": plots.reconstructions(scaled(vae, X[:10]), vae.reconstruct(X[:10], labels), shape),
-        "samples": plots.samples(vae.sample(64, y=beside, random_state=vae.seed_), shape),
-        "kl": plots.kl_per_dimension(vae.history_),
+        "reconstructions": plots.reconstructions(
+            scaled(vae, X), vae.reconstruct(X, labels), shape, rows=first_of(part, len(X))
+        ),
+        "samples": plots.samples(
+            vae.sample(n, y=beside, random_state=vae.seed_), shape, columns if below else None, prior, below
+        ),
+        "kl": plots.kl_per_dimension(kl, active, first_of(part, len(mu))),
     }
     if latent_dim >= 2:
         first, second = np.sort(np.argsort(-mu.var(axis=0))[:2])  # the two that are used most
-        drawn["latent"] = plots.latent_scatter(mu, part.labels, dims=(int(first), int(second)))
+        rows = first_of(part, len(shown.rows))
+        drawn["latent"] = plots.latent_scatter(
+            mu[: len(shown.rows)], shown.labels, dims=(int(first), int(second)), rows=rows
+        )
     if latent_dim == 2:
         small = shape is not None and max(shape) < 16  # fewer cells, so that a few pixels each can be read
-        drawn["manifold"] = plots.manifold(decode, shape, size=12 if small else 20)
+        drawn["manifold"] = plots.manifold(decode, shape, size=12 if small else 20, told=given)
     else:
         half = min(4, len(mu) // 2)
-        drawn["traversals"] = plots.traversals(decode, shape, mu)
+        drawn["traversals"] = plots.traversals(decode, shape, mu, rows=first_of(part, len(mu)), told=given)
         if half:
-            drawn["interpolations"] = plots.interpolations(decode, mu[:half], mu[half : 2 * half], shape)
+            ends, rows = mu[: 2 * half], first_of(part, 2 * half)
+            drawn["interpolations"] = plots.interpolations(
+                decode, ends[:half], ends[half:], shape, rows=rows, told=given
+            )
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in drawn.items():
         paths.append(folder / f"{name}.png")
         plots.save(figure, paths[-1])
     return paths
+
+
+def first_of(part: Part, n: int) -> str:
+    """Which rows these are, in words."""
+    what = f"{'training' if part.split == 'train' else part.split} examples"
+    return f"{n:,} {what}" if n == len(part.rows) else f"the first {n:,} of {len(part.rows):,} {what}"
 
 
 def told(vae: VAE, n: int, words: Sequence[str] | None = None) -> Any:

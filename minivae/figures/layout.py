@@ -20,7 +20,6 @@ Decode = Callable[[np.ndarray], Any]  # z [n, Z] -> means [n, D]
 Shape = tuple[int, ...] | None
 Ticks = Sequence[tuple[int, str]]  # (column or row of a grid, text)
 
-ACTIVE_NATS = 0.01  # a latent dimension whose mean KL is above this is in use
 DPI, WIDTH, MAX_WIDTH, MAX_HEIGHT = 120, 800, 960, 4000  # all lengths are pixels; a README shows about 800
 TITLE, LABEL, TICK = 11, 9, 8  # font sizes, points
 INK, FAINT, LINE, CELL = "#222222", "#666666", "#BBBBBB", 0.95
@@ -76,6 +75,7 @@ def cut_start(axes: Axes, curves: np.ndarray) -> None:
         if high - low > 2.5 * (top - low) > 0:
             axes.set_ylim(low - 0.06 * (top - low), top + 0.15 * (top - low))
             look: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": TICK, "color": FAINT}
+            look["bbox"] = {"facecolor": "white", "linewidth": 0, "pad": 1}
             axes.text(0.98, 0.98, f"starts at {short_number(high)}", transform=axes.transAxes, **look)
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minivae.figures.layout import (
-    ACTIVE_NATS,
     CLASSES,
     COLOURS,
     FAINT,
@@ -50,13 +49,15 @@ def loss_curves(history: Sequence[dict[str, Any]]) -> Figure:
     """Loss, reconstruction and KL over the epochs in nats per example, for training and every held-out part.
 
     history: the records of Trainer.history; a part called "val" is found by its key val_loss. Where beta varies, it is
-    drawn beside the KL. A start so high that it would flatten the rest is cut off, and its value written instead.
+    drawn beside the KL, and a dotted line stands at the epoch that was kept. A start so high that it would flatten the
+    rest is cut off, and its value written instead.
     """
     figure = new_figure(WIDTH, 400)
     from matplotlib.ticker import MaxNLocator
 
     require(len(history) > 0, "history has no records; train for at least one epoch")
     epochs = [record["epoch"] for record in history]
+    kept = next((record["epoch"] for record in reversed(history) if record.get("kept")), None)
     parts = dict.fromkeys(key.removesuffix("loss") for record in history for key in record if key.endswith("loss"))
     grid = figure.add_gridspec(2, 2, left=0.085, right=0.93, bottom=0.13, top=0.79, wspace=0.2, hspace=0.3)
     panels = (
@@ -73,6 +74,8 @@ def loss_curves(history: Sequence[dict[str, Any]]) -> Figure:
             name = f"{part[:-1]}, after the epoch" if part else "train, mean over the epoch"
             axes.plot(epochs, curve, color=colour, lw=1.6, marker="o", ms=3 if len(epochs) < 25 else 0, label=name)
         cut_start(axes, curves)
+        if kept is not None:
+            axes.axvline(kept, color=FAINT, lw=1, ls=":", label="_kept")
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     beta = np.array([record["beta"] for record in history], float)
@@ -81,49 +84,61 @@ def loss_curves(history: Sequence[dict[str, Any]]) -> Figure:
         twin.plot(epochs, beta, color=FAINT, lw=1.2, ls=(0, (4, 2)))
         twin.set_ylim(0, 1.5 * beta.max())
         twin.set_yticks([0, beta.max()], ["0", short_number(beta.max())])
-    lines, look = figure.axes[0].lines, {"frameon": False, "fontsize": TICK, "labelcolor": INK}
+    lines = [line for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")]
+    look: dict[str, Any] = {"frameon": False, "fontsize": TICK, "labelcolor": INK}
     figure.legend(handles=lines, loc="upper right", ncols=3, **look)
-    return add_title(figure, "Training", 0.085 * WIDTH, "nats per example")
+    note = "nats per example" + ("" if kept is None else f"; the model is of epoch {kept}, the dotted line")
+    return add_title(figure, "Training", 0.085 * WIDTH, note)
 
 
-def kl_per_dimension(history: Sequence[dict[str, Any]]) -> Figure:
-    """The KL of each latent dimension in the last epoch, in nats, mean over the training examples, largest first."""
-    require(len(history) > 0, "history has no records; train for at least one epoch")
-    kl = np.asarray(history[-1]["kl_per_dim"], float)
+def kl_per_dimension(kl: Any, active: Any, rows: str = "") -> Figure:
+    """The mean KL [Z] of each latent dimension over some rows in nats, largest first; coloured where active [Z]."""
+    kl, active = np.asarray(kl, float), np.asarray(active, bool)
+    require(kl.ndim == 1 and kl.size > 0, f"kl has shape {kl.shape}; pass one number for each latent dimension")
+    require(kl.shape == active.shape, f"kl has shape {kl.shape} and active {active.shape}; make them the same")
     order, every = np.argsort(-kl, kind="stable"), math.ceil(kl.size / 25)
-    active, width = kl[order] > ACTIVE_NATS, min(max(520, 120 + 30 * kl.size), WIDTH)
+    note = f"{rows}; mean KL " if rows else "mean KL "
+    note += f"{short_number(kl.sum())} nats\nactive: variance of the posterior mean above 0.01"
+    width = min(max(520, 120 + 30 * kl.size), WIDTH)
     figure = new_figure(width, 320)
     axes = figure.add_axes((70 / width, 0.19, 1 - 95 / width, 0.6))
     style(axes, "latent dimension, largest KL first", "nats per example")
-    axes.bar(np.arange(kl.size), kl[order], width=0.75, color=[COLOURS[0] if on else LINE for on in active])
+    axes.bar(np.arange(kl.size), kl[order], width=0.75, color=[COLOURS[0] if on else LINE for on in active[order]])
     axes.set_xlim(-0.7, max(kl.size, 6) - 0.3)
     axes.set_xticks(range(0, kl.size, every), [f"z{j + 1}" for j in order[::every]])
-    note = f"KL in epoch {history[-1]['epoch']}, together {kl.sum():.2f} nats; active: above {ACTIVE_NATS} nats"
     return add_title(figure, f"Active latent dimensions: {active.sum()} of {kl.size}", 70, note)
 
 
-def reconstructions(x: Any, x_hat: Any, image_shape: Shape) -> Figure:
+def reconstructions(x: Any, x_hat: Any, image_shape: Shape, rows: str = "") -> Figure:
     """Originals x [n, D] above their reconstructions x_hat [n, D] in pairs of rows, or as lines in one cell.
 
-    The first 30 images, or 12 lines, are drawn; where that is not all, the title and the figure's label say so.
+    The first 30 images, or 12 lines, are drawn; where that is not all, the title and the figure's label say so. rows, here
+    and below: a note that says which rows they are.
     """
     x, x_hat = as_rows(x, "x"), as_rows(x_hat, "x_hat")
     require(x.shape == x_hat.shape, f"x has shape {x.shape} and x_hat {x_hat.shape}; pass reconstructions of x")
     columns, most = (10, 30) if is_image(image_shape) else (4, 12)
     layers = {"original": x[:most], "reconstruction": x_hat[:most]}
-    figure = image_grid(layers, image_shape, min(len(x), columns), "Originals and reconstructions" + _cut(x, most))
+    title = "Originals and reconstructions" + _cut(x, most)
+    figure = image_grid(layers, image_shape, min(len(x), columns), title, rows)
     figure.set_label(_cut(x, most)[2:])
     return figure
 
 
-def samples(images: Any, image_shape: Shape, columns: int | None = None) -> Figure:
-    """A grid of images [n, D], such as decoded draws from the prior, row by row; of other rows, the first 36."""
+def samples(
+    images: Any, image_shape: Shape, columns: int | None = None, note: str = "", x_names: Sequence[str] = ()
+) -> Figure:
+    """A grid of images [n, D], such as decoded draws from the prior, row by row; of other rows, the first 36.
+
+    x_names: what stands under each column of the grid.
+    """
     images = as_rows(images, "images")
     require(columns is None or columns > 0, f"columns must be at least 1, not {columns}")
     shown = images if is_image(image_shape) else images[:36]
     title = "1 sample" if len(images) == 1 else f"{len(images)} samples"
     title += f", the first {len(shown)}" if len(shown) < len(images) else ""
-    figure = image_grid({"": shown}, image_shape, min(columns or math.ceil(len(shown) ** 0.5), len(shown)), title)
+    columns = min(columns or math.ceil(len(shown) ** 0.5), len(shown))
+    figure = image_grid({"": shown}, image_shape, columns, title, note, list(enumerate(x_names)))
     figure.set_label(_cut(images, len(shown))[2:])
     return figure
 
@@ -132,11 +147,12 @@ def _cut(rows: np.ndarray, shown: int) -> str:
     return f", the first {shown} of {len(rows)}" if shown < len(rows) else ""
 
 
-def manifold(decode: Decode, image_shape: Shape, latent_dim: int = 2, size: int = 20) -> Figure:
+def manifold(decode: Decode, image_shape: Shape, latent_dim: int = 2, size: int = 20, told: str = "") -> Figure:
     """The decoder's means over the plane of z1 and z2, on quantiles of the prior: equal cells hold equal probability.
 
     Cell i of an axis lies at the (i + 1/2) / size quantile of N(0, 1); z1 grows to the right and z2 upwards. Further
-    latents are 0, and one latent gives one row. For rows that are not images, size is at most 8.
+    latents are 0, and one latent gives one row. For rows that are not images, size is at most 8. told, here and below: a
+    note of what the decoder is given beside z.
     """
     require(min(size, latent_dim) > 0, f"size and latent_dim must be at least 1, not {size} and {latent_dim}")
     size, plane = size if is_image(image_shape) else min(size, 8), latent_dim > 1
@@ -147,14 +163,15 @@ def manifold(decode: Decode, image_shape: Shape, latent_dim: int = 2, size: int 
     places = sorted({0, size // 4, (size - 1) // 2 if size % 2 else 0, size - 1 - size // 4, size - 1})
     x_ticks = [(i, short_number(round(quantiles[i], 2))) for i in places]
     y_ticks = [(size - 1 - i, text) for i, text in x_ticks if plane]
-    note = "decoder means at quantiles of the prior" + (", other latents 0" if latent_dim > 2 else "")
+    note = "decoder means at quantiles of the prior" + (", other latents 0" if latent_dim > 2 else "") + told
     layers, labels = {"": decode_all(decode, z)}, ("z1", "z2" if plane else "")
     return image_grid(layers, image_shape, size, "Latent manifold", note, x_ticks, y_ticks, labels, gap=1)
 
 
 def traversals(
-    decode: Decode, image_shape: Shape, mu: Any, dims: Sequence[int] | None = None, steps: int = 11, span: float = 3.0
-) -> Figure:
+    decode: Decode, image_shape: Shape, mu: Any, dims: Sequence[int] | None = None, steps: int = 11, span: float = 3.0,
+    rows: str = "the data", told: str = "",
+) -> Figure:  # fmt: skip
     """One row per latent dimension: it goes from -span to span, the others stay at the mean of mu over the data.
 
     mu: posterior means of some data [n, Z]; span: in standard deviations of the prior; dims: columns of mu, counted
@@ -167,14 +184,18 @@ def traversals(
     z = np.tile(mu.mean(axis=0, dtype=float), (len(chosen), steps, 1))
     for row, j in enumerate(chosen):
         z[row, :, j] = values
-    note = ("most used first, " if dims is None else "") + "the others at their mean over the data"
+    most = f"the {len(chosen)} of {mu.shape[1]} latents" if len(chosen) < mu.shape[1] else "latents"
+    most += " that vary most, most first" if dims is None else ""
+    note = (f"{most}; the others at their mean over {rows}" if mu.shape[1] > 1 else "decoder means") + told
     x_ticks = [(i, short_number(values[i])) for i in range(0, steps, math.ceil(steps / 15))]
     y_ticks, labels = [(row, f"z{j + 1}") for row, j in enumerate(chosen)], ("standard deviations of the prior", "")
-    layers, note = {"": decode_all(decode, z)}, note if mu.shape[1] > 1 else ""
+    layers = {"": decode_all(decode, z)}
     return image_grid(layers, image_shape, steps, "Latent traversals", note, x_ticks, y_ticks, labels)
 
 
-def interpolations(decode: Decode, z_start: Any, z_end: Any, image_shape: Shape, steps: int = 11) -> Figure:
+def interpolations(
+    decode: Decode, z_start: Any, z_end: Any, image_shape: Shape, steps: int = 11, rows: str = "", told: str = ""
+) -> Figure:
     """One row per pair: the decoder's means on the straight line from z_start [n, Z] to z_end [n, Z].
 
     Linear, not spherical: ends are usually posterior means, and no point between them is less probable under the prior
@@ -186,10 +207,13 @@ def interpolations(decode: Decode, z_start: Any, z_end: Any, image_shape: Shape,
     t = np.linspace(0, 1, steps)[:, None]
     layers = {"": decode_all(decode, (1 - t) * start[:, None] + t * end[:, None])}
     note, x_ticks = "decoder means on straight lines in latent space", [(0, "start"), (steps - 1, "end")]
+    note += (f" between {rows}" if rows else "") + told
     return image_grid(layers, image_shape, steps, "Linear interpolations", note, x_ticks)
 
 
-def latent_scatter(mu: Any, labels: Any = None, title: str = "Latent space", dims: tuple[int, int] = (0, 1)) -> Figure:
+def latent_scatter(
+    mu: Any, labels: Any = None, title: str = "Latent space", dims: tuple[int, int] = (0, 1), rows: str = ""
+) -> Figure:
     """Posterior means mu [n, Z] in two latent dimensions, coloured by labels [n] where given.
 
     dims: which two columns of mu, from 0. Up to 12 classes get a legend; more classes, or continuous labels, a colour
@@ -218,7 +242,8 @@ def latent_scatter(mu: Any, labels: Any = None, title: str = "Latent space", dim
             bar.set_ticks(list(places), labels=[names[i] for i in places])
     if not flat:
         axes.set_aspect("equal", adjustable="datalim")
-    return add_title(figure, title, 75, f"{len(mu):,} examples")
+    which = f"; latents {first + 1} and {second + 1} of {mu.shape[1]}" if mu.shape[1] > 2 else ""
+    return add_title(figure, title, 75, (rows or f"{len(mu):,} examples") + which)
 
 
 def save(figure: Figure, path: str | Path) -> None:

@@ -136,19 +136,40 @@ def test_loss_curves_pass_infinities():
     drawn(plots.loss_curves(make_history(first=np.inf)))
 
 
-def test_kl_per_dimension_is_sorted_and_counted():
-    figure = plots.kl_per_dimension(make_history())
+def test_kl_per_dimension_is_sorted_and_counts_what_it_is_given():
+    figure = plots.kl_per_dimension([0.5, 0.001, 3.0, 0.02], [True, False, True, False], "7 test examples")
     bars = figure.axes[0].patches
     assert [bar.get_height() for bar in bars] == [3.0, 0.5, 0.02, 0.001]
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["z3", "z1", "z4", "z2"]
-    assert "Active latent dimensions: 3 of 4" in texts(figure)
-    assert bars[2].get_facecolor() != bars[3].get_facecolor()
+    assert "Active latent dimensions: 2 of 4" in texts(figure)
+    assert any(text.startswith("7 test examples; mean KL 3.52 nats\nactive: variance") for text in texts(figure))
+    colours = [bar.get_facecolor() for bar in bars]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
 
 
-@pytest.mark.parametrize("figure", [plots.loss_curves, plots.kl_per_dimension])
-def test_an_empty_history_is_refused(figure):
+@pytest.mark.parametrize("latents", [1, 2, 4, 20])
+def test_no_title_is_cut(latents):
+    rows = "the first 5,000 of 60,000 validation examples"
+    for figure in (
+        plots.kl_per_dimension(np.ones(latents), np.ones(latents, bool), rows),
+        plots.traversals(Recorder(), (2, 2), np.ones((3, latents)), rows=rows, told="; the model is told a long word"),
+    ):
+        drawn(figure)
+        assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in figure.texts)
+
+
+def test_the_kept_epoch_is_marked_and_told():
+    history = [record | {"kept": record["epoch"] in (2, 5)} for record in make_history()]
+    figure = plots.loss_curves(history)
+    for axes in figure.axes:
+        assert list(axes.lines[2].get_xdata()) == [5, 5]
+    assert "nats per example; the model is of epoch 5, the dotted line" in texts(figure)
+    assert len(figure.legends[0].get_texts()) == 2
+
+
+def test_an_empty_history_is_refused():
     with pytest.raises(ValueError, match="history has no records; train for at least one epoch"):
-        figure([])
+        plots.loss_curves([])
 
 
 # ---- Grids of images
@@ -266,6 +287,11 @@ def test_traversals_move_one_latent_at_a_time():
     np.testing.assert_allclose(decode.z[:, 2], [-3, -1.5, 0, 1.5, 3])
     plots.traversals(decode, (2, 2), rng.standard_normal((5, 14)))
     assert decode.z.shape == (10 * 11, 14)
+    some = texts(
+        plots.traversals(decode, (2, 2), rng.standard_normal((5, 14)), rows="5 test examples", told="; told 3")
+    )
+    most = "the 10 of 14 latents that vary most, most first; the others at their mean over 5 test examples; told 3"
+    assert most in some
 
 
 def test_interpolations_are_straight_lines():
@@ -448,7 +474,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for draw in (
         lambda: plots.loss_curves(make_history()),
-        lambda: plots.kl_per_dimension(make_history()),
+        lambda: plots.kl_per_dimension([1.0], [True]),
         lambda: plots.samples(np.ones((1, 4)), (2, 2)),
         lambda: plots.latent_scatter(np.ones((2, 2))),
     ):
@@ -505,6 +531,11 @@ ones, DECODE = np.ones, Recorder()
         (lambda: plots.traversals(DECODE, (2, 2), ones((2, 2)), steps=1), "steps must be at least 2"),
         (lambda: plots.interpolations(DECODE, ones((2, 2)), ones((3, 2)), (2, 2)), "z_start has shape .* z_end"),
         (lambda: plots.interpolations(DECODE, ones((2, 2)), ones((2, 2)), (2, 2), 1), "steps must be at least 2"),
+        (lambda: plots.kl_per_dimension(ones((2, 1)), ones(2)), r"kl has shape \(2, 1\); pass one number for each"),
+        (
+            lambda: plots.kl_per_dimension(ones(2), ones(3)),
+            r"kl has shape \(2,\) and active \(3,\); make them the same",
+        ),
         (lambda: plots.latent_scatter(ones((3, 2)), [1, 2]), r"labels have shape \(2,\); pass one for each of the 3"),
         (lambda: plots.latent_scatter(ones((3, 2)), dims=(0, -1)), r"dims \[0, -1\] must name latents from 0 to 1"),
     ],
