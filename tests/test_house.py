@@ -41,6 +41,7 @@ ORDER = [
         "data.opening",
         "data.schema",
         "data.text",
+        "data.pictures",
         "data.files",
         "data.frames",
         "data.inplace",

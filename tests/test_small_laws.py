@@ -9,7 +9,7 @@ import pytest
 
 from minivae import VAE, DataError, NotFinite, processors, randomness
 from minivae.architecture import Architecture
-from minivae.data import checks, files
+from minivae.data import checks, files, pictures
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import summarize
 from minivae.evaluation import active_units
@@ -100,9 +100,9 @@ def test_images_that_need_more_than_the_limit_are_refused_before_memory_is_taken
         image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
     monkeypatch.setattr(processors, "memory_limit", lambda: 63)
     with pytest.raises(DataError, match="need 32 bytes, more than the 31 accepted"):
-        files.read_image_folder(tmp_path)
+        pictures.read_pictures(tmp_path)
     monkeypatch.setattr(processors, "memory_limit", lambda: 64)
-    assert files.read_image_folder(tmp_path).shape == (2, 4, 4)
+    assert pictures.read_pictures(tmp_path).array.shape == (2, 4, 4)
 
 
 def test_a_flat_vector_of_another_length_is_no_parameters():

@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from minivae.data.opening import KINDS as KINDS
 from minivae.data.opening import Array as Array
 from minivae.data.opening import DataError as DataError
 from minivae.data.opening import Stored, opened, room
+from minivae.data.pictures import SUFFIXES, read_pictures
 from minivae.data.text import read_table
 from minivae.storage.archives import Archive, Unreadable, open_regular, read_header, reason
 
-KINDS = "IDX (.idx, *-ubyte), .npy, .npz, .csv, .tsv, .txt (IDX and text also as .gz), or a folder of images"
-PIXELS = 2**23  # of one image: a first layer for more has billions of parameters
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
-IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # what those are; others may start programs
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -35,8 +33,8 @@ def read_file(path: Path, **how: Any) -> Stored:
     .npy is mapped read-only, only .npz carries labels.
     Raises DataError for an unknown kind, or a file that cannot be read as its kind.
     """
-    if path.is_dir():
-        return Stored(read_image_folder(path))
+    if path.is_dir() or path.suffix.lower() in SUFFIXES:
+        return read_pictures(path, **how)
     if not path.is_file():
         raise DataError(f"{path} is not a file or folder that can be read; pass one of: {KINDS}")
     name = path.name.lower()
@@ -153,50 +151,3 @@ def read_npz(path: Path) -> Stored:
         shapes = f"the labels {label_name} have shape {labels.shape} but {data_name} has {array.shape}"
         raise DataError(f"{path}: {shapes}; store one label per row, or leave {label_name} out")
     return Stored(array, labels)
-
-
-def read_image_folder(path: Path) -> Array:
-    """Read all images of a folder, sorted by name. Needs Pillow: `pip install 'minivae[images]'`.
-
-    Returns uint8 [N, H, W] for grey images and [N, H, W, 3] for colour: palettes and other colour models become RGB,
-    transparency is dropped. Raises DataError when there are no images, when Pillow is missing, and for an image that
-    cannot be read, is not 8-bit or has another size than the first.
-    """
-    try:
-        files = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"cannot read the folder {path} ({error.strerror}); check its permissions") from error
-    if not files:
-        raise DataError(f"the folder {path} holds no images; put .png or .jpg files in it, or pass one of: {KINDS}")
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DataError(f"reading the images in {path} needs Pillow: pip install 'minivae[images]'") from error
-    images: Array | None = None
-    for row, file in enumerate(files):
-        try:
-            with open_regular(file) as raw, Image.open(raw, formats=IMAGE_FORMATS) as image:
-                if image.mode[0] in "IF":  # I, I;16, F: more than 8 bits, which a conversion would clip
-                    raise DataError(f"{file} has mode {image.mode}, not 8 bits per channel; convert it to 8-bit first")
-                mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-                shape = (image.height, image.width) + ((3,) if mode == "RGB" else ())
-                if image.height * image.width > PIXELS:
-                    raise DataError(f"{file} has {shape[0]} x {shape[1]} pixels, more than {PIXELS:,}; make it smaller")
-                if images is None:
-                    if (needed := len(files) * math.prod(shape)) > (limit := room()):
-                        raise DataError(
-                            f"the images in {path} need {needed:,} bytes, more than the {limit:,} accepted; shrink them"
-                        )
-                    images = np.empty((len(files), *shape), np.uint8)
-                elif shape != images.shape[1:]:
-                    raise DataError(
-                        f"{file} has shape {shape} but {files[0].name} has {images.shape[1:]}; "
-                        "resize or convert the images to one shape, or remove the odd one"
-                    )
-                images[row] = np.asarray(image.convert(mode))
-        except DataError:
-            raise
-        except Exception as error:  # Pillow's many decoders raise many types for a damaged image
-            raise DataError(f"cannot read the image {file} ({reason(error)}); remove it or save it again") from error
-    assert images is not None
-    return images

@@ -517,13 +517,10 @@ def test_image_folders(tmp_path):
     assert dataset.image_shape == (4, 5, 3)
 
     Image.fromarray(grey[0, :3]).save(tmp_path / "grey" / "d.png")
-    with refuses(r"d.png has shape \(3, 5\) but a.png has \(4, 5\); resize"):
-        load_dataset(tmp_path / "grey")
-    Image.fromarray(colour[0]).save(tmp_path / "grey" / "d.png")
-    with refuses(r"d.png has shape \(4, 5, 3\) but a.png has \(4, 5\)"):
+    with refuses(r"3 have 4 x 5 pixels, 1 have 3 x 5 pixels .such as d.png."):
         load_dataset(tmp_path / "grey")
     Image.fromarray(grey[0].astype(np.uint16)).save(tmp_path / "grey" / "d.png")
-    with refuses("d.png has mode I;16, not 8 bits"):
+    with refuses("1 have 16 bits of grey .such as d.png."):
         load_dataset(tmp_path / "grey")
     (tmp_path / "grey" / "d.png").write_bytes((tmp_path / "grey" / "a.png").read_bytes()[:50])
     with refuses("cannot read the image .*d.png"):
