@@ -155,6 +155,10 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
         "--image-shape", type=int, nargs="+", metavar="N", help="height, width [, 3] of a row, for figures"
     )
     train.add_argument(
+        "--resize", type=int, nargs=2, metavar=("H", "W"), help="bring pictures to this height and width"
+    )
+    train.add_argument("--array", metavar="NAME", help="the array of a .npz that is the data")
+    train.add_argument(
         "--condition", type=int, metavar="COLUMN", help="tell the model this column of the table (from 0 on) instead"
     )
     train.add_argument("--no-figures", action="store_true", help="write no figures")

@@ -44,7 +44,11 @@ def train(options: argparse.Namespace) -> int:
         return resume(options)
     if options.data is None:
         raise DataError("train needs DATA, a dataset or file, or --resume with a run folder; see minivae train --help")
-    dataset = _dataset(options.data, options.condition, options.download)
+    asked = {"array": options.array, "resize": options.resize}
+    dataset = _dataset(options.data, options.condition, options.download, asked)
+    for name, value in asked.items():
+        if value is not None and dataset.reading.get(name) != value:
+            raise DataError(f"--{name} has no meaning for {options.data}; leave it out")
     if options.condition is not None:
         options.conditional = True
     given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
@@ -83,7 +87,7 @@ def train(options: argparse.Namespace) -> int:
 
 def resume(options: argparse.Namespace) -> int:
     """Go on with a run: its own options, over which any that is given wins, as far as it can change now."""
-    for name in ("out", "overwrite", "condition"):
+    for name in ("out", "overwrite", "condition", "resize", "array"):
         if getattr(options, name):
             raise DataError(f"--resume goes on with a run where it is, as it began; leave --{name} out")
     path = Path(options.resume)

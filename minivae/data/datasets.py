@@ -117,6 +117,10 @@ def load_dataset(
         the same; write "./mnist" or Path("mnist") for the file. Files of [N, ...] are flattened to [N, D], and
         `image_shape` remembers the rest.
     download : fetch missing files of "mnist" and "fashion-mnist" into the cache; nothing is downloaded otherwise
+    array : name of the array that is the data, of a .npz that holds several
+    resize : height and width that pictures are brought to
+    mode, background : what pictures are read as, "L" for grey or "RGB", and 255 or 0, white or black, what transparent
+        ones are laid on; the set itself decides when None. `Dataset.reading` has what it decided, for other files
 
     Raises
     ------

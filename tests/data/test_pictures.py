@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from minivae import DataError, load_dataset
+from minivae.app.cli import main
+from minivae.app.runs import open_run
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow reads pictures: pip install 'minivae[images]'")
 from PIL import ImageMode, ImageOps  # noqa: E402
@@ -325,3 +327,25 @@ def test_what_files_are_read_and_what_is_left_out(tmp_path):
 def test_blank_pictures_are_counted(tmp_path):
     data = load_dataset(save(tmp_path, [*GREYS, np.zeros((4, 5), np.uint8)]))
     assert data.notes == ("1 of the 4 pictures are of one colour throughout",)
+
+
+def test_a_run_reads_other_pictures_as_its_own(tmp_path, capfd, monkeypatch):
+    """Resized, in colour and on black, as the set it was trained on made it: the other is grey, larger and dark."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "icons", icons(255, (12, 9, 6)) + np.arange(12, dtype=np.uint8)[:, None, None, None] % 2)
+    options = ["--resize", "8", "6", "--epochs", "1", "--hidden-dims", "4", "--latent-dim", "1", "--no-figures"]
+    assert main(["train", "icons", *options, "--out", "run"]) == 0
+    told = capfd.readouterr().err
+    assert "12 of the 12 pictures are resized to 8 x 6" in told and "lie on black now" in told
+    save(tmp_path / "other", [*np.tile(GREYS, (1, 3, 3)), *icons(0, (1, 20, 20))])
+    with pytest.raises(DataError, match="have 12 x 15 pixels"):
+        load_dataset("other")
+    run = open_run("run")
+    assert run.config["reading"] == {"resize": [8, 6], "mode": "RGB", "background": 0}
+    other = run.dataset("other")
+    assert other.image_shape == (8, 6, 3) and (other.train[-1] == 0).all()
+    assert "pictures are grey, and become colour" in capfd.readouterr().err
+    assert main(["train", "--resume", "run", "--epochs", "2", "--no-figures", "--quiet"]) == 0
+    assert open_run("run").config["reading"]["resize"] == [8, 6]
+    assert main(["train", "digits", "--resize", "8", "8", "--out", "run2"]) == 1
+    assert "--resize has no meaning for digits" in capfd.readouterr().err and not (tmp_path / "run2").exists()
