@@ -53,7 +53,7 @@ ORDER = [
     *("evaluation", "scores", "samples", "imputation", "training", "proof", "settings"),
     *("storage.modelfile", "storage.persistence", "storage.checkpoints", "fitted", "estimator"),
     *("figures", "figures.layout", "figures.plots"),
-    *("app", "app.recorder", "app.runs", "app.drawing", "app.train", "app.options"),
+    *("app", "app.recorder", "app.runs", "app.drawing", "app.writing", "app.results", "app.train", "app.options"),
     *("bench", "bench.configs", "bench.contenders", "bench.peers", "bench.kernels", "bench.runner", "bench.tables"),
     "bench.report",
     *("app.commands", "app.cli", "__main__"),

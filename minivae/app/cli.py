@@ -1,4 +1,4 @@
-"""minivae train | evaluate | sample | reconstruct | plot | gradcheck | data | bench | backends: arguments, and errors.
+"""minivae COMMAND ...: the arguments of every command, and its errors.
 
 Results go to standard output, progress to standard error. Exit status: 0, 1 (one clear line), 2 (usage), and after Ctrl-C,
 SIGTERM and SIGHUP 130, 143 and 129.
@@ -12,6 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from minivae.progress import say
+
+MEANS = (
+    "a figure (.png, .pdf, .svg), or numbers: .csv, .tsv, .parquet in the data's own units, .npy as well, but of uint8 "
+    "pixels fractions from 0 to 1; - is CSV on standard output"
+)
 
 # What loads NumPy is imported inside the functions, so that Ctrl-C meanwhile ends in `main` too.
 
@@ -48,13 +53,25 @@ def build_parser() -> argparse.ArgumentParser:
     def model(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("model", help="a run folder or a model.npz")
 
-    def which_data(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--data", help="a dataset or file instead of the one the model was trained on")
+    def which_data(sub: argparse.ArgumentParser, otherwise: str = "validation") -> None:
+        instead = "a dataset or file instead of the one the model was trained on"
+        sub.add_argument("data", metavar="DATA", nargs="?", default=argparse.SUPPRESS, help=instead)
+        sub.add_argument("--data", help="the same")
         sub.add_argument(
             "--split",
             choices=("train", "validation", "test"),
-            help="default: test, or validation if there is no test part",
+            help=f"default: test, or {otherwise} if there is no test part",
         )
+
+    def table(name: str, summary: str, *examples: str) -> argparse.ArgumentParser:
+        sub = command(name, summary, *examples)
+        model(sub)
+        which_data(sub, "all rows")
+        kinds = ".csv, .tsv, .parquet" + ("" if name == "score" else " or .npy")
+        sub.add_argument("-o", "--out", help=f"a file: {kinds} (default: CSV on standard output)")
+        sub.add_argument("--quiet", action="store_true", help="no progress")
+        as_json(sub)
+        return sub
 
     train = command(
         "train",
@@ -95,9 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--random-state", "--seed", type=int, help="seed (default: the model's, so that each run draws the same)"
     )
-    sample.add_argument(
-        "-o", "--out", default="samples.png", help="a .png figure or a .npy array (default: samples.png)"
-    )
+    sample.add_argument("-o", "--out", default="samples.png", help=f"{MEANS} (default: samples.png)")
 
     reconstruct = command(
         "reconstruct", "encode and decode examples into a figure or an array", "minivae reconstruct runs/mnist -n 10"
@@ -105,7 +120,44 @@ def build_parser() -> argparse.ArgumentParser:
     model(reconstruct)
     which_data(reconstruct)
     reconstruct.add_argument("-n", "--n", type=int, default=10, help="how many, from the first on (default: 10)")
-    reconstruct.add_argument("-o", "--out", default="reconstructions.png", help="a .png figure or a .npy array")
+    reconstruct.add_argument(
+        "-o", "--out", default="reconstructions.png", help=f"{MEANS} (default: reconstructions.png)"
+    )
+
+    encode = table(
+        "encode",
+        "write the posterior mean of every row, z1 to zZ",
+        "minivae encode runs/wine new.csv --out z.csv",
+        "minivae encode runs/wine | head",
+    )
+    encode.add_argument(
+        "--sigma", action="store_true", help="and the posterior's standard deviations, sigma1 to sigmaZ"
+    )
+
+    decode = command(
+        "decode", "decode latent points, as encode writes them", "minivae decode runs/wine z.csv --out wine.csv"
+    )
+    model(decode)
+    decode.add_argument("latents", metavar="Z", help="a .csv, .tsv or .npy file, or - for CSV on standard input")
+    decode.add_argument(
+        "--y", nargs="+", metavar="LABEL", help="what a conditional model is told (default: Z's labels)"
+    )
+    decode.add_argument("-o", "--out", help=f"{MEANS} (default: CSV on standard output)")
+
+    score = table(
+        "score",
+        "score every row in nats: elbo, kl, anomaly_score = -log p(x|z); the columns that fit worst",
+        "minivae score runs/wine new.csv --n-samples 1000 --out scores.csv",
+    )
+    score.add_argument("--n-samples", type=int, metavar="K", help="log_likelihood too, from so many importance samples")
+    score.add_argument("--worst", type=int, metavar="N", help="name so many columns (default: 3 of a table, else 0)")
+
+    impute = table(
+        "impute",
+        "fill the missing cells of a table with what is expected there; what was observed stays as it is",
+        "minivae impute runs/penguins holes.csv --out full.csv",
+    )
+    impute.add_argument("--n-samples", type=int, default=200, help="draws of z for each row (default: 200)")
 
     plot = command("plot", "write the figures of a run again", "minivae plot runs/mnist")
     model(plot)

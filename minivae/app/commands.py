@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from minivae import evaluation, scores
 from minivae.app.drawing import figures, scaled, told
+from minivae.app.results import decode as decode
+from minivae.app.results import encode as encode
+from minivae.app.results import impute as impute
+from minivae.app.results import score as score
 from minivae.app.runs import open_run, pick
 from minivae.app.train import backend, say_collapse
 from minivae.app.train import train as train
+from minivae.app.writing import FIGURES, TABLES, beside, out_path, write_means
 from minivae.data.checks import require_count
 from minivae.data.datasets import NAMES, dataset_status
 from minivae.data.files import DataError
 from minivae.kernels import MODULES, availability, load
 from minivae.progress import bar, say
-from minivae.storage.durable import write_atomically
 from minivae.storage.modelfile import json_text
 
 
@@ -65,21 +68,28 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def sample(options: argparse.Namespace) -> int:
+    path = out_path(options.out, *TABLES, ".npy", *FIGURES)
     run = open_run(options.model)
     require_count("n", options.n, 8 * run.vae.n_features_in_)
     y = told(run.vae, options.n, options.y)
     images = run.vae.sample(options.n, y=y, noise=options.noise, random_state=options.random_state)
-    _write(options.out, images, lambda plots: plots.samples(images, run.image_shape))
+    labels = None if y is None else np.broadcast_to(np.ravel(y), options.n)
+    first = beside(run, np.arange(options.n), labels)
+    write_means(path, run, images, lambda plots: plots.samples(images, run.image_shape), first)
     return 0
 
 
 def reconstruct(options: argparse.Namespace) -> int:
+    path = out_path(options.out, *TABLES, ".npy", *FIGURES)
     require_count("n", options.n)
     run = open_run(options.model)
     part = pick(run, run.dataset(options.data), options.split, own=options.data is None).first(options.n)
     X = part.data[part.rows]
     means = run.vae.reconstruct(X, part.labels)
-    _write(options.out, means, lambda plots: plots.reconstructions(scaled(run.vae, X), means, run.image_shape))
+    first = beside(run, part.rows, part.labels)
+    write_means(
+        path, run, means, lambda plots: plots.reconstructions(scaled(run.vae, X), means, run.image_shape), first
+    )
     return 0
 
 
@@ -160,17 +170,3 @@ def backends(options: argparse.Namespace) -> int:
         note = "   <- backend='auto' takes this one" if row["auto"] else ""
         print(f"{row['name']:6} {'works' if row['available'] else 'not here':9} {row['reason']}{note}")
     return 0
-
-
-def _write(out: str, array: np.ndarray, figure: Any) -> None:
-    path = Path(out)
-    if path.suffix == ".npy":
-        write_atomically(path, lambda file: np.save(file, array))
-    else:
-        from minivae.figures import plots
-
-        drawn = figure(plots)
-        plots.save(drawn, path)
-        if drawn.get_label():  # how many of the rows it shows, where that is not all
-            say(f"{path.name} shows {drawn.get_label()}; end --out in .npy for all")
-    print(f"wrote {path}")

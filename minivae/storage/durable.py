@@ -22,11 +22,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
     A reader, or a machine that loses power, finds the old file or the new one, never half of one. A link stays, and what it
     leads to is replaced; a device or a pipe is not. An OSError names `path`.
     """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        raise FileExistsError(f"{path} is no regular file, and stays as it is; choose another name")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}, where {path.name} should go, is not a folder; create it first")
+    path = place_of(path)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
     try:
         # as readable as any other file of this user; mkstemp would make it private, and asking for the umask is not safe
@@ -46,6 +42,20 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def place_of(path: str | Path) -> Path:
+    """Where a file of this name goes. Raises OSError where that is no place for one."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is no regular file, and stays as it is; choose another name")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}, where {path.name} should go, is not a folder; create it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{path.parent}, where {path.name} should go, cannot be written to; choose another folder"
+        )
+    return path
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,0 +1,180 @@
+"""What a model says of every row, as a table in a file or on standard output: encode, decode, score, impute.
+
+A result has one row for each row of the data, in their order; `row`, counted from 0, says which where these are not all.
+Columns have the names of the table that the model was trained on, else x1 to xD; those of the latent space are z1 to zZ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivae import evaluation, scores
+from minivae.app.drawing import told
+from minivae.app.runs import Part, Run, open_run, pick
+from minivae.app.writing import (
+    FIGURES,
+    TABLES,
+    Columns,
+    beside,
+    named,
+    numbered,
+    out_path,
+    schema_of,
+    write,
+    write_means,
+)
+from minivae.data.checks import require_count
+from minivae.data.files import Array, DataError, read_npy
+from minivae.estimator import VAE
+from minivae.progress import bar
+from minivae.storage.modelfile import json_text
+
+PIECE = 4 * evaluation.CHUNK  # rows in memory at a time: whole chunks, so that the last bit is that of all at once
+
+
+def encode(options: argparse.Namespace) -> int:
+    path = out_path(options.out, *TABLES, ".npy")
+    run, part, name = _rows(options)
+    examples = run.vae.examples(part.data, part.rows, part.told)
+
+    def of(piece: slice) -> Columns:
+        mu, logvar = evaluation.posterior(run.vae.network_, replace(examples, rows=examples.rows[piece]))
+        with np.errstate(over="ignore"):
+            return numbered("z", mu) | (numbered("sigma", np.exp(logvar / 2)) if options.sigma else {})
+
+    return _write(options, path, run, part, name, of)
+
+
+def score(options: argparse.Namespace) -> int:
+    path = out_path(options.out, *TABLES)
+    k = options.n_samples
+    if k is not None:
+        require_count("n_samples", k)
+    if options.worst is not None and options.worst < 0:
+        raise ValueError(f"worst must be at least 0, not {options.worst}")
+    run, part, name = _rows(options)
+    vae, schema = run.vae, schema_of(run)
+    if schema is None:
+        names, widths = list(numbered("x", np.empty((0, vae.n_features_in_)))), [1] * vae.n_features_in_
+    else:
+        names, widths = [c.name for c in schema.columns], [c.width for c in schema.columns]
+    worst = range(min(len(names), (3 if schema else 0) if options.worst is None else options.worst))
+    examples = vae.examples(part.data, part.rows, part.told)
+
+    def of(piece: slice) -> Columns:
+        some = replace(examples, rows=examples.rows[piece])
+        recon, kl = scores.elbo_terms(vae.network_, some, vae.seed_)
+        found = {"elbo": -(recon + kl), "kl": kl, "anomaly_score": recon}
+        if k is not None:
+            found["log_likelihood"] = scores.log_likelihood(vae.network_, some, k, vae.seed_)
+        found = {name: values.astype(vae.network_.dtype) for name, values in found.items()}
+        if worst:
+            table = scores.reconstruction(vae.network_, some, vae.seed_, per_column=True)
+            table = np.add.reduceat(
+                table, np.cumsum([0, *widths[:-1]]), axis=1
+            )  # a category is one column of the table
+            order = np.argsort(-table, axis=1, kind="stable")
+            for j in worst:
+                found[f"worst{j + 1}"] = np.array(names, object)[order[:, j]]
+        return found
+
+    return _write(options, path, run, part, name, of)
+
+
+def impute(options: argparse.Namespace) -> int:
+    path = out_path(options.out, *TABLES, ".npy")
+    run, part, name = _rows(options)
+    run.vae.examples(part.data, part.rows, part.told)  # all rows are looked at before the first is written
+    labels = part.labels if run.vae.condition_ is not None else None
+
+    def of(piece: slice) -> Columns:
+        X, y = part.data[part.rows[piece]], None if labels is None else labels[piece]
+        return named(run, run.vae.impute(X, y, n_samples=options.n_samples))
+
+    return _write(options, path, run, part, name, of)
+
+
+def decode(options: argparse.Namespace) -> int:
+    path = out_path(options.out, *TABLES, ".npy", *FIGURES)
+    run = open_run(options.model)
+    Z, labels = _latents(options.latents, run.vae)
+    y: Any = None
+    if run.vae.condition_ is not None:
+        if not options.y and not labels:
+            raise DataError(
+                f"this model is told labels, and {options.latents} has none; name one, or one a row, with --y"
+            )
+        y = told(run.vae, len(Z), options.y or labels)
+        y = y if options.y or run.vae.condition_.classes else np.array(labels, float)
+    means = run.vae.inverse_transform(Z, y)
+    write_means(path, run, means, lambda plots: plots.samples(means, run.image_shape), {})
+    return 0
+
+
+def _rows(options: argparse.Namespace) -> tuple[Run, Part, str]:
+    """The rows of --split; without it the test part, and of data that have none all rows."""
+    run = open_run(options.model)
+    dataset = run.dataset(options.data)
+    if options.split is not None or dataset.test is not None:
+        return run, pick(run, dataset, options.split, own=options.data is None), dataset.name
+    labels = dataset.train_labels
+    return run, Part("", dataset.train, np.arange(len(dataset.train)), labels, labels), dataset.name
+
+
+def _latents(source: str, vae: VAE) -> tuple[Array, list[str]]:
+    """Z [n, latent_dim], and labels where there are some: an array, or a table as encode writes it."""
+    if source.lower().endswith(".npy"):
+        return read_npy(Path(source)), []
+    delimiter = "\t" if source.lower().endswith(".tsv") else ","
+    text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
+    names, *rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row] or [[]]
+    wanted = [f"z{j + 1}" for j in range(vae.network_.arch.latent_dim)]
+    for name in wanted if rows else ["rows"]:
+        if name not in names:
+            raise DataError(
+                f"{source} has no {'column ' * bool(rows)}{name}; pass a .csv, .tsv or .npy that `minivae encode` wrote"
+            )
+    places = [names.index(name) for name in wanted]
+    beside = [j for j, name in enumerate(names) if name != "row" and name.strip("0123456789") not in ("z", "sigma")]
+    try:
+        return np.array([[row[j] for j in places] for row in rows], float), [row[j] for row in rows for j in beside[:1]]
+    except (ValueError, IndexError) as error:
+        raise DataError(f"{source} cannot be read ({error}); pass what `minivae encode` wrote") from error
+
+
+def _write(
+    options: argparse.Namespace, path: Path | None, run: Run, part: Part, name: str, of: Callable[[slice], Columns]
+) -> int:
+    n, bare = len(part.rows), path is not None and path.suffix.lower() == ".npy"
+    first = {} if bare else beside(run, part.rows, part.labels)
+
+    def pieces(advance: Callable[[int], None]) -> Iterator[Columns]:
+        for start in range(0, n, PIECE):
+            piece = slice(start, min(n, start + PIECE))
+            found = of(piece)
+            advance(piece.stop - start)
+            yield {name: values[piece] for name, values in first.items()} | found
+
+    if path is None and options.json:
+        records = [
+            dict(zip(table, row))
+            for table in pieces(lambda _: None)
+            for row in zip(*(v.tolist() for v in table.values()))
+        ]
+        print(json_text(records))
+        return 0
+    with bar(n, "rows", path is not None and not options.quiet) as advance:
+        write(path, pieces(advance))
+    if path is not None and options.json:
+        print(json_text({"out": str(path), "data": name, "split": part.split or "all", "rows": n}))
+    elif path is not None:
+        print(f"wrote {path}: {n:,} {part.split}{' ' * bool(part.split)}rows of {name}")
+    return 0

@@ -1,0 +1,128 @@
+"""Results as files: which can be written, and tables, arrays and figures with the names and units of the data."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivae.app.runs import Run
+from minivae.data.files import Array, DataError
+from minivae.data.schema import Schema
+from minivae.progress import say
+from minivae.storage.durable import place_of, write_atomically
+
+TABLES = (".csv", ".tsv", ".parquet")
+FIGURES = (".png", ".pdf", ".svg", ".jpg")
+ROWS = 4096  # of a table that become text at a time
+Columns = dict[str, Array]  # [n] each, by name: numbers, or objects, which are texts and None
+
+
+def out_path(out: str | None, *endings: str) -> Path | None:
+    """The file that --out names, None for standard output. Raises, before the work is done, where it cannot be written."""
+    if out is None or out == "-":
+        return None
+    path = Path(out)
+    if path.suffix.lower() not in endings:
+        raise DataError(f"--out {out} ends in none of {', '.join(endings)}; choose the one that you want")
+    if path.suffix.lower() == ".parquet":
+        _parquet()
+    if not os.access(place_of(path).parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"the folder of {path} cannot be written to; choose another")
+    return path
+
+
+def schema_of(run: Run) -> Schema | None:
+    return getattr(run, "schema", None)
+
+
+def numbered(letter: str, matrix: Array) -> Columns:
+    return {f"{letter}{j + 1}": matrix[:, j] for j in range(matrix.shape[1])}
+
+
+def named(run: Run, X: Array) -> Columns:
+    """The columns of X [n, D] by their names, categories as texts; of data without names x1 to xD."""
+    schema = schema_of(run)
+    return numbered("x", X) if schema is None else schema.decode(X)
+
+
+def beside(run: Run, rows: Array, labels: Any) -> Columns:
+    """What stands before results: the number of each row where these are not all from the first on, and labels."""
+    found, schema = {} if np.array_equal(rows, np.arange(len(rows))) else {"row": rows}, schema_of(run)
+    label = (schema.label if schema else None) or "label"
+    return found if labels is None else found | {label: np.asarray(labels)}
+
+
+def write(path: Path | None, pieces: Iterator[Columns]) -> None:
+    """Pieces of a table, one below the other, to a file or to standard output. An array has neither names nor texts."""
+    kind = "" if path is None else path.suffix.lower()
+    if path is None:
+        for text in _texts(pieces, ","):
+            print(text, end="")
+    elif kind == ".npy":
+        array = np.concatenate([np.column_stack([*piece.values()]) for piece in pieces])
+        write_atomically(path, lambda file: np.save(file, array))
+    elif kind == ".parquet":
+        table = list(pieces)
+        whole = {name: np.concatenate([piece[name] for piece in table]) for name in table[0]}
+        arrow, parquet = _parquet()
+        write_atomically(path, lambda file: parquet.write_table(arrow.table(whole), file))
+    else:
+        texts = _texts(pieces, "\t" if kind == ".tsv" else ",")
+        write_atomically(path, lambda file: [file.write(text.encode()) for text in texts])
+
+
+def write_means(path: Path | None, run: Run, means: Array, draw: Callable[[Any], Any], first: Columns) -> None:
+    """The decoder's means [n, D] as a figure, or as numbers: in the data's own units, or in .npy as the model reads floats,
+
+    which of uint8 pixels are fractions. first: columns that stand before them in a table.
+    """
+    kind = "" if path is None else path.suffix.lower()
+    if kind in TABLES or path is None:
+        X = means * run.vae.divide_by_
+        table = first | named(run, X)
+        cuts = range(0, len(X), ROWS)
+        write(path, ({name: values[at : at + ROWS] for name, values in table.items()} for at in cuts))
+    elif kind == ".npy":
+        X = means * run.vae.divide_by_ if run.vae.scale_.given else means
+        write_atomically(path, lambda file: np.save(file, X))
+    else:
+        from minivae.figures import plots
+
+        drawn = draw(plots)
+        plots.save(drawn, path)
+        if drawn.get_label():  # how many of the rows it shows, where that is not all
+            say(f"{path.name} shows {drawn.get_label()}; end --out in .npy for all")
+    if path is not None:
+        print(f"wrote {path}")
+
+
+def _texts(pieces: Iterator[Columns], delimiter: str) -> Iterator[str]:
+    """A table as text: each number in the fewest digits that are read as the same number, nothing where there is none."""
+    for number, piece in enumerate(pieces):
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+        if number == 0:
+            writer.writerow(piece)
+        writer.writerows(zip(*map(cells, piece.values())))
+        yield text.getvalue()
+
+
+def cells(values: Array) -> list[str]:
+    if values.dtype == object:
+        return ["" if value is None else str(value) for value in values]
+    texts: list[str] = values.astype(str).tolist()
+    return ["" if text == "nan" else text for text in texts] if values.dtype.kind == "f" else texts
+
+
+def _parquet() -> tuple[Any, Any]:
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ImportError('Parquet needs pyarrow; run pip install "minivae[parquet]"') from error

@@ -1,0 +1,230 @@
+"""Results as files: what stands in them is what the methods of VAE return, row for row, to the last digit."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minivae import VAE, load_dataset
+from minivae.app import results
+from minivae.app.cli import main
+
+RAW = load_dataset("digits")
+FAST = ["--hidden-dims", "16", "--epochs", "2", "--quiet", "--no-figures"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run on pictures with a test part, one on a file, one with holes, one that is told labels."""
+    place = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(0)
+    X = rng.normal(5, 3, (90, 4)).astype(np.float32)
+    np.save(place / "mine.npy", X)
+    np.save(place / "holes.npy", np.where(rng.uniform(size=X.shape) < 0.2, np.nan, X).astype(np.float32))
+    before = os.getcwd()
+    os.chdir(place)
+    try:
+        assert main(["train", "digits", *FAST, "--out", "digits"]) == 0
+        assert main(["train", "digits", *FAST, "--out", "told", "--conditional"]) == 0
+        assert main(["train", "mine.npy", *FAST, "--likelihood", "gaussian", "--divide-by", "4", "--out", "mine"]) == 0
+        assert main(["train", "holes.npy", *FAST, "--likelihood", "gaussian", "--missing", "ignore", "--out", "h"]) == 0
+    finally:
+        os.chdir(before)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def in_the_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def read(text):
+    """Columns by name, as texts."""
+    rows = list(csv.reader(io.StringIO(text)))
+    return {name: [row[j] for row in rows[1:]] for j, name in enumerate(rows[0])}
+
+
+def matrix(table, letter, dtype=np.float32):
+    names = [name for name in table if name.strip("0123456789") == letter]
+    assert names == [f"{letter}{j + 1}" for j in range(len(names))]
+    return np.array([table[name] for name in names], dtype).T
+
+
+def test_encode_writes_the_means_of_every_row_to_the_last_bit(capsys, monkeypatch):
+    monkeypatch.setattr(results, "PIECE", 1024)
+    vae = VAE.load("digits/model.npz")
+    mu, logvar = vae.posterior(RAW.train)
+    assert main(["encode", "digits", "--split", "train", "--sigma", "--out", "z.npy"]) == 0
+    assert capsys.readouterr().out == "wrote z.npy: 1,500 train rows of digits\n"
+    np.testing.assert_array_equal(np.load("z.npy"), np.hstack([mu, np.exp(logvar / 2)]))
+    for out in ("z.csv", "z.tsv", "-"):
+        assert main(["encode", "digits", "--split", "train", "--sigma", "--out", out]) == 0
+        printed = capsys.readouterr().out
+        text = printed if out == "-" else Path(out).read_bytes().decode()
+        table = read(text.replace("\t", ","))
+        assert [*table] == ["label", "z1", "z2", "sigma1", "sigma2"] and "\r" not in text
+        assert table["label"] == RAW.train_labels.astype(str).tolist()
+        np.testing.assert_array_equal(matrix(table, "z"), mu)
+        np.testing.assert_array_equal(matrix(table, "sigma"), np.exp(logvar / 2))
+
+
+def test_rows_line_up_with_the_file_or_say_which_they_are(capsys):
+    vae, X = VAE.load("mine/model.npz"), np.load("mine.npy")
+    assert main(["encode", "mine"]) == 0
+    table = read(capsys.readouterr().out)
+    assert [*table] == ["z1", "z2"]
+    np.testing.assert_array_equal(matrix(table, "z"), vae.transform(X))
+    assert main(["encode", "mine", "--split", "validation"]) == 0
+    table = read(capsys.readouterr().out)
+    assert [*table] == ["row", "z1", "z2"] and table["row"] == vae.held_rows_.astype(str).tolist()
+    np.testing.assert_allclose(matrix(table, "z"), vae.transform(X)[vae.held_rows_], rtol=1e-5, atol=1e-6)
+    np.save("other.npy", X[:7])
+    for which in (["other.npy"], ["--data", "other.npy"]):
+        assert main(["encode", "mine", *which]) == 0
+        assert len(read(capsys.readouterr().out)["z1"]) == 7
+    assert main(["encode", "mine", "other.npy", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert [[*record.values()] for record in records] == vae.transform(X[:7]).tolist()
+    assert main(["encode", "mine", "other.npy", "--json", "-o", "z.csv"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": "z.csv", "data": "other.npy", "split": "all", "rows": 7}
+
+
+def test_decode_takes_what_encode_wrote(capsys, monkeypatch):
+    vae, X = VAE.load("mine/model.npz"), np.load("mine.npy")
+    for z in ("z.csv", "z.tsv", "z.npy"):
+        assert main(["encode", "mine", "--out", z]) == 0
+        assert main(["decode", "mine", z, "--out", "x.npy"]) == 0
+        np.testing.assert_array_equal(np.load("x.npy"), 4 * vae.reconstruct(X))
+    assert main(["encode", "mine"]) == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO(capsys.readouterr().out.split("\n", 3)[-1]))
+    assert main(["decode", "mine", "-"]) == 1  # no header
+    assert "- has no column z1" in capsys.readouterr().err
+
+
+def test_what_a_model_is_told_goes_along(capsys):
+    vae = VAE.load("told/model.npz")
+    assert main(["encode", "told", "--out", "z.csv"]) == 0
+    assert main(["decode", "told", "z.csv", "--out", "x.npy"]) == 0
+    expected = vae.reconstruct(RAW.test, RAW.test_labels)
+    np.testing.assert_array_equal(np.load("x.npy"), expected)
+    assert main(["encode", "told", "--out", "z.npy"]) == 0
+    assert main(["decode", "told", "z.npy"]) == 1
+    assert "--y" in capsys.readouterr().err
+    assert main(["decode", "told", "z.npy", "--y", "3", "--out", "x.npy"]) == 0
+    np.testing.assert_array_equal(np.load("x.npy"), vae.inverse_transform(np.load("z.npy"), [3]))
+    capsys.readouterr()
+    assert main(["sample", "told", "-n", "12", "--out", "-"]) == 0
+    assert read(capsys.readouterr().out)["label"] == [str(i % 10) for i in range(12)]
+
+
+def test_numbers_are_in_the_units_of_the_data(capsys):
+    """.npy of uint8 pixels are fractions: so the model reads floats."""
+    for run, unit, back in (("digits", 255, 1), ("mine", 4, 4)):
+        vae = VAE.load(f"{run}/model.npz")
+        samples = vae.sample(6)
+        assert main(["sample", run, "-n", "6", "--out", "s.csv"]) == 0
+        with open("s.csv") as file:
+            np.testing.assert_array_equal(matrix(read(file.read()), "x"), unit * samples)
+        assert main(["sample", run, "-n", "6", "--out", "s.npy"]) == 0
+        np.testing.assert_array_equal(np.load("s.npy"), back * samples)
+        capsys.readouterr()
+        assert main(["encode", run, "s.npy"]) == 0
+        expected = vae.transform(np.load("s.npy"))
+        np.testing.assert_array_equal(matrix(read(capsys.readouterr().out), "z"), expected)
+    assert main(["reconstruct", "digits", "-n", "5", "--out", "-"]) == 0
+    table = read(capsys.readouterr().out)
+    assert table["label"] == RAW.test_labels[:5].astype(str).tolist()
+    np.testing.assert_array_equal(matrix(table, "x"), 255 * VAE.load("digits/model.npz").reconstruct(RAW.test[:5]))
+
+
+def test_score_is_what_the_methods_say(capsys):
+    vae, X = VAE.load("mine/model.npz"), np.load("mine.npy")
+    assert main(["score", "mine", "--n-samples", "9", "--worst", "3"]) == 0
+    table = read(capsys.readouterr().out)
+    assert [*table] == ["elbo", "kl", "anomaly_score", "log_likelihood", "worst1", "worst2", "worst3"]
+    scores = {name: np.array(table[name], np.float32) for name in table if "worst" not in name}
+    np.testing.assert_array_equal(scores["elbo"], vae.score_samples(X))
+    np.testing.assert_array_equal(scores["anomaly_score"], vae.anomaly_score(X))
+    np.testing.assert_array_equal(scores["log_likelihood"], vae.score_samples(X, n_samples=9))
+    order = np.argsort(-vae.anomaly_score(X, per_column=True), axis=1)
+    for j in range(3):
+        assert table[f"worst{j + 1}"] == [f"x{column + 1}" for column in order[:, j]]
+    assert main(["score", "mine"]) == 0 and "worst" not in capsys.readouterr().out
+    for bad in ("--n-samples", "--worst"):
+        assert main(["score", "mine", bad, "-1"]) == 1 and bad[2:].replace("-", "_") in capsys.readouterr().err
+
+
+def test_impute_fills_what_is_missing_and_nothing_else(capsys):
+    vae, X = VAE.load("h/model.npz"), np.load("holes.npy")
+    assert main(["impute", "h", "--n-samples", "20", "--out", "full.npy"]) == 0
+    full = np.load("full.npy")
+    np.testing.assert_array_equal(full, vae.impute(X, n_samples=20))
+    np.testing.assert_array_equal(full[~np.isnan(X)], X[~np.isnan(X)])
+    assert np.isfinite(full).all() and np.isnan(X).any()
+    capsys.readouterr()
+    assert main(["impute", "h", "--n-samples", "20"]) == 0
+    np.testing.assert_array_equal(matrix(read(capsys.readouterr().out), "x", np.float64), full)
+    assert main(["impute", "mine"]) == 1 and "missing='ignore'" in capsys.readouterr().err
+
+
+def test_parquet(capsys):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+    assert main(["encode", "digits", "--out", "z.parquet"]) == 0
+    table = parquet.read_table("z.parquet").to_pydict()
+    np.testing.assert_array_equal(
+        np.array([table["z1"], table["z2"]]).T, VAE.load("digits/model.npz").transform(RAW.test)
+    )
+    assert table["label"] == RAW.test_labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["encode", "mine", "--out", "z.xlsx"], "--out z.xlsx ends in none of .csv, .tsv, .parquet, .npy"),
+        (["score", "mine", "--out", "z.npy"], "--out z.npy ends in none of .csv, .tsv, .parquet"),
+        (["sample", "mine", "--out", "s"], "--out s ends in none of"),
+        (["encode", "mine", "--out", "nowhere/z.csv"], "nowhere, where z.csv should go, is not a folder"),
+        (["encode", "mine", "--out", "mine/"], "--out mine/ ends in none of"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(arguments, words, capsys, monkeypatch):
+    monkeypatch.setattr(VAE, "load", lambda *_: pytest.fail("the work had begun"))
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert words in said.err and len(said.err.splitlines()) == 1 and said.out == ""
+
+
+def test_bad_rows_leave_the_file_that_was_there(capsys):
+    with open("kept.csv", "w") as file:
+        file.write("mine\n")
+    X = np.zeros((9, 4), np.float32)
+    X[8, 2] = np.nan
+    np.save("bad.npy", X)
+    for command in ("encode", "score"):
+        assert main([command, "mine", "bad.npy", "--out", "kept.csv"]) == 1
+        said = capsys.readouterr()
+        assert "row 8, column 2" in said.err and said.out == ""
+        assert main([command, "mine", "bad.npy"]) == 1 and capsys.readouterr().out == ""
+    with open("bad.csv", "w") as file:
+        file.write("z1,z2\n0,1\n0,oops\n")
+    assert main(["decode", "mine", "bad.csv", "--out", "kept.csv"]) == 1
+    assert "'oops'" in capsys.readouterr().err
+    with open("kept.csv") as file:
+        assert file.read() == "mine\n"
+    assert not [name for name in os.listdir() if name.startswith(".minivae-")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="uses a pipe that closes early")
+def test_a_reader_that_leaves_is_no_error():
+    run = f'"{sys.executable}" -m minivae'
+    script = f"{run} encode digits --split train | {run} decode digits - | head -n 2"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("x1,x2,") and len(result.stdout.splitlines()) == 2 and result.stderr == ""
