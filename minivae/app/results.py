@@ -27,7 +27,6 @@ from minivae.app.writing import (
     named,
     numbered,
     out_path,
-    schema_of,
     write,
     write_means,
 )
@@ -61,7 +60,7 @@ def score(options: argparse.Namespace) -> int:
     if options.worst is not None and options.worst < 0:
         raise ValueError(f"worst must be at least 0, not {options.worst}")
     run, part, name = _rows(options)
-    vae, schema = run.vae, schema_of(run)
+    vae, schema = run.vae, run.schema
     if schema is None:
         names, widths = list(numbered("x", np.empty((0, vae.n_features_in_)))), [1] * vae.n_features_in_
     else:

@@ -14,7 +14,6 @@ import numpy as np
 
 from minivae.app.runs import Run
 from minivae.data.files import Array, DataError
-from minivae.data.schema import Schema
 from minivae.progress import say
 from minivae.storage.durable import place_of, write_atomically
 
@@ -38,24 +37,19 @@ def out_path(out: str | None, *endings: str) -> Path | None:
     return path
 
 
-def schema_of(run: Run) -> Schema | None:
-    return getattr(run, "schema", None)
-
-
 def numbered(letter: str, matrix: Array) -> Columns:
     return {f"{letter}{j + 1}": matrix[:, j] for j in range(matrix.shape[1])}
 
 
 def named(run: Run, X: Array) -> Columns:
     """The columns of X [n, D] by their names, categories as texts; of data without names x1 to xD."""
-    schema = schema_of(run)
-    return numbered("x", X) if schema is None else schema.decode(X)
+    return numbered("x", X) if run.schema is None else run.schema.decode(X)
 
 
 def beside(run: Run, rows: Array, labels: Any) -> Columns:
     """What stands before results: the number of each row where these are not all from the first on, and labels."""
-    found, schema = {} if np.array_equal(rows, np.arange(len(rows))) else {"row": rows}, schema_of(run)
-    label = (schema.label if schema else None) or "label"
+    found = {} if np.array_equal(rows, np.arange(len(rows))) else {"row": rows}
+    label = (run.schema.label if run.schema else None) or "label"
     return found if labels is None else found | {label: np.asarray(labels)}
 
 
