@@ -42,6 +42,7 @@ ORDER = [
         "data.schema",
         "data.text",
         "data.pictures",
+        "data.arrays",
         "data.files",
         "data.frames",
         "data.inplace",

@@ -141,9 +141,13 @@ def load_dataset(
     shape = stored.array.shape
     if len(shape) < 2 or 0 in shape:
         raise DataError(f"{path} holds an array of shape {shape}; store at least one row and one column, [N, D]")
-    train = as_matrix(stored.array.reshape(shape[0], -1), str(path))
-    image_shape = shape[1:] if len(shape) > 2 else None
-    return Dataset(path.name, train, None, stored.labels, None, image_shape, str(path), stored.notes, stored.reading)
+
+    def flat(part: Array) -> Array:
+        return as_matrix(part if len(shape) == 2 else part.reshape(len(part), -1), str(path))
+
+    train, test = flat(stored.array), None if stored.test is None else flat(stored.test)
+    image_shape, notes, how = shape[1:] if len(shape) > 2 else None, stored.notes, stored.reading
+    return Dataset(path.name, train, test, stored.labels, stored.test_labels, image_shape, str(path), notes, how)
 
 
 def _load_digits() -> Dataset:

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from minivae.data.arrays import pictures_in, read_npz
 from minivae.data.opening import KINDS as KINDS
 from minivae.data.opening import Array as Array
 from minivae.data.opening import DataError as DataError
 from minivae.data.opening import Stored, opened, room
 from minivae.data.pictures import SUFFIXES, read_pictures
 from minivae.data.text import read_table
-from minivae.storage.archives import Archive, Unreadable, open_regular, read_header, reason
+from minivae.storage.archives import Unreadable, open_regular, read_header, reason
 
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -40,13 +41,13 @@ def read_file(path: Path, **how: Any) -> Stored:
     name = path.name.lower()
     bare = name.removesuffix(".gz")
     if name.endswith(".npy"):
-        return Stored(read_npy(path))
+        return pictures_in(path, Stored(read_npy(path)))
     if name.endswith(".npz"):
-        return read_npz(path)
+        return pictures_in(path, read_npz(path, **how))
     if bare.endswith((".csv", ".tsv", ".txt")):
         return Stored(read_table(path))
     if "idx" in bare or bare.endswith("ubyte"):
-        return Stored(read_idx(path))
+        return pictures_in(path, Stored(read_idx(path)))
     raise DataError(f"{path} is of no kind that can be read; convert it to one of: {KINDS}")
 
 
@@ -111,43 +112,11 @@ def read_npy(path: Path) -> Array:
             header, size = read_header(file), os.fstat(file.fileno()).st_size
             if header.end > size:
                 raise Unreadable(f"it declares the shape {header.shape}, {header.end:,} bytes, but holds only {size:,}")
+            if header.end < size:
+                raise Unreadable(
+                    "more than one array was saved into it, where np.savez(path, X=data, y=labels) keeps both"
+                )
             order: Any = "F" if header.fortran else "C"
             return np.memmap(file, header.dtype, "r", header.begin, header.shape, order)
     except Exception as error:  # NumPy raises many types for a damaged header, ValueError and SyntaxError among them
         raise DataError(f"cannot read {path} as a NumPy file ({reason(error)}); save or copy it again") from error
-
-
-def read_npz(path: Path) -> Stored:
-    """Read the array `X`, `x` or `images`, or the only array, of a .npz file; and its labels, `y` or `labels`.
-
-    Raises DataError for an archive that is damaged, pickled or too large, that has no array that can be the data, or
-    whose labels do not fit it.
-    """
-    try:
-        with open_regular(path) as file:
-            archive = Archive(file, deflated=True)
-            names = list(archive.members)
-            label_name = next((name for name in ("y", "labels") if name in names), None)
-            others = [name for name in names if name != label_name]
-            wanted = others if len(others) == 1 else ("X", "x", "images")
-            data_name = next((name for name in wanted if name in names), None)
-            if data_name is None:
-                raise DataError(
-                    f"{path} holds the arrays {', '.join(names)[:300] or '(none)'}; "
-                    "name the one with the data X, for example np.savez(path, X=data, y=labels)"
-                )
-            needed = sum(archive.header(name).end for name in (data_name, label_name) if name is not None)
-            if needed > (limit := room()):
-                raise DataError(
-                    f"{path} unpacks to {needed:,} bytes, more than the {limit:,} accepted; store its data as .npy instead"
-                )
-            array = archive.read(data_name)
-            labels = None if label_name is None else archive.read(label_name)
-    except DataError:
-        raise
-    except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged archive
-        raise DataError(f"cannot read {path} as a NumPy file ({reason(error)}); save or copy it again") from error
-    if labels is not None and labels.shape != array.shape[:1]:
-        shapes = f"the labels {label_name} have shape {labels.shape} but {data_name} has {array.shape}"
-        raise DataError(f"{path}: {shapes}; store one label per row, or leave {label_name} out")
-    return Stored(array, labels)

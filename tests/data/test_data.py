@@ -397,7 +397,7 @@ def test_npz_arrays_by_name(tmp_path):
     np.savez(path, anything=X)
     assert load_dataset(path).train_labels is None
     np.savez(path, a=X, b=X)
-    with refuses("holds the arrays a, b; name the one with the data X"):
+    with refuses(r"holds the arrays a \[3, 2\], b \[3, 2\]; choose the data with --array"):
         load_dataset(path)
     np.savez(path, X=X, y=y[:2])
     with refuses(r"labels y have shape \(2,\) but X has \(3, 2\)"):
