@@ -197,7 +197,7 @@ class VAE(Fitted):
             self._start(settings, summary, scale, seed, condition, units)
         self.held_rows_: np.ndarray = held_rows
         if keeper is not None:
-            keeper.data = fingerprint(examples, val)
+            keeper.begin(examples, val)
             self.trainer_.checkpoint = lambda _, trace, moment: keeper.offer(self, trace, moment)
         epochs = settings["epochs"] - self.trainer_.epoch
         try:

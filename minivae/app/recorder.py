@@ -33,13 +33,19 @@ class Recorder(Checkpoints):
     What cannot be written (a full disk, a folder that was removed) is said once and tried again, while the training goes on.
     """
 
-    def __init__(self, folder: Folder, run: dict[str, Any], config: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Folder, run: dict[str, Any], config: dict[str, Any], announce: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(folder.place / CHECKPOINT)
-        self.folder, self.run, self.config = folder, run, config
+        self.folder, self.run, self.config, self.announce = folder, run, config, announce
         self.trouble, self.signal, self.training = False, 0, False
-        self.told = 0  # epochs in history.csv
+        self.told, self.locked = 0, False  # epochs in history.csv; whether another program keeps it from being written
 
     # ---- While it trains
+
+    def begin(self, examples: Any, val: Any) -> None:
+        super().begin(examples, val)
+        self.announce()
 
     def offer(self, vae: Any, trace: Any, moment: str) -> None:
         self.training = True  # a signal waits until this is written
@@ -91,15 +97,29 @@ class Recorder(Checkpoints):
         self.add_to_history(vae.history_)
 
     def add_to_history(self, history: list[dict[str, Any]]) -> None:
-        """The lines of history.csv that are missing. Written whole after each epoch, its bytes would grow as a square."""
-        if self.told == 0 or self.told > len(history):
-            text = table(history)
-            write_atomically(self.folder.place / HISTORY, lambda file: file.write(text.encode()))
-        elif len(history) > self.told:
-            lines, self.told = table(history[self.told :], head=False), 0  # where it fails it may hold half a line
-            with open(self.folder.place / HISTORY, "a", newline="") as file:
-                file.write(lines)
-        self.told = len(history)
+        """The lines of history.csv that are missing. Written whole after each epoch, its bytes would grow as a square.
+
+        On Windows a program that shows a file keeps others from writing it. That ends no training: the model has it all.
+        """
+        path = self.folder.place / HISTORY
+        try:
+            if self.told == 0 or self.told > len(history):
+                text = table(history)
+                write_atomically(path, lambda file: file.write(text.encode()))
+            elif len(history) > self.told:
+                lines, self.told = table(history[self.told :], head=False), 0  # where it fails it may hold half a line
+                with open(path, "a", newline="") as file:
+                    file.write(lines)
+        except PermissionError:
+            if not path.exists() or not os.access(path.parent, os.W_OK):
+                raise
+            if not self.locked:
+                say(
+                    f"minivae: {path} cannot be written, close the program that has it open; {MODEL} has the history too"
+                )
+            self.locked = True
+            return
+        self.told, self.locked = len(history), False
 
     def complete(self, vae: Any) -> None:
         """After the training: all files. Where that fails the model is saved where it can be, and OSError says so."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import platform
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +82,9 @@ def train(options: argparse.Namespace) -> int:
     arch = architecture(settings, dataset.train.shape[1], condition=condition)
     optimizer_and_objective(settings)  # a mistake among the options is found before anything is announced
     with claim(options.out, options.data, options.overwrite) as folder:
-        if not options.quiet:
-            _announce(settings, arch, dataset, watch_test, recipe, folder)
-        return _fit(options, vae, dataset, run | {"data": _portable(options.data)}, settings, folder)
+        run["data"] = _portable(options.data)
+        announce = functools.partial(_announce, settings, arch, dataset, watch_test, recipe, folder)
+        return _fit(options, vae, dataset, run, settings, folder, announce)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -132,11 +134,9 @@ def resume(options: argparse.Namespace) -> int:
         else:
             check_resume(vae.settings_, settings, trainer)
             told = f"going on with {path} after {trainer.epoch} of {settings['epochs']} epochs, step {trainer.step:,}"
-        if not options.quiet:
-            say(told)
-        for name in changed:
-            say(f"{name.replace('_', '-')} {before[name]} -> {settings[name]}")
-        return _fit(options, vae, dataset, run, settings, folder, resumed=True, best=best)
+        lines = [told, *(f"{name.replace('_', '-')} {before[name]} -> {settings[name]}" for name in changed)]
+        announce = functools.partial(say, "\n".join(lines))
+        return _fit(options, vae, dataset, run, settings, folder, announce, resumed=True, best=best)
 
 
 def _fit(
@@ -146,17 +146,20 @@ def _fit(
     run: dict[str, Any],
     settings: dict[str, Any],
     folder: Folder,
+    announce: Callable[[], None],
     resumed: bool = False,
     best: Best | None = None,  # of a run that has been trained
 ) -> int:
     config = {name: run[name] for name in ("data", "image_shape", "condition", "versions")}
     config |= {"run": run["id"], "settings": settings}
-    recorder, status = Recorder(folder, {name: run[name] for name in RUN}, config), 0
+    begin = announce if not options.quiet else lambda: None
+    recorder, status = Recorder(folder, {name: run[name] for name in RUN}, config, begin), 0
     test, told = (dataset.test, dataset.test_labels) if run["watch_test"] else (None, None)
     with ending(recorder):
         try:
             X, y = dataset.train, dataset.train_labels
             if best is not None:
+                begin()
                 vae.network_.set_parameters(best.parameters)
             else:
                 vae.fit(X, y, X_test=test, y_test=told, checkpoint=recorder, resume=resumed)

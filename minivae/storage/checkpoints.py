@@ -105,6 +105,10 @@ class Checkpoints:
         self.written, self.cost = -math.inf, 0.0
         self.pending: dict[str, Any] | None = None  # a state that is to be written
 
+    def begin(self, examples: Examples, val: Examples | None) -> None:
+        """The data have been accepted, and the training begins."""
+        self.data = fingerprint(examples, val)
+
     def due(self, moment: str) -> bool:
         since = time.monotonic() - self.written
         return moment in ("cut", "end") or since > max(SECONDS if moment == "step" else 0, self.cost / SHARE)

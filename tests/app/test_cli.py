@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minivae import VAE, load_dataset
+from minivae.app import recorder
 from minivae.app.cli import build_parser, main
 from minivae.kernels import availability
+from minivae.training import Trainer
 
 RAW = load_dataset("digits")
 FAST = ["--hidden-dims", "16", "--epochs", "2", "--quiet", "--no-figures"]
@@ -218,6 +221,73 @@ def test_bad_data_is_one_line_status_1_and_nothing_is_written_over(name, capsys,
     assert not (tmp_path / "fresh").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["range.npy"], "needs data in [0, 1]"),
+        (["nan.npy"], "NaN at row 0, column 3"),
+        (["digits", "--out", "file/run"], "cannot be written to"),
+        (["digits", "--lr", "-1"], "learning_rate"),
+        (["digits", "--patience", "2", "--validation-fraction", "0"], "patience needs a held-out part"),
+        (["digits", "--batch-size", "0"], "batch_size"),
+    ],
+)
+def test_nothing_is_announced_before_all_is_accepted(arguments, words, capsys, digits, tmp_path):
+    np.save("range.npy", 16 * digits[0][:50])
+    np.save("nan.npy", np.where(np.arange(64) == 3, np.nan, digits[0][:50]))
+    (tmp_path / "file").touch()
+    before = sorted(os.listdir())
+    assert main(["train", *arguments]) == 1
+    said = capsys.readouterr()
+    assert words in said.err and len(said.err.splitlines()) == 1 and said.out == ""
+    assert sorted(os.listdir()) == before
+
+
+def test_nor_is_a_training_that_cannot_go_on(run_folder, capsys, digits):
+    np.save("range.npy", 16 * digits[0][:50])
+    assert main(["train", "--resume", "run", "--epochs", "3", "range.npy"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert main(["train", "--resume", "run", "--epochs", "3", "--no-figures"]) == 0
+    assert capsys.readouterr().err.startswith("going on with run after 2 of 3 epochs")
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_a_history_that_another_program_keeps_open_costs_no_training(released, run_folder, capsys, monkeypatch):
+    """As Excel does on Windows, where a file that it shows can be neither written to nor replaced."""
+    kept, replace = Path("run/history.csv").read_bytes(), os.replace
+    locked = [True]
+
+    def opening(path, mode="r", *rest, **named):
+        if locked[0] and str(path).endswith("history.csv") and mode != "r":
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, mode, *rest, **named)
+
+    def replacing(source, target):
+        if locked[0] and str(target).endswith("history.csv"):
+            raise PermissionError(13, "Permission denied", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(recorder, "open", opening, raising=False)
+    monkeypatch.setattr(os, "replace", replacing)
+    offer = recorder.Recorder.offer
+
+    def offered(self, vae, trace, moment):
+        locked[0] = locked[0] and not (released and len(vae.history_) == 5)
+        offer(self, vae, trace, moment)
+
+    monkeypatch.setattr(recorder.Recorder, "offer", offered)
+    assert main(["train", "--resume", "run", "--epochs", "8", "--quiet", "--no-figures"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("history.csv cannot be written, close the program that has it open") == 1
+    assert len(said.splitlines()) == 1
+    vae = VAE.load("run/model.npz")
+    assert len(vae.history_) == 8 and vae.stopped_ == "" and VAE.load("run/checkpoint.npz").trainer_.epoch == 8
+    with open("run/history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert Path("run/history.csv").read_bytes() == kept if not released else len(rows) == 8
+    assert sorted(os.listdir("run")) == ["checkpoint.npz", "config.json", "history.csv", "model.npz"]
+
+
 def test_an_existing_run_is_not_written_over(run_folder, capsys, tmp_path):
     before = (tmp_path / "run" / "model.npz").read_bytes()
     assert main(["train", "digits", *FAST, "--out", run_folder]) == 1
@@ -401,7 +471,7 @@ def test_a_closed_standard_error_is_not_the_number_of_a_file(tmp_path):
 
 
 def test_train_says_what_it_will_do_before_it_does(capsys, monkeypatch):
-    monkeypatch.setattr(VAE, "fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Trainer, "fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["train", "digits", "--epochs", "3"]) == 130
     said = capsys.readouterr().err
     for words in ("64-256-128-2 relu", "99,908 parameters", "1,500 rows", "test part of 297 rows", "runs/digits"):
