@@ -97,6 +97,19 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--quiet", action="store_true", help="no progress")
     as_json(evaluate)
 
+    compare = command(
+        "compare",
+        "print a table of runs, best first: the settings that differ, ELBO, active units, seconds",
+        "minivae compare runs/*",
+        "minivae compare runs/a runs/b --split test --figure compare.png",
+    )
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders or model files")
+    which_data(compare)
+    compare.add_argument("--limit", type=int, help="use only the first so many examples")
+    compare.add_argument("--figure", help="draw the runs that compare into this file, such as compare.png")
+    compare.add_argument("--quiet", action="store_true", help="no progress")
+    as_json(compare)
+
     sample = command(
         "sample",
         "decode draws from the prior into a figure or an array",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 import numpy as np
 
-from minivae import evaluation, scores
+from minivae import scores
+from minivae.app.compare import Measured, spread, standard_error
+from minivae.app.compare import compare as compare
 from minivae.app.drawing import figures, scaled, told
 from minivae.app.results import decode as decode
 from minivae.app.results import encode as encode
@@ -33,26 +34,24 @@ def evaluate(options: argparse.Namespace) -> int:
     run = open_run(options.model)
     vae, dataset = run.vae, run.dataset(options.data)
     part = pick(run, dataset, options.split, own=options.data is None).first(options.limit)
-    examples, n = vae.examples(part.data, part.rows, part.told), len(part.rows)
-    recon, kl = scores.elbo_terms(vae.network_, examples, vae.seed_)
+    measured, n = Measured.of(run, part, vae.seed_), len(part.rows)
+    examples, elbo = measured.examples, measured.elbo
     with bar(n * options.n_samples, "draws", not options.quiet) as advance:
         log_p = scores.log_likelihood(vae.network_, examples, options.n_samples, vae.seed_, advance)
-    active = evaluation.active_units(evaluation.posterior(vae.network_, examples, np.float64)[0])
-    with np.errstate(invalid="ignore"):  # of rows that score -inf
-        error = float(log_p.std(ddof=1) / math.sqrt(n)) if n > 1 else None
     if n > 1:  # the mean of one example does not vary
-        say_collapse(int(active.sum()), vae.latent_dim)
+        say_collapse(measured.active, vae.latent_dim)
     result = {
         "data": dataset.name,
         "split": part.split,
         "examples": n,
-        "elbo": float(-(recon + kl).mean()),
-        "recon": float(recon.mean()),
-        "kl": float(kl.mean()),
+        "elbo": float(elbo.mean()),
+        "elbo_standard_error": standard_error(elbo),
+        "recon": float(measured.recon.mean()),
+        "kl": float(measured.kl.mean()),
         "log_likelihood": float(log_p.mean()),
-        "log_likelihood_standard_error": error,
+        "log_likelihood_standard_error": standard_error(log_p),
         "n_samples": options.n_samples,
-        "active_units": int(active.sum()),
+        "active_units": measured.active,
         "latent_dim": vae.latent_dim,
         "binarize": examples.fixed().binarize,
     }
@@ -60,9 +59,10 @@ def evaluate(options: argparse.Namespace) -> int:
         print(json_text(result))
         return 0
     print(f"{n:,} {part.split} examples of {dataset.name}, nats per example")
-    print(f"  ELBO            {result['elbo']:10.3f}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
-    spread = "" if error is None else f" +- {error:.3f}"
-    print(f"  log-likelihood  {result['log_likelihood']:10.3f}{spread}   ({options.n_samples} importance samples)")
+    bound = spread(result["elbo"], result["elbo_standard_error"], 10)
+    print(f"  ELBO            {bound}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
+    likelihood = spread(result["log_likelihood"], result["log_likelihood_standard_error"], 10)
+    print(f"  log-likelihood  {likelihood}   ({options.n_samples} importance samples)")
     print(f"  active units    {result['active_units']:6d} of {vae.latent_dim}")
     return 0
 

@@ -1,0 +1,184 @@
+"""`minivae compare`: a table of runs, each measured now, on the same rows as the others where they share their data."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minivae import evaluation, scores
+from minivae.app.runs import Part, Run, open_run, pick
+from minivae.data.batches import Examples
+from minivae.data.checks import require_count
+from minivae.data.datasets import Dataset
+from minivae.likelihoods import COUNTS, ONE_HOT
+from minivae.progress import bar, say
+from minivae.storage.modelfile import json_text
+
+SEED = 0  # of the noise that all runs share, and of the pixels that are drawn from grey values
+TROUBLE = (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError, RuntimeError)
+KEY = ("the data", "the part of the data", "binarize", "the scale of values", "densities and probabilities")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What some rows [n] are worth to a model, in nats, and how many of its latents are active in them."""
+
+    examples: Examples
+    recon: np.ndarray
+    kl: np.ndarray
+    active: int
+
+    @classmethod
+    def of(cls, run: Run, part: Part, seed: int) -> Measured:
+        network, examples = run.vae.network_, run.vae.examples(part.data, part.rows, part.told)
+        recon, kl = scores.elbo_terms(network, examples, seed)
+        mu = evaluation.posterior(network, examples, np.float64)[0]
+        return cls(examples, recon, kl, int(evaluation.active_units(mu).sum()))
+
+    @property
+    def elbo(self) -> np.ndarray:
+        return np.asarray(-(self.recon + self.kl))
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean; NaN where one row, or a row of no number, leaves none."""
+    with np.errstate(invalid="ignore"):  # of rows that score -inf
+        return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+class Row(NamedTuple):
+    """One run: what is told of it, its history, the ELBO [n] of which rows [n]; key: what must be the same to compare."""
+
+    told: dict[str, Any]
+    history: list[dict[str, Any]]
+    elbo: np.ndarray
+    rows: np.ndarray
+    key: tuple[Any, ...]
+
+
+def compare(options: argparse.Namespace) -> int:
+    if options.limit is not None:
+        require_count("limit", options.limit)
+    names = [name for given in options.runs for name in sorted(glob.glob(given)) or [given]]  # Windows leaves us the *
+    groups: dict[Any, list[Row]] = {}
+    datasets: dict[Any, Dataset] = {}
+    failed = {}
+    with bar(len(names), "runs", not options.quiet) as advance:
+        for name in names:
+            try:
+                row = _measure(name, options, datasets)
+                groups.setdefault(row.key, []).append(row)
+            except TROUBLE as error:
+                if options.debug:
+                    raise
+                failed[name] = " ".join(str(error).split()) or type(error).__name__
+                say(f"minivae: {name} is left out: {failed[name]}")
+            advance(1)
+    if not groups:
+        if options.json:
+            print(json_text({"runs": [], "failed": failed, "notes": []}))
+        return 1
+    found = sorted(groups.values(), key=len, reverse=True)
+    notes = [note for rows in found for note in _rank(rows)]
+    if len(found) > 1:
+        differ = [what for what, *values in zip(KEY, *groups, strict=True) if len(set(values)) > 1]
+        notes.append(f"{len(found)} groups whose nats do not compare: they differ in {', '.join(differ)}")
+    every = [row.told["settings"] for rows in found for row in rows]
+    varied = [name for name in every[0] if len({repr(settings.get(name)) for settings in every}) > 1]
+    for i, rows in enumerate(found):
+        for row in rows:
+            row.told["settings"] = {name: row.told["settings"].get(name) for name in varied}
+            row.told["group"] = i
+    for note in notes:
+        say(note)
+    if options.json:
+        told = [row.told for rows in found for row in rows]
+        print(json_text({"runs": told, "failed": failed, "notes": notes}))
+    else:
+        print("\n".join(_table([row.told for row in rows]) for rows in found), flush=True)
+    if options.figure:
+        _draw(options.figure, found[0], len(every))
+    return 1 if failed else 0
+
+
+def _measure(name: str, options: argparse.Namespace, datasets: dict[Any, Dataset]) -> Row:
+    run = open_run(name)
+    source = repr([options.data or run.config.get("data"), *map(run.config.get, ("condition", "reading", "table"))])
+    if source not in datasets:  # each is read once
+        datasets[source] = run.dataset(options.data)
+    part = pick(run, datasets[source], options.split, own=options.data is None).first(options.limit)
+    measured, vae = Measured.of(run, part, SEED), run.vae
+    whole, grey = bytearray(), []  # gaussian densities are in the table's own units, however they were brought to one scale
+    for column in vae.network_.arch.runs:
+        unit = column.likelihood == "bernoulli"
+        whole += bytes([unit or column.data in (COUNTS, ONE_HOT)]) * column.count
+        grey.append(vae.network_.arch.column_units()[:, column.columns].tobytes() if unit else b"")
+    history, examples, elbo = vae.history_, measured.examples, measured.elbo
+    told = {
+        "run": name, "data": datasets[source].name, "split": part.split, "examples": len(elbo),
+        "settings": vae.settings_, "elbo": float(elbo.mean()), "elbo_standard_error": standard_error(elbo),
+        "recon": float(measured.recon.mean()), "kl": float(measured.kl.mean()),
+        "active_units": measured.active, "latent_dim": vae.latent_dim, "parameters": vae.n_parameters_,
+        "epoch_kept": next((r["epoch"] for r in reversed(history) if r["kept"]), None), "epochs": len(history),
+        "seconds": sum(r["seconds"] for r in history),
+    }  # fmt: skip
+    key = source, part.split, examples.fixed().binarize, (examples.divide_by, *grey), bytes(whole)
+    return Row(told, history, elbo, part.rows, key)
+
+
+def _rank(rows: list[Row]) -> list[str]:
+    """Sort runs that compare, best first, and tell how far each is behind the best. Returns what is to be said of it."""
+    rows.sort(key=lambda row: -row.told["elbo"])
+    best, apart = rows[0], []
+    for row in rows:
+        row.told["difference"] = row.told["elbo"] - best.told["elbo"]
+        if np.array_equal(row.rows, best.rows):
+            with np.errstate(invalid="ignore"):  # of rows that score -inf
+                error = standard_error(row.elbo - best.elbo)
+        else:
+            apart.append(row.told["run"])
+            error = math.hypot(standard_error(row.elbo), standard_error(best.elbo))
+        row.told["difference_standard_error"] = error
+    others = f"{', '.join(apart)}: measured on other rows than {best.told['run']}, those that each held out"
+    return [f"{others}; the errors of their differences are wider for it"] if apart else []
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    settings = [
+        name for name in rows[0]["settings"] if name not in ("latent_dim", "epochs")
+    ]  # these have their columns
+    lines = [["run", *settings, "ELBO", "behind the best", "recon", "kl", "active", "parameters", "epochs", "seconds"]]
+    for row in rows:
+        values = [row["settings"][name] for name in settings]
+        lines.append([
+            row["run"], *("-".join(map(str, v)) if isinstance(v, tuple | list) else str(v) for v in values),
+            spread(row["elbo"], row["elbo_standard_error"]),
+            "best" if row is rows[0] else spread(row["difference"], row["difference_standard_error"]),
+            f"{row['recon']:.3f}", f"{row['kl']:.3f}", f"{row['active_units']} of {row['latent_dim']}",
+            f"{row['parameters']:,}", f"{row['epoch_kept']} of {row['epochs']}", f"{row['seconds']:.1f}",
+        ])  # fmt: skip
+    first, *others = zip(*lines, strict=True)
+    columns = [[cell.ljust(max(map(len, first))) for cell in first]]
+    columns += [[cell.rjust(max(map(len, column))) for cell in column] for column in others]
+    head = f"{rows[0]['examples']:,} {rows[0]['split']} examples of {rows[0]['data']}, nats per example"
+    return "\n  ".join([head, *("  ".join(line) for line in zip(*columns, strict=True))])
+
+
+def spread(value: float, error: float, width: int = 0) -> str:
+    """A number with its standard error."""
+    return f"{value:{width}.3f}" + (f" +- {error:.3f}" if math.isfinite(error) else "")
+
+
+def _draw(path: str, rows: list[Row], total: int) -> None:
+    from minivae.figures import comparison, plots
+
+    shown = rows[: comparison.MOST]
+    if len(shown) < total:
+        say(f"{path} shows the best {len(shown)} of the runs that compare; {total - len(shown)} of {total} left out")
+    plots.save(comparison.comparison([row.told | {"history": row.history} for row in shown]), path)
+    print(f"wrote {path}")

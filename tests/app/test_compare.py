@@ -1,0 +1,189 @@
+"""`minivae compare`: what it says of a run is what evaluate says, and what does not compare is not compared in silence."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from minivae import VAE, load_dataset
+from minivae.app.cli import main
+from minivae.storage import persistence
+
+FAST = ["--hidden-dims", "16", "--backend", "numpy", "--quiet", "--no-figures", "--epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def train(out, *options, data="digits"):
+    assert main(["train", data, *FAST, *options, "--out", out]) == 0
+
+
+def ran(capsys, *arguments, status=0):
+    """What it printed as JSON, and its lines on standard error."""
+    capsys.readouterr()
+    assert main([*arguments, "--quiet", "--json"]) == status
+    told = capsys.readouterr()
+    return json.loads(told.out), told.err
+
+
+def test_a_run_is_worth_what_evaluate_says(capsys):
+    train("a", "--latent-dim", "2")
+    train("b", "--latent-dim", "5", "--epochs", "4")
+    told, err = ran(capsys, "compare", "b", "a")
+    assert told["failed"] == {} and told["notes"] == [] and err == ""
+    assert [row["elbo"] for row in told["runs"]] == sorted((row["elbo"] for row in told["runs"]), reverse=True)
+    for row in told["runs"]:
+        alone, _ = ran(capsys, "evaluate", row["run"], "--n-samples", "1")
+        shared = row.keys() & alone.keys()
+        assert shared == {
+            "data",
+            "split",
+            "examples",
+            "elbo",
+            "elbo_standard_error",
+            "recon",
+            "kl",
+            "active_units",
+            "latent_dim",
+        }
+        assert {name: row[name] for name in shared} == {name: alone[name] for name in shared}
+        vae = VAE.load(f"{row['run']}/model.npz")
+        assert row["settings"] == {"latent_dim": vae.latent_dim, "epochs": vae.epochs}  # the others are the same
+        assert (row["epochs"], row["epoch_kept"]) == (vae.epochs, vae.epochs)
+        assert row["parameters"] == vae.n_parameters_
+        assert row["seconds"] == pytest.approx(sum(record["seconds"] for record in vae.history_))
+
+
+def test_the_error_of_a_difference_is_that_of_pairs(capsys):
+    """Rows differ by more than models do: paired, an error is far smaller than the errors of the two alone."""
+    train("a", "--epochs", "20")
+    train("b", "--epochs", "19")
+    told, _ = ran(capsys, "compare", "a", "b")
+    best, other = told["runs"]
+    X = np.asarray(load_dataset("digits").test)
+    scores = {name: VAE.load(f"{name}/model.npz").score_samples(X).astype(float) for name in ("a", "b")}
+    gap = scores[other["run"]] - scores[best["run"]]
+    assert other["difference"] == pytest.approx(gap.mean(), abs=1e-4)
+    assert other["difference_standard_error"] == pytest.approx(gap.std(ddof=1) / math.sqrt(len(gap)), rel=1e-3)
+    assert other["difference_standard_error"] < 0.5 * math.hypot(*(row["elbo_standard_error"] for row in told["runs"]))
+    assert (best["difference"], best["difference_standard_error"]) == (0, 0)
+
+
+def test_the_table_has_a_line_for_each_run(capsys):
+    train("a", "--latent-dim", "3")
+    train("b", "--latent-dim", "3", "--hidden-dims", "8", "8", "--beta", "2")
+    capsys.readouterr()
+    assert main(["compare", "?", "--quiet", "--limit", "50"]) == 0  # a pattern, for shells that leave it to us
+    head, names, *rows = capsys.readouterr().out.splitlines()
+    assert head == "50 test examples of digits, nats per example"
+    assert names.split()[:4] == ["run", "hidden_dims", "beta", "ELBO"]
+    assert sorted(row.split()[0] for row in rows) == ["a", "b"] and len({len(row) for row in [names, *rows]}) == 1
+    assert rows[0].split().count("best") == 1 and "+-" in rows[1]
+    assert next(row for row in rows if row.split()[0] == "b").split()[1:3] == ["8-8", "2.0"]
+
+
+def test_a_run_that_cannot_be_opened_is_named_and_the_others_go_on(capsys, tmp_path):
+    train("a")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.npz").write_bytes(b"no model")
+    told, err = ran(capsys, "compare", "nowhere", "a", "broken", status=1)
+    assert [row["run"] for row in told["runs"]] == ["a"] and sorted(told["failed"]) == ["broken", "nowhere"]
+    lines = err.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("minivae: nowhere is left out: there is no model at nowhere")
+    assert ran(capsys, "compare", "nowhere", status=1)[0]["runs"] == []
+    assert main(["compare", "a", "--split", "validation", "--quiet"]) == 1  # nothing was held out of it
+    assert "a is left out: training held nothing out of these data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--binarize", "dynamic"], "binarize"),
+        (["--likelihood", "gaussian"], "densities and probabilities"),
+        (["--divide-by", "256"], "the scale of values"),
+        (["--validation-fraction", "0.2"], None),  # the test part is the same
+        (["--likelihood", "bernoulli*60 bernoulli*4", "--divide-by", "255"], None),
+    ],
+)
+def test_what_does_not_compare_is_said(options, what, capsys):
+    train("a")
+    train("b", *options)
+    told, err = ran(capsys, "compare", "a", "b")
+    if what is None:
+        assert err == "" and {row["group"] for row in told["runs"]} == {0}
+    else:
+        assert err == f"2 groups whose nats do not compare: they differ in {what}\n"
+        assert [row["group"] for row in told["runs"]] == [0, 1]
+        assert [row["difference"] for row in told["runs"]] == [0, 0]
+
+
+def test_other_data_and_other_rows(capsys):
+    rng = np.random.default_rng(0)
+    np.save("x.npy", rng.random((200, 6)))
+    np.save("y.npy", rng.random((200, 6)))
+    for out, data, seed in (("a", "x.npy", "0"), ("b", "x.npy", "1"), ("c", "y.npy", "0"), ("d", "x.npy", "0")):
+        train(out, "--random-state", seed, "--validation-fraction", "0.2", data=data)
+    told, err = ran(capsys, "compare", "a", "b", "c", "d")
+    rows = {row["run"]: row for row in told["runs"]}
+    assert rows["a"]["group"] == rows["b"]["group"] == rows["d"]["group"] != rows["c"]["group"]
+    best = next(row["run"] for row in told["runs"] if row["group"] == 0)
+    other = "b" if best in "ad" else "a"
+    assert "they differ in the data" in err and f"measured on other rows than {best}" in err
+    errors = math.hypot(rows[best]["elbo_standard_error"], rows[other]["elbo_standard_error"])
+    assert rows[other]["difference_standard_error"] == pytest.approx(errors)
+    assert rows["a"]["elbo"] == rows["d"]["elbo"]  # the same training
+    told, err = ran(capsys, "compare", "a", "b", "c", "--data", "y.npy", "--split", "train")
+    assert err == "" and {(row["group"], row["examples"]) for row in told["runs"]} == {(0, 200)}
+
+
+def test_the_figure_shows_the_curves_and_the_differences(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'minivae[plot]'")
+    from minivae.figures import plots
+
+    train("a", "--latent-dim", "3", "--beta", "4", "--epochs", "5")
+    train("b", "--latent-dim", "20")
+    train("c", "--binarize", "static")
+    saved = []
+    monkeypatch.setattr(
+        plots, "save", lambda figure, path, inner=plots.save: (saved.append(figure), inner(figure, path))
+    )
+    capsys.readouterr()
+    assert main(["compare", "a", "b", "c", "--quiet", "--figure", "runs.png"]) == 0
+    printed = capsys.readouterr()
+    assert "runs.png shows the best 2 of the runs that compare; 1 of 3 left out" in printed.err
+    assert (tmp_path / "runs.png").stat().st_size > 1000 and printed.out.endswith("wrote runs.png\n")
+    told, _ = ran(capsys, "compare", "a", "b")
+    curves, right = saved[0].axes
+    for i, row in enumerate(told["runs"]):
+        held_out, dot, training, _ = curves.lines[4 * i : 4 * i + 4]
+        history = VAE.load(f"{row['run']}/model.npz").history_
+        assert list(held_out.get_ydata()) == [
+            r["test_recon"] + r["test_kl"] for r in history
+        ]  # not the loss: beta is 4
+        assert list(training.get_ydata()) == [r["recon"] + r["kl"] for r in history]
+        assert training.get_linestyle() == "--"
+        assert (list(dot.get_xdata()), list(dot.get_ydata())) == ([len(history)], [held_out.get_ydata()[-1]])
+    assert [tick.get_text() for tick in right.get_yticklabels()] == [row["run"] for row in told["runs"]]
+    places = [container.lines[0].get_xdata()[0] for container in right.containers]
+    assert places == [row["difference"] for row in told["runs"]]
+    assert [f"{row['active_units']} of {row['latent_dim']}" for row in told["runs"]] == [
+        text.get_text().split(", ")[1] for text in right.texts[:2]
+    ]
+
+
+def test_a_model_that_no_command_trained(capsys):
+    """It names no data: they are asked for, and then it stands beside the others."""
+    train("a")
+    x = np.asarray(load_dataset("digits").train)
+    vae = VAE(hidden_dims=(8,), epochs=1, random_state=3, backend="numpy").fit(x)
+    persistence.save(vae, "mine.npz")
+    told, err = ran(capsys, "compare", "a", "mine.npz", status=1)
+    assert "mine.npz is left out: this model file does not say what it was trained on" in err
+    told, _ = ran(capsys, "compare", "a", "mine.npz", "--data", "digits", "--split", "test")
+    assert {row["run"] for row in told["runs"]} == {"a", "mine.npz"} and "random_state" in told["runs"][0]["settings"]
