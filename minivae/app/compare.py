@@ -113,11 +113,13 @@ def _measure(name: str, options: argparse.Namespace, datasets: dict[Any, Dataset
         datasets[source] = run.dataset(options.data)
     part = pick(run, datasets[source], options.split, own=options.data is None).first(options.limit)
     measured, vae = Measured.of(run, part, SEED), run.vae
-    whole, grey = bytearray(), []  # gaussian densities are in the table's own units, however they were brought to one scale
+    units, whole = vae.network_.arch.column_units(), np.ones(vae.n_features_in_, bool)
     for column in vae.network_.arch.runs:
-        unit = column.likelihood == "bernoulli"
-        whole += bytes([unit or column.data in (COUNTS, ONE_HOT)]) * column.count
-        grey.append(vae.network_.arch.column_units()[:, column.columns].tobytes() if unit else b"")
+        if (
+            column.likelihood != "bernoulli"
+        ):  # densities are in the table's own units, however columns were standardized
+            units[:, column.columns] = [[0.0], [1.0]]
+            whole[column.columns] = column.data in (COUNTS, ONE_HOT)
     history, examples, elbo = vae.history_, measured.examples, measured.elbo
     told = {
         "run": name, "data": datasets[source].name, "split": part.split, "examples": len(elbo),
@@ -127,7 +129,7 @@ def _measure(name: str, options: argparse.Namespace, datasets: dict[Any, Dataset
         "epoch_kept": next((r["epoch"] for r in reversed(history) if r["kept"]), None), "epochs": len(history),
         "seconds": sum(r["seconds"] for r in history),
     }  # fmt: skip
-    key = source, part.split, examples.fixed().binarize, (examples.divide_by, *grey), bytes(whole)
+    key = source, part.split, examples.fixed().binarize, (examples.divide_by, units.tobytes()), whole.tobytes()
     return Row(told, history, elbo, part.rows, key)
 
 
