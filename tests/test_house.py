@@ -41,6 +41,7 @@ ORDER = [
         "data.opening",
         "data.schema",
         "data.text",
+        "data.series",
         "data.pictures",
         "data.arrays",
         "data.files",

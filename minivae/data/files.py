@@ -20,6 +20,7 @@ from minivae.data.opening import Array as Array
 from minivae.data.opening import DataError as DataError
 from minivae.data.opening import Stored, opened, room
 from minivae.data.pictures import SUFFIXES, read_pictures
+from minivae.data.series import read_series
 from minivae.data.text import read_table
 from minivae.storage.archives import Unreadable, open_regular, read_header, reason
 
@@ -46,6 +47,8 @@ def read_file(path: Path, **how: Any) -> Stored:
         return pictures_in(path, read_npz(path, **how))
     if bare.endswith((".csv", ".tsv", ".txt")):
         return Stored(read_table(path))
+    if bare.endswith(".ts"):
+        return read_series(path)
     if "idx" in bare or bare.endswith("ubyte"):
         return pictures_in(path, Stored(read_idx(path)))
     raise DataError(f"{path} is of no kind that can be read; convert it to one of: {KINDS}")

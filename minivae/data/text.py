@@ -60,7 +60,7 @@ def read_table(path: Path) -> Array:
     """
     try:
         with opened(path) as file:
-            _check_size(path, file)
+            check_size(path, file)
             text = io.TextIOWrapper(file, encoding="utf-8-sig")  # "sig": a byte order mark is no part of the first cell
             lines = (line for line in _lines(path, text) if line.strip())
             first = next(lines, None)
@@ -86,7 +86,7 @@ def read_table(path: Path) -> Array:
         raise DataError(f"{path} is not UTF-8 text ({error.reason}); save the table as UTF-8") from error
 
 
-def _check_size(path: Path, file: IO[bytes]) -> None:
+def check_size(path: Path, file: IO[bytes]) -> None:
     """Raise DataError where the text is more than memory is there for, or more than gzip makes of a table."""
     packed, size, limit = os.fstat(file.fileno()).st_size, 0, room() // GROWTH
     expected = max(PACKED[0], PACKED[1] * packed)
