@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minivae.data.opening import DataError, Stored, opened
+from minivae.data.opening import Array, DataError, Stored, opened
 from minivae.data.text import check_size
 
 
@@ -57,11 +57,10 @@ def read_series(path: Path) -> Stored:
             raise DataError(
                 f"{path}, line {number}: {error}; correct the value, or write ? where there is none"
             ) from error
-    labels = np.array(names) if told else None
-    for kind in (np.int64, np.float64) if labels is not None else ():
+    labels: Array | None = np.array(names) if told else None
+    for kind in (np.float64, np.int64) if labels is not None else ():
         with suppress(ValueError):
-            labels = labels.astype(kind)
-            break
+            labels = np.array(names).astype(kind)
     missing = int(np.isnan(X).sum())
     form = f"{len(shape)} channels of " * (len(shape) > 1) + f"{shape[0]} values"
     notes = [f"{len(X):,} series of {form}" + f", {missing:,} of them missing" * bool(missing)]

@@ -40,7 +40,7 @@ def test_series_without_labels(tmp_path):
         (HEAD, "no rows below a line @data"),
         (HEAD + "@data\n", "no rows below a line @data"),
         ("@timeStamps true\n@data\n(0,1),(1,2)\n", "time stamp beside each value"),
-        (HEAD + "@classLabel true\n@data\n1,2:a\n1,2:b\n1,2,3:a\n", r"1 of 3 series are not 1 x 2 .*\(line 7\)"),
+        (HEAD + "@classLabel true\n@data\n1,2:a\n1,2:b\n1,2,3:a\n", r"1 of 3 series are not 1 x 2 .*\(line 9\)"),
         (HEAD + "@data\n1,2\n1,x\n", r"line 7: .*'x'.*correct the value"),
     ],
 )
