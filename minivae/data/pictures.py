@@ -32,10 +32,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # what those are; others may start programs
 LIGHT = 192  # of 255: shapes brighter than this, on average, are laid on black
 DEEP = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
-WORDS = {
-    "L": "are grey", "RGB": "are in colour", "I;16": "have 16 bits of grey", "I": "have 32 bits of grey",
-    "F": "are floating-point",
-}  # fmt: skip
+WORDS = {"L": "grey", "RGB": "colour", "I;16": "16 bits of grey", "I": "32 bits of grey", "F": "floating-point"}
 
 
 def read_pictures(
@@ -68,25 +65,23 @@ def read_pictures(
     mode = _mode(found, mode, path)
     if resize is None:
         fix = "bring all to one with --resize H W (resize=(H, W))"
-        _one_of(found, found.sizes, lambda size: f"have {size[0]} x {size[1]} pixels", path, fix)
+        _one_of(found, found.sizes, lambda size: f"{size[0]} x {size[1]} pixels", path, fix)
     height, width = resize or next(iter(found.sizes))
     if found.clear and background is None:
         background = 0 if found.light > LIGHT * found.alpha else 255
     shape = (n, height, width, *((3,) if mode == "RGB" else ()))
     images = _filled(path, files, found, mode, 255 if background is None else background, resize, shape)
     found.said |= {
-        f"are transparent in part, and lie on {'white' if background else 'black'} now": found.clear,
-        f"are resized to {height} x {width}": n - found.sizes[height, width],
-        "lose their proportions by that": sum(k for (h, w), k in found.sizes.items() if h * width != w * height),
-        "are further pages or frames of their file": n - len(files),
+        f"transparent in part, laid on {'white' if background else 'black'}": found.clear,
+        f"resized to {height} x {width}": n - found.sizes[height, width],
+        "of other proportions before that": sum(k for (h, w), k in found.sizes.items() if h * width != w * height),
+        "that are further pages or frames of their file": n - len(files),
     }
-    notes += [f"{k:,} of the {n:,} pictures {words}" for words, k in found.said.items() if k]
+    notes += [f"pictures {words}: {k:,} of {n:,}" for words, k in found.said.items() if k]
     if found.grey:
-        notes.append(
-            "all of the pictures are grey, though stored in colour; stored in grey, they have a third of the columns"
-        )
+        notes.append("all pictures are grey, though stored in colour; stored in grey, they have a third of the columns")
     if mode in DEEP:
-        notes.append(f"the pictures {WORDS[mode]}, read as {images.dtype}; divide_by (--divide-by) says what 1 is")
+        notes.append(f"pictures of {WORDS[mode]}, read as {images.dtype}; divide_by (--divide-by) says what 1 is")
     if labels is not None:
         notes.append(f"the names of the {len(set(labels)):,} folders in {path.name} are the labels of their pictures")
     reading = {"resize": resize and list(resize), "mode": mode, "background": background}
@@ -108,7 +103,7 @@ def _filled(
             for frame in _frames(image):
                 pixels = _pixels(frame, mode, background, resize)
                 images[row] = pixels
-                found.said["are of one colour throughout"] += bool((pixels == pixels[0, 0]).all())
+                found.said["of one colour throughout"] += bool((pixels == pixels[0, 0]).all())
                 found.grey = found.grey and bool((pixels == pixels[..., :1]).all())
                 row, count = row + 1, count - 1
             if count:
@@ -173,7 +168,7 @@ def _opened(file: Path) -> Iterator[Any]:
     except DataError:
         raise
     except Exception as error:  # Pillow's many decoders raise many types for a damaged image
-        unknown = f"Pillow cannot identify it as {', '.join(FORMATS)}"
+        unknown = f"Pillow cannot identify it as {', '.join(FORMATS)} of a kind that it reads"
         why = unknown if isinstance(error, UnidentifiedImageError) else reason(error)
         raise DataError(f"cannot read the image {file} ({why}); remove it or save it again") from error
 
@@ -188,7 +183,7 @@ def _look(file: Path, found: _Found, limit: int) -> None:
     """Look into a file: of most pictures at their headers only, of those with transparency at their pixels."""
     with _opened(file) as image:
         if image.format == "MPO":
-            found.said["are photographs with further pictures, thumbnails for example, which are left out"] += 1
+            found.said["with others in their file, such as thumbnails, which are left out"] += 1
         found.rows.append(0)
         for frame in _frames(image):
             tile = frame.tile[0].args if frame.tile else ""  # how the file has its pixels, until they are read
@@ -203,13 +198,11 @@ def _look(file: Path, found: _Found, limit: int) -> None:
             found.rows[-1] += 1
             found.sizes[height, width] += 1
             found.kinds[kind] += 1
-            found.said["are turned as their EXIF orientation says"] += turn in range(2, 9)
-            found.said["have 16 bits per colour, of which Pillow reads the upper 8"] += (
-                ";16" in str(tile) and kind not in DEEP
-            )
-            found.said["have a colour profile, which is not applied"] += "icc_profile" in frame.info
+            found.said["turned as their EXIF orientation says"] += turn in range(2, 9)
+            found.said["of 16 bits a colour, of which Pillow reads 8"] += ";16" in str(tile) and kind not in DEEP
+            found.said["with a colour profile, which is not applied"] += "icc_profile" in frame.info
             if frame.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-                found.said[f"are {frame.mode}, and become RGB"] += 1
+                found.said[f"of {frame.mode}, made RGB"] += 1
             if frame.has_transparency_data and kind not in DEEP:
                 rgba = frame.convert("RGBA")
                 alpha = np.asarray(rgba.getchannel("A"), float)
@@ -237,27 +230,21 @@ def _mode(found: _Found, mode: str | None, path: Path) -> str:
     if kinds & DEEP.keys():
         _one_of(found, found.kinds, WORDS.get, path, "convert all to one kind")
     if mode is not None and (kinds | {mode}) & DEEP.keys() and kinds != {mode}:
-        raise DataError(
-            f"the images in {path} {WORDS[kinds.pop()]}, where all should be as those that {WORDS[mode]} are"
-        )
+        raise DataError(f"the images in {path} are {WORDS[kinds.pop()]}, and should be {WORDS[mode]}; convert them")
     mode = mode or ("L" if kinds == {"L"} else "RGB" if kinds <= {"L", "RGB"} else kinds.pop())
     if mode in ("L", "RGB"):
         other = "RGB" if mode == "L" else "L"
-        to = "grey" if mode == "L" else "colour"
-        found.said[f"{WORDS[other]}, and become {to} as the others are"] = found.kinds[other]
+        found.said[f"in {WORDS[other]}, made {WORDS[mode]} as others are"] = found.kinds[other]
     return mode
 
 
 def _one_of(found: _Found, counts: Counter[Any], words: Any, path: Path, fix: str) -> None:
     """Raise DataError where pictures are not all of one size, or kind."""
     if len(counts) > 1:
-        told = [f"{k:,} {words(key)}" for key, k in counts.most_common(4)]
-        odd = found.first.get(min(counts, key=counts.get), path)  # type: ignore[arg-type]
-        more = f" and others of {len(counts) - 4:,} more" if len(counts) > 4 else ""
-        raise DataError(
-            f"of the {sum(counts.values()):,} images in {path} {', '.join(told)}{more} (such as {odd.name}); {fix}, or "
-            "remove the odd ones"
-        )
+        told = ", ".join(f"{words(key)}: {k:,}" for key, k in counts.most_common(4))
+        more = f", {len(counts) - 4:,} more kinds" if len(counts) > 4 else ""
+        odd = found.first[min(counts, key=counts.__getitem__)].name
+        raise DataError(f"the images in {path} are not alike ({told}{more}; see {odd}); {fix}, or remove the odd ones")
 
 
 def _pixels(image: Any, mode: str, background: int, resize: Any) -> Array:

@@ -517,10 +517,10 @@ def test_image_folders(tmp_path):
     assert dataset.image_shape == (4, 5, 3)
 
     Image.fromarray(grey[0, :3]).save(tmp_path / "grey" / "d.png")
-    with refuses(r"3 have 4 x 5 pixels, 1 have 3 x 5 pixels .such as d.png."):
+    with refuses("4 x 5 pixels: 3, 3 x 5 pixels: 1; see d.png"):
         load_dataset(tmp_path / "grey")
     Image.fromarray(grey[0].astype(np.uint16)).save(tmp_path / "grey" / "d.png")
-    with refuses("1 have 16 bits of grey .such as d.png."):
+    with refuses("16 bits of grey: 1; see d.png"):
         load_dataset(tmp_path / "grey")
     (tmp_path / "grey" / "d.png").write_bytes((tmp_path / "grey" / "a.png").read_bytes()[:50])
     with refuses("cannot read the image .*d.png"):

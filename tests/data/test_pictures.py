@@ -149,8 +149,8 @@ def test_icons_do_not_vanish_in_their_background(shade, ground, tmp_path):
     data = load_dataset(save(tmp_path / "icons", icons(shade)))
     pictures = data.train.reshape(4, 6, 6, 3)
     assert (pictures[:, 1:4, 2:5] == shade).all() and (pictures[:, 0] == ground).all()
-    assert said(data, f"4 of the 4 pictures are transparent in part, and lie on {'white' if ground else 'black'} now")
-    assert said(data, "all of the pictures are grey, though stored in colour")
+    assert said(data, f"pictures transparent in part, laid on {'white' if ground else 'black'}: 4 of 4")
+    assert said(data, "all pictures are grey, though stored in colour")
     other = load_dataset(save(tmp_path / "other", icons(255 - shade)), **data.reading)  # as a run reads its other data
     assert (other.train.reshape(4, 6, 6, 3)[:, 0] == ground).all()
     assert load_dataset(tmp_path / "icons", background=0).train[0, 0] == 0
@@ -188,7 +188,7 @@ def test_every_page_and_frame_is_a_row(kind, how, tmp_path):
     data = load_dataset(path)
     rows = data.train.reshape(3, 4, 5, -1)
     np.testing.assert_array_equal(rows, np.broadcast_to(GREYS[..., None], rows.shape))
-    assert said(data, "2 of the 3 pictures are further pages or frames")
+    assert said(data, "further pages or frames of their file: 2 of 3")
     save(tmp_path / "all" / "b", GREYS[:2])
     (tmp_path / "all" / "a").mkdir()
     path.rename(tmp_path / "all" / "a" / path.name)
@@ -210,14 +210,12 @@ def test_sizes_that_differ_are_counted_or_made_one(tmp_path):
     pictures = [*GREYS, *GREYS[:, :3], GREYS[0].T]
     folder = save(tmp_path / "sizes", pictures)
     words = (
-        "of the 7 images in .* 3 have 4 x 5 pixels, 3 have 3 x 5 pixels, 1 have 5 x 4 pixels .such as 06.png.; bring"
+        "are not alike .4 x 5 pixels: 3, 3 x 5 pixels: 3, 5 x 4 pixels: 1; see 06.png.; bring all to one with --resize"
     )
     refuses(folder, words)
     data = load_dataset(folder, resize=(8, 10))
     assert data.image_shape == (8, 10) and data.reading["resize"] == [8, 10]
-    assert said(data, "7 of the 7 pictures are resized to 8 x 10") and said(
-        data, "4 of the 7 pictures lose their proportions"
-    )
+    assert said(data, "pictures resized to 8 x 10: 7 of 7") and said(data, "of other proportions before that: 4 of 7")
     for row, picture in zip(data.train, pictures, strict=True):
         expected = Image.fromarray(picture).resize((10, 8), Image.Resampling.LANCZOS)
         np.testing.assert_array_equal(row.reshape(8, 10), expected)
@@ -239,8 +237,8 @@ def test_deep_pictures_keep_their_values(dtype, tmp_path):
     flat = load_dataset(save(tmp_path / "flat", [np.full((4, 5), 60_000, dtype)] * 2, "tif"), resize=(7, 2))
     assert (flat.train == 60_000).all() and flat.image_shape == (7, 2)
     Image.fromarray(GREYS[0]).save(tmp_path / "deep" / "x.png")
-    refuses(tmp_path / "deep", r"of the 4 images in .*, 1 are grey \(such as x.png\); convert all to one kind")
-    refuses(save(tmp_path / "grey", GREYS), "are grey, where all should be as those that have 16", mode="I;16")
+    refuses(tmp_path / "deep", r"not alike \(.*: 3, grey: 1; see x.png\); convert all to one kind")
+    refuses(save(tmp_path / "grey", GREYS), "are grey, and should be 16 bits of grey", mode="I;16")
 
 
 def test_a_tiff_of_16_bits_whose_white_is_0(tmp_path):
@@ -259,7 +257,7 @@ def test_16_bits_a_colour_are_cut_to_8_and_said(kind, channels, tmp_path):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, kind, 0, 0, 0))
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body) + chunk(b"IEND", b""))
     data = load_dataset(tmp_path)
-    assert said(data, "1 of the 1 pictures have 16 bits per colour, of which Pillow reads the upper 8")
+    assert said(data, "pictures of 16 bits a colour, of which Pillow reads 8: 1 of 1")
     if channels == 3:
         np.testing.assert_array_equal(data.train[0], pixels.ravel() >> 8)
 
@@ -270,9 +268,11 @@ def test_grey_and_colour_in_one_folder(tmp_path):
     data = load_dataset(tmp_path / "a")
     np.testing.assert_array_equal(data.train.reshape(3, 4, 5, 3)[:2], np.stack([GREYS[:2]] * 3, -1))
     np.testing.assert_array_equal(data.train.reshape(3, 4, 5, 3)[2], colour[2])
-    assert said(data, "2 of the 3 pictures are grey, and become colour") and not said(data, "though stored in colour")
+    assert said(data, "pictures in grey, made colour as others are: 2 of 3") and not said(
+        data, "though stored in colour"
+    )
     grey = load_dataset(tmp_path / "a", mode="L")
-    assert grey.image_shape == (4, 5) and said(grey, "1 of the 3 pictures are in colour, and become grey")
+    assert grey.image_shape == (4, 5) and said(grey, "pictures in colour, made grey as others are: 1 of 3")
     np.testing.assert_array_equal(grey.train[2].reshape(4, 5), Image.fromarray(colour[2]).convert("L"))
     assert load_dataset(save(tmp_path / "b", GREYS), **data.reading).image_shape == (4, 5, 3)
     for wrong in ({"mode": "HSV"}, {"background": 7}):
@@ -314,9 +314,7 @@ def test_what_files_are_read_and_what_is_left_out(tmp_path):
         refuses(folder, "cannot read the image .*f.png")
         (folder / "f.png").unlink()
     (folder / "f.gif").write_text("a page about pictures")
-    refuses(
-        folder, "f.gif .Pillow cannot identify it as PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM.; remove it or save it again"
-    )
+    refuses(folder, "f.gif .Pillow cannot identify it as PNG, JPEG, .* PPM of a kind that it reads.; remove it")
     content = (folder / "01.png").read_bytes()
     for length in range(0, len(content) - 16, 7):
         (folder / "f.gif").write_bytes(content[:length])
@@ -326,7 +324,7 @@ def test_what_files_are_read_and_what_is_left_out(tmp_path):
 
 def test_blank_pictures_are_counted(tmp_path):
     data = load_dataset(save(tmp_path, [*GREYS, np.zeros((4, 5), np.uint8)]))
-    assert data.notes == ("1 of the 4 pictures are of one colour throughout",)
+    assert data.notes == ("pictures of one colour throughout: 1 of 4",)
 
 
 def test_a_run_reads_other_pictures_as_its_own(tmp_path, capfd, monkeypatch):
@@ -336,15 +334,15 @@ def test_a_run_reads_other_pictures_as_its_own(tmp_path, capfd, monkeypatch):
     options = ["--resize", "8", "6", "--epochs", "1", "--hidden-dims", "4", "--latent-dim", "1", "--no-figures"]
     assert main(["train", "icons", *options, "--out", "run"]) == 0
     told = capfd.readouterr().err
-    assert "12 of the 12 pictures are resized to 8 x 6" in told and "lie on black now" in told
+    assert "pictures resized to 8 x 6: 12 of 12" in told and "laid on black" in told
     save(tmp_path / "other", [*np.tile(GREYS, (1, 3, 3)), *icons(0, (1, 20, 20))])
-    with pytest.raises(DataError, match="have 12 x 15 pixels"):
+    with pytest.raises(DataError, match="12 x 15 pixels: 3"):
         load_dataset("other")
     run = open_run("run")
     assert run.config["reading"] == {"resize": [8, 6], "mode": "RGB", "background": 0}
     other = run.dataset("other")
     assert other.image_shape == (8, 6, 3) and (other.train[-1] == 0).all()
-    assert "pictures are grey, and become colour" in capfd.readouterr().err
+    assert "pictures in grey, made colour" in capfd.readouterr().err
     assert main(["train", "--resume", "run", "--epochs", "2", "--no-figures", "--quiet"]) == 0
     assert open_run("run").config["reading"]["resize"] == [8, 6]
     assert main(["train", "digits", "--resize", "8", "8", "--out", "run2"]) == 1
