@@ -27,10 +27,11 @@ def say(line: str) -> None:
 
 @contextmanager
 def bar(total: int, title: str, shown: bool, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A function of how much more is done, and a bar that shows it: on a terminal, not in a log file."""
+    """A function of how much more is done, and a bar that shows it: on a terminal or in a notebook, not in a log file."""
     made: Any = None
     with suppress(Exception):
-        if shown and sys.stderr is not None and sys.stderr.isatty():
+        notebook = type(sys.stderr).__module__.startswith("ipykernel")  # which is no terminal, but draws as one
+        if shown and sys.stderr is not None and (notebook or sys.stderr.isatty()):
             from tqdm import tqdm
 
             made = tqdm(total=total, desc=title, leave=False, initial=done)

@@ -190,7 +190,8 @@ class Trainer:
                         found = record.get("val_loss", math.inf), record["active_units"]
                         self.best = Best(self.network.get_parameters(), self.epoch, *found)
                     self.history.append(record)
-                    self._report(record)
+                    if self.epoch % max(1, epochs // 100) == 0 or self.epoch == last:  # of thousands not each
+                        self._report(record)
                     for callback in self.callbacks:
                         callback(self, record)
                     if patience is not None and self.epoch - self.best.epoch >= patience and not self.stopped:

@@ -31,7 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="minivae",
         description="A variational autoencoder in NumPy with hand-derived, proved gradients.",
-        epilog="example:\n  minivae train digits --out runs/digits",
+        epilog="example:\n  minivae train digits --out runs/digits\n"
+        "completion of options by TAB:\n  pip install shtab && shtab -s bash minivae.app.cli.build_parser",
     )
     parser.add_argument("--version", action="version", version=f"minivae {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")

@@ -1,7 +1,8 @@
 """What a model says of every row, as a table in a file or on standard output: encode, decode, score, impute.
 
 A result has one row for each row of the data, in their order; `row`, counted from 0, says which where these are not all.
-Columns have the names of the table that the model was trained on, else x1 to xD; those of the latent space are z1 to zZ.
+Columns have the names of the table that the model was trained on, else x0, x1, ... as errors count them; those of the
+latent space are z1 to zZ, as in the figures.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def score(options: argparse.Namespace) -> int:
     run, part, name = _rows(options)
     vae, schema = run.vae, run.schema
     if schema is None:
-        names, widths = list(numbered("x", np.empty((0, vae.n_features_in_)))), [1] * vae.n_features_in_
+        names, widths = list(numbered("x", np.empty((0, vae.n_features_in_)), 0)), [1] * vae.n_features_in_
     else:
         names, widths = [c.name for c in schema.columns], [c.width for c in schema.columns]
     worst = range(min(len(names), (3 if schema else 0) if options.worst is None else options.worst))
@@ -125,7 +126,7 @@ def _rows(options: argparse.Namespace) -> tuple[Run, Part, str]:
     if options.split is not None or dataset.test is not None:
         return run, pick(run, dataset, options.split, own=options.data is None), dataset.name
     labels = dataset.train_labels
-    return run, Part("", dataset.train, np.arange(len(dataset.train)), labels, labels), dataset.name
+    return run, Part("all", dataset.train, np.arange(len(dataset.train)), labels, labels), dataset.name
 
 
 def _latents(source: str, vae: VAE) -> tuple[Array, list[str]]:
@@ -173,7 +174,7 @@ def _write(
     with bar(n, "rows", path is not None and not options.quiet) as advance:
         write(path, pieces(advance))
     if path is not None and options.json:
-        print(json_text({"out": str(path), "data": name, "split": part.split or "all", "rows": n}))
+        print(json_text({"out": str(path), "data": name, "split": part.split, "rows": n}))
     elif path is not None:
-        print(f"wrote {path}: {n:,} {part.split}{' ' * bool(part.split)}rows of {name}")
+        print(f"wrote {path}: {n:,} rows of {name} ({part.split})")
     return 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,12 +53,18 @@ class Run:
         stopped = self.config.get("stopped") or INTERRUPTED
         if self.folder is None or stopped != INTERRUPTED or done >= epochs:
             return ""
-        return f"{self.folder}: {done} of {epochs} epochs; `minivae train --resume {self.folder}` goes on with them"
+        return f"{self.folder}: {done} of {epochs} epochs; {going_on(self.folder)} goes on with them"
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
         shape = self.config.get("image_shape")
         return None if shape is None else tuple(shape)
+
+
+def going_on(folder: str | Path) -> str:
+    """The command that does, as the shells of this system take a path with blanks in it."""
+    words = ["minivae", "train", "--resume", str(folder)]
+    return f"`{subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)}`"
 
 
 def open_run(path: str | Path) -> Run:
@@ -74,13 +83,13 @@ def open_run(path: str | Path) -> Run:
             if look == 2:
                 fix = "name a run folder that `minivae train` wrote"
                 if path.is_dir() and (folder / CHECKPOINT).exists():
-                    fix = f"`minivae train --resume {folder}` goes on with the training that is kept there"
+                    fix = f"{going_on(folder)} goes on with the training that is kept there"
                 raise FileNotFoundError(f"there is no model at {file}; {fix}") from error
     run = Run(vae, config_of(vae, file, config_file), folder if path.is_dir() or config_file.is_file() else None)
     if line := run.cut_short():
         say(line)
     if (folder / NEW / CHECKPOINT).exists():
-        say(f"a newer training of {folder} is not complete; `minivae train --resume {folder}` goes on if none does now")
+        say(f"a newer training of {folder} is not complete; {going_on(folder)} goes on if none does now")
     return run
 
 

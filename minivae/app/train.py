@@ -18,7 +18,7 @@ import numpy as np
 from minivae import __version__, evaluation
 from minivae.app.drawing import figures
 from minivae.app.recorder import Recorder, ending
-from minivae.app.runs import RUN, Run, config_of
+from minivae.app.runs import RUN, Run, config_of, going_on
 from minivae.architecture import Architecture, parameter_layout
 from minivae.conditions import Condition
 from minivae.data.datasets import Dataset, load_dataset, told_by
@@ -167,10 +167,10 @@ def _fit(
             if INTERRUPTED not in error.args or not vae.history_:  # the second Ctrl-C, or none of training's
                 raise
             status = 130  # the epoch was ended and the best one kept: what follows is worth having
-            say(f"minivae: `minivae train --resume {folder.path}` goes on from the step before the interrupt")
+            say(f"minivae: {going_on(folder.path)} goes on from the step before the interrupt")
         except SystemExit:
             if (folder.place / CHECKPOINT).exists():
-                say(f"minivae: ended by the system; `minivae train --resume {folder.path}` goes on")
+                say(f"minivae: ended by the system; {going_on(folder.path)} goes on")
             raise
         recorder.complete(vae)
         drawn = [] if options.no_figures else _draw(Run(vae, run, folder.path), dataset, folder.place / FIGURES)

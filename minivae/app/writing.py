@@ -37,13 +37,13 @@ def out_path(out: str | None, *endings: str) -> Path | None:
     return path
 
 
-def numbered(letter: str, matrix: Array) -> Columns:
-    return {f"{letter}{j + 1}": matrix[:, j] for j in range(matrix.shape[1])}
+def numbered(letter: str, matrix: Array, first: int = 1) -> Columns:
+    return {f"{letter}{j}": column for j, column in enumerate(matrix.T, first)}
 
 
 def named(run: Run, X: Array) -> Columns:
-    """The columns of X [n, D] by their names, categories as texts; of data without names x1 to xD."""
-    return numbered("x", X) if run.schema is None else run.schema.decode(X)
+    """The columns of X [n, D] by their names, categories as texts; of data without names x0 to x(D-1)."""
+    return numbered("x", X, 0) if run.schema is None else run.schema.decode(X)
 
 
 def beside(run: Run, rows: Array, labels: Any) -> Columns:
