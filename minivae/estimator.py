@@ -16,9 +16,11 @@ from minivae.conditions import Condition
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import Scale, Summary, as_matrix
 from minivae.data.files import DataError
+from minivae.evaluation import collapse
 from minivae.fitted import Fitted, quietly
 from minivae.kernels import load as load_backend
 from minivae.network import Network
+from minivae.progress import say
 from minivae.settings import (
     architecture,
     check_continuation,
@@ -29,11 +31,14 @@ from minivae.settings import (
     column_units,
     held_fraction,
     optimizer_and_objective,
+    plan,
     read,
+    resolved,
 )
 from minivae.storage import persistence
 from minivae.storage.checkpoints import Checkpoints, capture, check_resume, fingerprint, restored
 from minivae.training import Best, Trainer
+from minivae.verdict import kept_record, verdict
 
 
 @dataclass(eq=False, repr=False)
@@ -69,9 +74,10 @@ class VAE(Fitted):
     init, output_bias : see `architecture.initial_parameters`.
     optimizer, learning_rate, momentum, nesterov, beta1, beta2, epsilon, weight_decay, max_grad_norm, schedule, lr_warmup,
         decay_every, decay_factor : see `optimizers.Optimizer`. AdamW decays all parameters, as PyTorch's does.
-    batch_size, epochs : examples per step, passes over the data.
+    batch_size, epochs : examples per step, passes over the data. None follows the number of rows: `settings.resolved` says
+        how, and settings_ what came of it. epochs None ends when the held-out loss has stopped falling.
     validation_fraction : the part of X held out by fit to choose the best epoch; None is 0.1, or 0 if fit gets X_val.
-    patience : stop after so many epochs without a better held-out loss; None never stops early.
+    patience : stop after so many epochs without a better held-out loss; None never stops early if epochs are given.
     binarize : "none", "static" (each pixel drawn once) or "dynamic" (anew at every step).
     divide_by : all data are divided by it as batches are made. None decides in fit: 255 for uint8 (1 where that holds only
         0 and 1, or counts), 1 for others; later arrays of the other kind are what the likelihood's range says ([0, 1]
@@ -119,8 +125,8 @@ class VAE(Fitted):
     lr_warmup: float = 0.0
     decay_every: float = 10.0
     decay_factor: float = 0.5
-    batch_size: int = 128
-    epochs: int = 50
+    batch_size: int | None = None
+    epochs: int | None = None
     validation_fraction: float | None = None
     patience: int | None = None
     binarize: str = "none"
@@ -166,9 +172,12 @@ class VAE(Fitted):
             keeper = Checkpoints(checked_path(checkpoint, "checkpoint"))
             if not keeper.path.parent.is_dir():
                 raise FileNotFoundError(f"checkpoint {checkpoint} lies in a folder that is not there; create it first")
-        fraction = held_fraction(settings, X_val is not None)
+        fraction = held_fraction(settings, X_val is not None, len(X), began=resume)
         if resume:
             self._require_fit()
+        before, watched = self.settings_ if resume else None, bool(fraction) or X_val is not None
+        settings = resolved(settings, len(X) - round(len(X) * fraction), watched, before)
+        if resume:
             check_resume(self.settings_, settings, getattr(self, "trainer_", None))
             scale, condition, seed = self.scale_, self.condition_, self.seed_
         else:
@@ -199,11 +208,19 @@ class VAE(Fitted):
         if keeper is not None:
             keeper.begin(examples, val)
             self.trainer_.checkpoint = lambda _, trace, moment: keeper.offer(self, trace, moment)
+        if settings["verbose"] and None in (self.epochs, self.batch_size):
+            say(plan(settings))
         epochs = settings["epochs"] - self.trainer_.epoch
         try:
             self.trainer_.fit(examples, epochs, val, test, settings["patience"], resume=resume)
         finally:  # where to go on from stands in the file; here are the best parameters, not the last
             self.trainer_.best = self.trainer_.checkpoint = None
+        if settings["verbose"] and not isinstance(checkpoint, Checkpoints):  # whose owner reports
+            lines = verdict(self.history_, settings["latent_dim"], self.stopped_)[1]
+            active = kept_record(self.history_)["active_units"]
+            for line in (*lines, collapse(active, settings["latent_dim"])):
+                if line:
+                    say(line)
         return self
 
     @quietly
@@ -215,6 +232,7 @@ class VAE(Fitted):
         A conditional model's classes (or spread of numbers) and the units of a table's columns are those of the first piece.
         """
         settings, X = checked_settings(self), as_matrix(X, "X")
+        settings = resolved(settings, len(X), watched=False, before=getattr(self, "settings_", None))
         if not hasattr(self, "network_"):
             scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"], settings["standardize"])
             condition = Condition.fitted(y) if settings["conditional"] else None

@@ -35,10 +35,12 @@ from minivae.parameters import size
 from minivae.training import Objective
 
 DEFAULT_VALIDATION_FRACTION = 0.1
+LONGEST, UNWATCHED, PATIENCE = 25_000, 2000, 1000  # steps, where no epochs are given; see `resolved`
 DTYPES = ("float32", "float64")
 OF_KERNELS = ("sigma", "beta", "free_bits", "capacity", "learning_rate", "epsilon")  # computed with in the dtype
 _WORDS = "latent_dim hidden_dims activation likelihood sigma missing standardize conditional dtype backend"
 OF_THE_NETWORK = tuple(_WORDS.split())
+WARMUPS = ("kl_warmup", "capacity_warmup", "lr_warmup")
 
 TYPES: dict[str, tuple[Any, str]] = {
     "int": (int, "a whole number"),
@@ -98,10 +100,9 @@ def checked_settings(vae: Any) -> dict[str, Any]:
         raise ValueError(
             f"binarize makes yes or no of grey values, and {settings['likelihood']!r} takes counts; leave it 'none'"
         )
-    for name in ("epochs", "batch_size"):
-        require_count(name, settings[name])
-    if settings["patience"] is not None:
-        require_count("patience", settings["patience"])
+    for name in ("epochs", "batch_size", "patience"):
+        if settings[name] is not None:
+            require_count(name, settings[name])
     fraction = settings["validation_fraction"]
     if fraction is not None and not 0 <= fraction < 1:
         raise ValueError(f"validation_fraction must lie in [0, 1), not {fraction!r}")
@@ -136,16 +137,57 @@ def checked_path(path: Any, name: str = "path") -> Path:
     return Path(path)
 
 
-def held_fraction(settings: dict[str, Any], has_val: bool) -> float:
-    """The part of X that fit holds out: none where X_val is given. Raises ValueError where the settings disagree."""
+def held_fraction(settings: dict[str, Any], has_val: bool, rows: int, began: bool = False) -> float:
+    """The part of X [rows, D] that fit holds out: none where X_val is given, or where a tenth of the rows is no row.
+
+    Raises ValueError where the settings disagree, with another remedy for a training that began before.
+    """
     fraction = settings["validation_fraction"]
     if fraction and has_val:
         raise ValueError("X_val and validation_fraction both name a held-out part; give one of them")
     if fraction is None:
-        fraction = 0.0 if has_val else DEFAULT_VALIDATION_FRACTION
+        fraction = DEFAULT_VALIDATION_FRACTION
+        fraction = 0.0 if has_val or not round(rows * fraction) else fraction
     if settings["patience"] is not None and not fraction and not has_val:
-        raise ValueError("patience needs a held-out part to watch; set validation_fraction=0.1")
+        if began:
+            raise ValueError("this training holds no rows out for patience to watch; leave patience out, or train anew")
+        raise ValueError("patience needs a held-out part to watch; pass X_val, or a validation_fraction above 0")
     return float(fraction)
+
+
+def resolved(
+    settings: dict[str, Any], rows: int, watched: bool, before: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings with numbers for batch_size and epochs None; of a model that is trained on, those it had `before`.
+
+    Of `rows` to train on, a batch is a sixteenth, as a power of two from 16 to 128. Where a held-out loss is watched, the
+    training ends when PATIENCE steps, and at least 10 epochs, have found no better one. Unwatched, or with a schedule that
+    needs to know its end, it has UNWATCHED steps and at least 20 epochs, as longer ones overfit small data. A warm-up comes
+    on top. In no case are there more than some LONGEST steps beside it.
+    """
+    found = dict(settings)
+    if found["batch_size"] is None:
+        found["batch_size"] = before["batch_size"] if before else 1 << min(7, max(4, (rows // 16).bit_length() - 1))
+    if found["epochs"] is None and before:
+        found |= {"epochs": before["epochs"], "patience": found["patience"] or before["patience"]}
+    elif found["epochs"] is None:
+        steps = max(1, math.ceil(rows / found["batch_size"]))  # of an epoch
+        watched &= found["schedule"] != "cosine" and found["kl_cycles"] == 1
+        epochs = math.ceil(LONGEST / steps)
+        epochs = epochs if watched else min(epochs, max(20, math.ceil(UNWATCHED / steps)))
+        warmup = max(0.0, *(found[name] for name in WARMUPS if found[name] < math.inf))
+        warmup = min(math.ceil(warmup), epochs)
+        found["epochs"] = epochs + warmup
+        if watched and found["patience"] is None:
+            found["patience"] = max(10, math.ceil(PATIENCE / steps)) + warmup
+    return found
+
+
+def plan(settings: dict[str, Any]) -> str:
+    """The line that says what `resolved` has chosen."""
+    most = "at most " if settings["patience"] is not None else ""
+    until = f", or until {settings['patience']} in a row bring no better held-out loss" if most else ""
+    return f"batches of {settings['batch_size']}, {most}{settings['epochs']:,} epochs{until}"
 
 
 def check_continuation(fitted: dict[str, Any], settings: dict[str, Any], epochs_done: int) -> None:

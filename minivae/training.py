@@ -18,7 +18,7 @@ import numpy as np
 
 from minivae import randomness
 from minivae.data.batches import Examples
-from minivae.evaluation import collapse, elbo_of, noise_call
+from minivae.evaluation import elbo_of, noise_call
 from minivae.forks import unforked
 from minivae.kernels import Call, Var
 from minivae.likelihoods import COUNTS, domains
@@ -207,8 +207,6 @@ class Trainer:
             if not kept:
                 self.network.set_parameters(self.best.parameters)
                 self.reset_moments()
-        if self.history and (line := collapse(self.best.active, self.network.arch.latent_dim)):
-            self._say(line)
         if self.stopped == INTERRUPTED:
             raise KeyboardInterrupt(INTERRUPTED)
 

@@ -165,7 +165,7 @@ WRONG = [
     ({}, lambda x: x[0], r"shape \(64,\)"),
     ({}, lambda x: x.reshape(-1, 8, 8), r"reshape\(len\(X\), -1\)"),
     ({}, lambda x: x.astype(str), r"not real numbers"),
-    ({}, lambda x: x[:1], r"holding out"),
+    ({"validation_fraction": 0.1}, lambda x: x[:1], r"holding out .* leaves none held out; set validation_fraction=0"),
     ({"likelihood": "cauchy"}, lambda x: x, r"likelihood 'cauchy' is not one of bernoulli, "),
     ({"activation": "swish"}, lambda x: x, r"activation 'swish' is not one of"),
     ({"latent_dim": 0}, lambda x: x, r"latent_dim needs positive whole numbers, not 0"),
@@ -316,8 +316,8 @@ def test_numpys_numbers_and_other_sequences_are_settings_too(hidden_dims, digits
 
 
 WRONG_TYPES = [
-    ({"epochs": 2.5}, "epochs must be a whole number, not 2.5"),
-    ({"batch_size": 32.0}, "batch_size must be a whole number, not 32.0"),
+    ({"epochs": 2.5}, "epochs must be a whole number or None, not 2.5"),
+    ({"batch_size": 32.0}, "batch_size must be a whole number or None, not 32.0"),
     ({"learning_rate": "0.1"}, "learning_rate must be a number, not '0.1'"),
     ({"beta": None}, "beta must be a number, not None"),
     ({"sigma": None, "likelihood": "gaussian"}, "sigma must be a number or a string, not None"),
@@ -349,10 +349,13 @@ def test_counts_are_whole_numbers(trained, digits):
             call(0)
 
 
-def test_too_few_rows_to_hold_any_out_say_what_to_do(digits):
-    with pytest.raises(DataError, match=r"or validation_fraction=0"):
-        VAE(epochs=1).fit(digits[0][:4])
-    assert VAE(epochs=1, validation_fraction=0).fit(digits[0][:4]).held_rows_.size == 0
+def test_of_too_few_rows_none_is_held_out_unless_it_is_asked_for(digits):
+    assert VAE(epochs=1).fit(digits[0][:4]).held_rows_.size == 0
+    with pytest.raises(DataError, match=r"leaves none held out; pass one from 0.25 to 0.75, or validation_fraction=0$"):
+        VAE(epochs=1, validation_fraction=0.1).fit(digits[0][:4])
+    assert VAE(epochs=1, validation_fraction=0.25).fit(digits[0][:4]).held_rows_.size == 1
+    with pytest.raises(ValueError, match="patience needs a held-out part to watch; pass X_val, or a validation_fract"):
+        VAE(epochs=1, patience=1).fit(digits[0][:4])
 
 
 def test_grid_search_works(digits):

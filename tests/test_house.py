@@ -52,7 +52,7 @@ ORDER = [
         "data.datasets",
         "conditions",
     ),
-    *("evaluation", "scores", "samples", "imputation", "training", "proof", "settings"),
+    *("evaluation", "scores", "samples", "imputation", "training", "verdict", "proof", "settings"),
     *("storage.modelfile", "storage.persistence", "storage.checkpoints", "fitted", "estimator"),
     *("figures", "figures.layout", "figures.plots", "figures.comparison"),
     *("app", "app.recorder", "app.runs", "app.drawing", "app.writing", "app.results", "app.train", "app.options"),

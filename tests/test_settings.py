@@ -83,7 +83,7 @@ ANY = st.dictionaries(st.sampled_from(sorted(SOUND)), st.none(), max_size=3).fla
 @given(ANY, st.dictionaries(st.sampled_from(NAMES), JUNK, max_size=2), st.booleans())
 def test_any_settings_make_a_model_of_numbers_or_a_sentence_that_names_one(sound, junk, strict):
     given = {"hidden_dims": 4, "epochs": 1, "backend": "numpy", "random_state": 0} | sound | junk
-    if isinstance(given["epochs"], int) and 2 < given["epochs"] < 2**53:
+    if given["epochs"] is None or (isinstance(given["epochs"], int) and 2 < given["epochs"] < 2**53):
         given["epochs"] = 2
     names = []
 

@@ -27,11 +27,12 @@ from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
 from minivae.parameters import size
 from minivae.progress import say
-from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective
+from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective, resolved
 from minivae.storage.checkpoints import check_resume
 from minivae.storage.folders import CHECKPOINT, CONFIG, FIGURES, HISTORY, MODEL, Folder, claim
 from minivae.storage.modelfile import json_text
 from minivae.training import INTERRUPTED, Best
+from minivae.verdict import kept_record, verdict
 
 # What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -58,13 +59,15 @@ def train(options: argparse.Namespace) -> int:
     settings = {"random_state": 0, **recipe, **given}
     checked_settings(VAE(**settings))  # before anything is read out of them
 
-    # The test part of a dataset is watched, as published curves are, but never used to choose an epoch.
-    chooses = given.get("validation_fraction", 0) != 0 or ("patience" in given and "validation_fraction" not in given)
-    watch_test = dataset.test is not None and not chooses
+    # The test part of a dataset is watched, as published curves are, but never used to choose an epoch, or the last one.
+    chooses = "patience" in given or "epochs" not in settings
+    watch_test = dataset.test is not None and given.get("validation_fraction", float(chooses)) == 0
     if watch_test:
         settings["validation_fraction"] = 0.0
     vae = VAE(verbose=0 if options.quiet else 1, **settings)
-    settings = checked_settings(vae)
+    settings, n = checked_settings(vae), len(dataset.train)
+    held = round(n * held_fraction(settings, False, n))
+    settings = resolved(settings, n - held, held > 0)
     run: dict[str, Any] = {
         "id": secrets.token_hex(8),
         "image_shape": _image_shape(options.image_shape, dataset),
@@ -83,7 +86,7 @@ def train(options: argparse.Namespace) -> int:
     optimizer_and_objective(settings)  # a mistake among the options is found before anything is announced
     with claim(options.out, options.data, options.overwrite) as folder:
         run["data"] = _portable(options.data)
-        announce = functools.partial(_announce, settings, arch, dataset, watch_test, recipe, folder)
+        announce = functools.partial(_announce, settings, arch, dataset, held, watch_test, recipe, folder)
         return _fit(options, vae, dataset, run, settings, folder, announce)
 
 
@@ -120,6 +123,7 @@ def resume(options: argparse.Namespace) -> int:
         settings = checked_settings(vae)
         changed = [name for name in given if settings[name] != before[name]]
         dataset = _dataset(options.data or run["data"], run["condition"], options.download, run["reading"])
+        held_fraction(settings, False, len(dataset.train), began=True)
         if options.data is not None:
             run["data"] = _portable(options.data)
         if options.image_shape is not None:
@@ -186,9 +190,7 @@ def _fit(
             raise
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (what is left in the buffer would fail again at exit)
         say(f"minivae: the report cannot be written ({error.strerror}); the run is in {folder.path}")
-    if options.quiet:  # else the trainer has said it
-        kept = next(record for record in reversed(vae.history_) if record["kept"])
-        say_collapse(kept["active_units"], vae.latent_dim)
+    say_collapse(kept_record(vae.history_)["active_units"], vae.latent_dim)
     return status
 
 
@@ -221,17 +223,16 @@ def _announce(
     settings: dict[str, Any],
     arch: Architecture,
     dataset: Dataset,
+    held: int,
     watch_test: bool,
     recipe: dict[str, Any],
     folder: Folder,
 ) -> None:
     """What is about to happen, on standard error."""
-    n = len(dataset.train)
-    held = 0 if watch_test else round(n * held_fraction(settings, has_val=False))
     say(f"{_model_name(settings, arch.data_dim)}, {size(parameter_layout(arch)):,} parameters")
     for note in dataset.notes:
         say(note)
-    say(f"{dataset.name}: {n - held:,} rows of {arch.data_dim} to train on")
+    say(f"{dataset.name}: {len(dataset.train) - held:,} rows of {arch.data_dim} to train on")
     if watch_test and dataset.test is not None:
         held_out = f"the test part of {len(dataset.test):,} rows is measured after each epoch; the last epoch is kept"
     else:
@@ -257,11 +258,12 @@ def recipe_options(recipe: dict[str, Any]) -> str:
 
 
 def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[Path]) -> None:
-    kept = next(record for record in reversed(vae.history_) if record["kept"])
+    kept, train_on = kept_record(vae.history_), f"`minivae train --resume {folder.path} --epochs {{epochs}}` trains on"
+    word, lines = verdict(vae.history_, vae.latent_dim, vae.stopped_, train_on)
     files = [*(folder.place / name for name in (MODEL, CHECKPOINT, HISTORY, CONFIG)), *drawn]
     if options.json:
-        out = {"out": str(folder.path), "stopped": vae.stopped_, "kept": kept, "files": list(map(str, files))}
-        print(json_text(out))
+        out = {"out": str(folder.path), "stopped": vae.stopped_, "kept": kept, "verdict": word, "advice": lines}
+        print(json_text(out | {"files": list(map(str, files))}))
         return
     seconds = sum(record["seconds"] for record in vae.history_)
     print(
@@ -272,6 +274,8 @@ def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[P
         if f"{part}loss" in kept:
             numbers = "   ".join(f"{n} {kept[part + n]:.2f}" for n in ("loss", "recon", "kl"))
             print(f"{name:>10}: {numbers}   nats per example, epoch {kept['epoch']}")
+    for line in lines:
+        print(line)
     if kept["loss"] < 0:
         say("a loss below 0 is no mistake: a density, unlike a probability, may exceed 1")
     print("wrote " + "\n      ".join(map(str, files)), flush=True)

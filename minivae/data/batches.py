@@ -35,7 +35,8 @@ def holdout(n: int, fraction: float, order: Array) -> tuple[Array, Array]:
     if not 0 < held < n:
         raise DataError(
             f"holding out a fraction of {fraction} of {n} rows leaves {'none to train on' if held else 'none held out'}; "
-            "pass a fraction between 0 and 1 that leaves at least one row on each side, or validation_fraction=0"
+            + (f"pass one from {1 / n:.2g} to {1 - 1 / n:.6g}, or " if n > 1 else "set ")
+            + "validation_fraction=0"
         )
     order = np.asarray(order)
     if order.shape != (n,) or not np.array_equal(np.sort(order), np.arange(n)):

@@ -123,6 +123,8 @@ def described(
         raise ValueError(f"hidden_dims are not a list of at most {MOST_LAYERS} whole numbers")
     vae = cls(**settings | {"backend": backend})
     settings, condition = checked_settings(vae), condition_of(config.get("condition"))
+    if settings["epochs"] is None or settings["batch_size"] is None:
+        raise ValueError("its epochs and batch_size are no numbers, as those of a fitted model are")
     optimizer_and_objective(settings)
     randomness.resolve_seed(settings["random_state"])
     if settings["divide_by"] is not None:
