@@ -172,9 +172,9 @@ class VAE(Fitted):
             keeper = Checkpoints(checked_path(checkpoint, "checkpoint"))
             if not keeper.path.parent.is_dir():
                 raise FileNotFoundError(f"checkpoint {checkpoint} lies in a folder that is not there; create it first")
-        fraction = held_fraction(settings, X_val is not None, len(X), began=resume)
         if resume:
             self._require_fit()
+        fraction = held_fraction(settings, X_val is not None, len(X), began=resume)
         before, watched = self.settings_ if resume else None, bool(fraction) or X_val is not None
         settings = resolved(settings, len(X) - round(len(X) * fraction), watched, before)
         if resume:
