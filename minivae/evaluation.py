@@ -48,8 +48,10 @@ def elbo_of(network: Network, examples: Examples, seed: int) -> Callable[[int], 
 def posterior(network: Network, examples: Examples, dtype: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """mu [n, Z] and logvar [n, Z] of q(z|x). An embedding has no noise: x is never binarized, grey values go in as grey.
 
-    In this dtype, or the network's. Raises DataError naming the row whose embedding has no finite number there.
+    In this dtype, or the network's. Raises DataError naming the row whose embedding has no finite number there. On NumPy
+    it is computed in float64: BLAS adds up a row in an order that depends on the rows beside it.
     """
+    exact = in_double(network) if network.kernels is load("numpy") else network
 
     def encoded(network: Network, which: Any) -> np.ndarray:
         some = replace(examples, binarize="none", rows=examples.rows[which])
@@ -61,7 +63,7 @@ def posterior(network: Network, examples: Examples, dtype: Any = None) -> tuple[
             h[piece] = work.get("h")
         return h
 
-    h = in_dtype(finite_first(encoded, network), dtype or network.dtype, "q(z|x)", examples.rows)
+    h = in_dtype(finite_first(encoded, exact), dtype or network.dtype, "q(z|x)", examples.rows)
     mu, logvar = np.split(h, 2, axis=1)
     return mu, logvar
 
@@ -77,11 +79,18 @@ def finite_first(compute: Callable[[Network, Any], np.ndarray], network: Network
         if lost.size:
             network.require_finite()
         if lost.size and network.dtype != np.float64:
-            double = Network(network.arch, load("numpy"), "float64")
-            double.set_parameters(network.get_parameters())
             table = table.astype(np.float64)
-            table[lost] = compute(double, lost)
+            table[lost] = compute(in_double(network), lost)
     return table
+
+
+def in_double(network: Network) -> Network:
+    """The same network by the book, in float64."""
+    if network.dtype == np.float64 and network.kernels is load("numpy"):
+        return network
+    double = Network(network.arch, load("numpy"), "float64")
+    double.set_parameters(network.get_parameters())
+    return double
 
 
 def in_dtype(values: np.ndarray, dtype: Any, what: str, rows: np.ndarray | None = None) -> np.ndarray:
