@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import numpy as np
 from minivae import randomness
 from minivae.architecture import initial_parameters
 from minivae.conditions import Condition
+from minivae.conventions import match_names, string_names
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import Scale, Summary, as_matrix
 from minivae.data.files import DataError
 from minivae.evaluation import collapse
-from minivae.fitted import Fitted, quietly
+from minivae.fitted import SLACK, Fitted, quietly
 from minivae.kernels import load as load_backend
 from minivae.network import Network
 from minivae.progress import say
@@ -83,16 +84,17 @@ class VAE(Fitted):
         0 and 1, or counts), 1 for others; later arrays of the other kind are what the likelihood's range says ([0, 1]
         or counts), an error to a gaussian.
     backend, dtype : "auto", "numpy", "numba", "cupy"; "float32" or "float64".
-    random_state : seed of everything; None takes a fresh one and keeps it in seed_.
+    random_state : seed of everything; None takes a fresh one, a generator of NumPy gives one in fit. It is kept in seed_.
     verbose : 0 silent, 1 a line per epoch and, on a terminal, a bar.
-    callbacks : functions f(vae, record) called after each epoch; vae.stop(reason) ends the training.
+    callbacks : functions f(vae, record) called after each epoch; vae.stop(reason) ends the training. A model is pickled with
+        them, so that pickle wants functions of a module; joblib's workers take lambdas too.
 
     Attributes
     ----------
     network_, history_ (records as in `training.Trainer`), settings_ (the parameters at the last training, which the fitted
-    model follows), divide_by_, seed_, n_features_in_, n_parameters_, stopped_ (why training ended early, or ""), held_rows_
-    (the rows of X that fit held out), sigma_ (of a gaussian whose sigma is fixed or learned), sample_calls_ (how often
-    sample has drawn since fit or load)
+    model follows), divide_by_, seed_, n_features_in_, feature_names_in_ (of a frame), n_parameters_, stopped_ (why
+    training ended early, or ""), held_rows_ (the rows of X that fit held out), sigma_ (of a gaussian whose sigma is fixed or
+    learned), sample_calls_ (how often sample has drawn since fit or load)
     """
 
     latent_dim: int = 2
@@ -133,7 +135,7 @@ class VAE(Fitted):
     divide_by: float | None = None
     backend: str = "auto"
     dtype: str = "float32"
-    random_state: int | None = None
+    random_state: int | np.random.RandomState | np.random.Generator | None = None
     verbose: int = 0
     callbacks: Sequence[Callable[[VAE, dict[str, Any]], Any]] = ()
 
@@ -165,7 +167,7 @@ class VAE(Fitted):
         not those of the checkpoint, NotFinite if the loss stops being a number, and KeyboardInterrupt after Ctrl-C, with the
         epoch ended and the best parameters in place.
         """
-        settings, X = checked_settings(self), as_matrix(X, "X")
+        settings, names, X = checked_settings(self), string_names(X), as_matrix(X, "X")
         if checkpoint is None or isinstance(checkpoint, Checkpoints):
             keeper = checkpoint
         else:
@@ -179,23 +181,22 @@ class VAE(Fitted):
         settings = resolved(settings, len(X) - round(len(X) * fraction), watched, before)
         if resume:
             check_resume(self.settings_, settings, getattr(self, "trainer_", None))
-            scale, condition, seed = self.scale_, self.condition_, self.seed_
+            match_names(names, getattr(self, "feature_names_in_", None))
+            scale, condition = self.scale_, self.condition_
         else:
-            seed = randomness.resolve_seed(settings["random_state"])
             scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"], settings["standardize"])
             condition = Condition.fitted(y) if settings["conditional"] else None
-        columns, units, val, test = (
-            self.n_features_in_ if resume else X.shape[1],
-            self.units_ if resume else None,
-            None,
-            None,
-        )
+        columns, units = (self.n_features_in_, self.units_) if resume else (X.shape[1], None)
         examples, summary = read(X, "X", settings, scale, columns, y=y, condition=condition, units=units)
-        units = column_units(settings, summary) if units is None else units
+        units, val, test = column_units(settings, summary) if units is None else units, None, None
+        later: dict[str, Any] = {"condition": condition, "units": units, "slack": SLACK}
         if X_val is not None:
-            val, _ = read(X_val, "X_val", settings, scale, columns, y=y_val, condition=condition, units=units)
+            match_names(string_names(X_val), names, "X_val")
+            val, _ = read(X_val, "X_val", settings, scale, columns, y=y_val, **later)
         if X_test is not None:
-            test, _ = read(X_test, "X_test", settings, scale, columns, y=y_test, condition=condition, units=units)
+            match_names(string_names(X_test), names, "X_test")
+            test, _ = read(X_test, "X_test", settings, scale, columns, y=y_test, **later)
+        seed = self.seed_ if resume else randomness.resolve_seed(self.random_state)
         rows, held_rows = np.arange(len(X)), np.empty(0, np.int64)
         if fraction:
             rows, held_rows = holdout(len(X), fraction, randomness.permutation(len(X), seed, randomness.HOLDOUT))
@@ -203,7 +204,7 @@ class VAE(Fitted):
         if resume:
             self._continue(settings, examples, val, held_rows)
         else:
-            self._start(settings, summary, scale, seed, condition, units)
+            self._start(settings, summary, scale, seed, condition, units, names)
         self.held_rows_: np.ndarray = held_rows
         if keeper is not None:
             keeper.begin(examples, val)
@@ -231,16 +232,17 @@ class VAE(Fitted):
         run over `epochs` calls; the learning rate is 0 and beta stays after them.
         A conditional model's classes (or spread of numbers) and the units of a table's columns are those of the first piece.
         """
-        settings, X = checked_settings(self), as_matrix(X, "X")
+        settings, names, X = checked_settings(self), string_names(X), as_matrix(X, "X")
         settings = resolved(settings, len(X), watched=False, before=getattr(self, "settings_", None))
         if not hasattr(self, "network_"):
             scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"], settings["standardize"])
             condition = Condition.fitted(y) if settings["conditional"] else None
             examples, summary = read(X, "X", settings, scale, y=y, condition=condition)
-            seed = randomness.resolve_seed(settings["random_state"])
-            self._start(settings, summary, scale, seed, condition, column_units(settings, summary))
+            seed = randomness.resolve_seed(self.random_state)
+            self._start(settings, summary, scale, seed, condition, column_units(settings, summary), names)
         else:
             check_continuation(self.settings_, settings, self.history_[-1]["epoch"] if self.history_ else 0)
+            match_names(names, getattr(self, "feature_names_in_", None))
             scale = self.scale_
             if settings["divide_by"] is not None:
                 scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"])
@@ -255,9 +257,9 @@ class VAE(Fitted):
         self.trainer_.fit(examples, epochs=1, schedule_epochs=settings["epochs"])
         return self
 
-    def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
         """fit(X), then transform(X)."""
-        return self.fit(X, y).transform(X, y)
+        return self.fit(X, y, **fit_params).transform(X, y)
 
     def stop(self, reason: str) -> None:
         """Ask a running fit to end after the current step; callbacks call this."""
@@ -281,6 +283,7 @@ class VAE(Fitted):
         seed: int,
         condition: Condition | None,
         units: tuple[tuple[float, float], ...],
+        names: np.ndarray | None,
     ) -> None:
         """Fresh parameters and a fresh trainer. Everything that can be wrong is found before the old ones are let go."""
         check_spread(settings, summary)
@@ -294,6 +297,9 @@ class VAE(Fitted):
         self._adopt(settings, scale, self._trainer(settings, network, seed, []))
         self.condition_ = condition
         self.sample_calls_ = 0
+        vars(self).pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = names
 
     def _continue(
         self, settings: dict[str, Any], examples: Examples, val: Examples | None, held_rows: np.ndarray
@@ -395,29 +401,3 @@ class VAE(Fitted):
             self.network_.set_parameters(state["parameters"])
         if "training" in state:
             self.restore_training(*state["training"])
-
-    # ---- scikit-learn's conventions
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's arguments by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    def set_params(self, **params: Any) -> VAE:
-        """Change constructor arguments; an unknown name changes nothing. A fitted model follows them when trained again."""
-        known = self.get_params()
-        for name in params:
-            if name not in known:
-                raise ValueError(f"VAE has no parameter {name!r}; it has {', '.join(known)}")
-        vars(self).update(params)
-        return self
-
-    def __sklearn_tags__(self) -> Any:
-        """Asked for by scikit-learn itself, which is then there to import."""
-        from sklearn.utils import Tags, TargetTags, TransformerTags
-
-        return Tags(None, TargetTags(required=False), TransformerTags())
-
-    def __repr__(self) -> str:
-        values = [(f, repr(getattr(self, f.name))) for f in fields(self)]
-        changed = [f"{f.name}={value}" for f, value in values if value != repr(f.default)]
-        return f"VAE({', '.join(changed)})"

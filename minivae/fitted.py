@@ -8,20 +8,18 @@ import numpy as np
 
 from minivae import evaluation, imputation, randomness, samples, scores
 from minivae.conditions import Condition
+from minivae.conventions import Conventions, match_names, string_names
 from minivae.data.batches import Examples
 from minivae.data.checks import Scale, as_matrix, require_count
 from minivae.data.files import DataError
 from minivae.network import Network
 from minivae.settings import plain, read
 
+SLACK = 1.0  # how far grey values of rows that were not fitted on may leave [0, 1]: by as much as the whole range
 quietly = np.errstate(all="ignore")  # as a decorator: what is no number is said in a sentence, however NumPy is set
 
 
-class NotFittedError(ValueError, AttributeError):
-    """The model has no parameters yet."""
-
-
-class Fitted:
+class Fitted(Conventions):
     """The methods of VAE that read a fitted model and change nothing but the count of its samples."""
 
     settings_: dict[str, Any]
@@ -30,7 +28,6 @@ class Fitted:
     condition_: Condition | None
     units_: tuple[tuple[float, float], ...]
     seed_: int
-    n_features_in_: int
     sample_calls_: int
 
     @property
@@ -44,18 +41,25 @@ class Fitted:
 
     @quietly
     def examples(self, X: Any, rows: np.ndarray | None = None, y: Any = None) -> Examples:
-        """All or some rows of X (and y), checked, as the functions of `evaluation` take them. X is not copied."""
+        """All or some rows of X (and y), checked, as the functions of `evaluation` take them. X is not copied.
+
+        Values that leave [0, 1] by up to SLACK, as held-out rows do behind a scaler, are used with a UserWarning.
+        """
         self._require_fit()
-        told = {"y": y, "condition": self.condition_, "units": self.units_}
+        match_names(string_names(X), getattr(self, "feature_names_in_", None))
+        told = {"y": y, "condition": self.condition_, "units": self.units_, "slack": SLACK}
         return read(X, "X", self.settings_, self.scale_, self.n_features_in_, rows, **told)[0]
 
     def _side(self, y: Any, n: int) -> np.ndarray | None:
         """y as columns [n, C], or None for a model that is told nothing."""
         return None if self.condition_ is None else self.condition_.columns(y, n, self.network_.dtype)
 
-    def transform(self, X: Any, y: Any = None) -> np.ndarray:
-        """Posterior means mu [n, latent_dim] of q(z|x). Grey values are embedded as they are, whatever binarize says."""
-        return self.posterior(X, y)[0]
+    def transform(self, X: Any, y: Any = None) -> Any:
+        """Posterior means mu [n, latent_dim] of q(z|x). Grey values are embedded as they are, whatever binarize says.
+
+        An array, or the frame that set_output asks for.
+        """
+        return self._contained(self.posterior(X, y)[0], X)
 
     @quietly
     def posterior(self, X: Any, y: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +82,7 @@ class Fitted:
 
     def reconstruct(self, X: Any, y: Any = None) -> np.ndarray:
         """Decoder means [n, D] at the posterior means of X [n, D]."""
-        return self.inverse_transform(self.transform(X, y), y)
+        return self.inverse_transform(self.posterior(X, y)[0], y)
 
     @quietly
     def sample(
@@ -156,7 +160,3 @@ class Fitted:
     def _in_dtype(self, values: np.ndarray) -> np.ndarray:
         """As the digits of a score are worth; beyond the largest float32 it is infinite."""
         return values.astype(self.network_.dtype)
-
-    def _require_fit(self) -> None:
-        if not hasattr(self, "network_"):
-            raise NotFittedError("this VAE is not fitted yet; call fit(X) first")

@@ -15,8 +15,13 @@ from minivae.kernels.philox import philox_normal, philox_uniform, philox_words
 INIT, SHUFFLE, HOLDOUT, TRAIN_NOISE, BINARIZE_DYNAMIC, BINARIZE_STATIC, EVALUATE, PRIOR, CHECK, OBSERVE = range(1, 11)
 
 
-def resolve_seed(random_state: int | None) -> int:
-    """The 64-bit seed: random_state itself, or a fresh one from the operating system for None."""
+GENERATORS = (np.random.RandomState, np.random.Generator)
+
+
+def resolve_seed(random_state: int | np.random.RandomState | np.random.Generator | None) -> int:
+    """The 64-bit seed: random_state itself, a draw from a generator, or a fresh one from the operating system for None."""
+    if isinstance(random_state, GENERATORS):
+        return int.from_bytes(random_state.bytes(4), "little")
     if random_state is None:
         return secrets.randbits(32)
     if isinstance(random_state, bool) or not isinstance(random_state, (int, np.integer)):

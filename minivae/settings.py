@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from os import PathLike, fsencode, fspath
@@ -32,6 +33,7 @@ from minivae.data.files import DataError
 from minivae.likelihoods import BY_COLUMNS, COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT, domains, runs
 from minivae.optimizers import Optimizer
 from minivae.parameters import size
+from minivae.randomness import GENERATORS
 from minivae.training import Objective
 
 DEFAULT_VALIDATION_FRACTION = 0.1
@@ -59,6 +61,8 @@ def checked_settings(vae: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for f in fields(vae):
         value, name, kinds = getattr(vae, f.name), f.name, str(f.type).split(" | ")
+        if name == "random_state" and isinstance(value, GENERATORS):
+            value = None  # fit draws a seed from it, and keeps that in seed_
         if name == "callbacks":
             if not isinstance(value, Sequence) or not all(map(callable, value)):
                 raise TypeError(f"callbacks must be a list of functions f(vae, record), not {shown(value)}")
@@ -72,7 +76,7 @@ def checked_settings(vae: Any) -> dict[str, Any]:
             if settings[name] not in DTYPES:
                 raise ValueError(f"dtype must be 'float32' or 'float64', not {shown(value)}")
         else:
-            settings[name] = plain(value, name, kinds)
+            settings[name] = plain(value, name, [kind for kind in kinds if kind in TYPES])
     for name in OF_KERNELS:
         value, real = settings[name], np.finfo(settings["dtype"])
         if isinstance(value, float) and math.isfinite(value) and value and not real.tiny <= abs(value) <= real.max:
@@ -294,19 +298,24 @@ def read(
     y: Any = None,
     condition: Condition | None = None,
     units: Any = None,
+    slack: float = 1e-6,
 ) -> tuple[Examples, Summary]:
     """All or some rows of X, and y where a model is told it, as one with these settings reads them; their summary.
 
-    units: of the columns the model was fitted on; None where it is these.
+    units: of the columns the model was fitted on; None where it is these. slack: how far grey values may leave [0, 1], as
+    those of rows that the model was not fitted on do; a UserWarning says so.
     """
     X = as_matrix(X, name)
     if columns is not None and X.shape[1] != columns:
-        raise DataError(f"{name} has {X.shape[1]} columns, and the model was built for {columns}; pass as many")
+        raise DataError(
+            f"{name} has {X.shape[1]} features, but VAE is expecting {columns} features as input; pass as many columns"
+        )
     divisor = scale.divisor(X, settings["likelihood"], name)
     whole = bool(domains(settings["likelihood"]) & {COUNTS, ONE_HOT})
     summary = summarize(X, divisor, name, rows, whole, missing=settings["missing"] != "error")
     units = column_units(settings, summary) if units is None else units
-    check_range(summary, settings["likelihood"], units)
+    if told := check_range(summary, settings["likelihood"], units, slack):
+        warnings.warn(f"{name}: {told}", UserWarning, stacklevel=2)
     check_groups(X, divisor, name, settings["likelihood"], rows)
     side = None if condition is None else condition.columns(y, len(X), settings["dtype"])
     far = settings["dtype"] == "float32" and architecture(settings, X.shape[1], units, condition).far

@@ -153,7 +153,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 
 
 WRONG = [
-    ({}, lambda x: x * 16, r"needs data in \[0, 1\]; column \d+ reaches 16; divide by 16"),
+    ({}, lambda x: x * 16, r"needs data in \[0, 1\]; column \d+ reaches 16; scale the columns"),
     ({}, lambda x: x - 1, r"column \d+ falls to -1"),
     ({}, lambda x: np.where(np.arange(64) == 5, np.nan, x), r"NaN at row 0, column 5"),
     (
@@ -161,7 +161,7 @@ WRONG = [
         lambda x: np.where(np.arange(64) == 5, np.inf, x),
         r"infinite value at row 0, column 5",
     ),
-    ({}, lambda x: x[:0], r"0 rows"),
+    ({}, lambda x: x[:0], r"0 sample\(s\)"),
     ({}, lambda x: x[0], r"shape \(64,\)"),
     ({}, lambda x: x.reshape(-1, 8, 8), r"reshape\(len\(X\), -1\)"),
     ({}, lambda x: x.astype(str), r"not real numbers"),

@@ -53,7 +53,7 @@ ORDER = [
         "conditions",
     ),
     *("evaluation", "scores", "samples", "imputation", "training", "verdict", "proof", "settings"),
-    *("storage.modelfile", "storage.persistence", "storage.checkpoints", "fitted", "estimator"),
+    *("storage.modelfile", "storage.persistence", "storage.checkpoints", "conventions", "fitted", "estimator"),
     *("figures", "figures.layout", "figures.plots", "figures.comparison"),
     *("app", "app.recorder", "app.runs", "app.drawing", "app.writing", "app.results", "app.train", "app.options"),
     "app.compare",

@@ -33,8 +33,9 @@ def holdout(n: int, fraction: float, order: Array) -> tuple[Array, Array]:
     """
     held = round(n * fraction) if fraction > 0 else 0  # not of NaN
     if not 0 < held < n:
+        of = f"{n} sample{'s' if n > 1 else ''}"
         raise DataError(
-            f"holding out a fraction of {fraction} of {n} rows leaves {'none to train on' if held else 'none held out'}; "
+            f"holding out a fraction of {fraction} of {of} leaves {'none to train on' if held else 'none held out'}; "
             + (f"pass one from {1 / n:.2g} to {1 - 1 / n:.6g}, or " if n > 1 else "set ")
             + "validation_fraction=0"
         )

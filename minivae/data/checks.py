@@ -245,24 +245,26 @@ def summarize(
     return Summary(count, mean, squares / np.maximum(seen, 1), minimum, maximum, divisor, broken)
 
 
-def check_range(summary: Summary, likelihood: str, units: Any = ()) -> None:
+def check_range(summary: Summary, likelihood: str, units: Any = (), slack: float = 1e-6) -> str:
     """Raise DataError when the scaled data are not what the likelihood of their columns takes, see LIKELIHOODS.
 
-    units: shift and scale of the columns of a model that standardizes them. An excess of up to 1e-6 beyond [0, 1], which
-    rounding can cause, is let pass.
+    units: shift and scale of the columns of a model that standardizes them. Up to `slack` beyond [0, 1] is let pass: the
+    usual 1e-6 for rounding; with more, the worst column is told in a sentence.
     """
-    after = "" if summary.divide_by == 1 else f" after division by {summary.divide_by:g}"
+    after, told, most = "" if summary.divide_by == 1 else f" after division by {summary.divide_by:g}", "", 1e-6
     for run in runs(likelihood, len(summary.mean)):
         low, high, first = summary.minimum[run.columns], summary.maximum[run.columns], run.column
         needs = f"likelihood {run.likelihood!r} needs {run.data}"
+        where = after
         if run.data == UNIT and len(units):
             shift, scale = np.array(units[run.columns]).T
-            low, high, after = (low - shift) / scale, (high - shift) / scale, " in units of the fit's range"
+            low, high, where = (low - shift) / scale, (high - shift) / scale, " where 0 to 1 is the range of the fit"
+        falls = f"column {first + low.argmin()} falls to {low.min():g}{where}"
+        reaches = f"column {first + high.argmax()} reaches {high.max():g}{where}"
         if run.data in (COUNTS, ONE_HOT):
             if low.min() < 0:
                 raise DataError(
-                    f"{needs}; column {first + low.argmin()} falls to {low.min():g}{after}; "
-                    "choose likelihood='gaussian' for such data"
+                    f"{needs}; {falls} (Negative values in data); choose likelihood='gaussian' for such data"
                 )
             broken = np.full(1, np.nan) if summary.broken is None else summary.broken[run.columns]
             for column in np.flatnonzero(np.isfinite(broken))[:1]:
@@ -270,18 +272,35 @@ def check_range(summary: Summary, likelihood: str, units: Any = ()) -> None:
                 raise DataError(
                     f"{needs}; column {first + column} holds {broken[column]:g}{after}; {fix} likelihood='gaussian'"
                 )
-        if run.data == UNIT and low.min() < -1e-6:
+        allowed = slack if run.data == UNIT else 1e-6
+        if run.data == UNIT and low.min() < -allowed:
             raise DataError(
-                f"{needs}; column {first + low.argmin()} falls to {low.min():g}{after}; "
-                "shift and scale the data to [0, 1] or choose likelihood='gaussian'"
+                f"{needs}; {falls} (Negative values in data); shift and scale the columns to [0, 1] (standardize=True, "
+                "--standardize) or choose likelihood='gaussian'"
             )
-        if run.data in (UNIT, ONE_HOT) and high.max() > 1 + 1e-6:
-            divisor = high.max() * summary.divide_by  # what divides the stored data, not the scaled ones
-            short = f"{math.ceil(divisor - 1e-6)}" if divisor < 1e6 else repr(float(divisor))
-            fix = f"divide by {short} (divide_by={short}, --divide-by {short}) or choose likelihood='gaussian'"
+        if run.data in (UNIT, ONE_HOT) and high.max() > 1 + allowed:
+            fix = f"{divisor_for(high.max() * summary.divide_by)} or choose likelihood='gaussian'"
             if run.data == ONE_HOT:
                 fix = "write a category as one column for each of its values"
-            raise DataError(f"{needs}; column {first + high.argmax()} reaches {high.max():g}{after}; {fix}")
+            raise DataError(f"{needs}; {reaches}; {fix}")
+        for excess, how in ((-low.min(), falls), (high.max() - 1, reaches)) if run.data == UNIT else ():
+            if excess > most:
+                cut = "" if len(units) else "; MinMaxScaler(clip=True) would cut it off"
+                most, told = excess, f"{needs}; {how} and is used as it is{cut}"
+    return told
+
+
+def divisor_for(largest: float) -> str:
+    """Advice for data that reach so far, which the next file of that kind must not prove wrong: never their own maximum.
+
+    Whole numbers that use half of the range of 8, 10, 12 or 16 bits are divided by that range.
+    """
+    whole = abs(largest - round(largest)) < 1e-6 * largest
+    for bits in (8, 10, 12, 16) if whole else ():
+        full = 2**bits - 1
+        if full / 2 <= largest <= full:
+            return f"divide by {full}, the most that {bits} bits hold (divide_by={full}, --divide-by {full}),"
+    return "scale the columns to [0, 1] (standardize=True, --standardize)"
 
 
 def check_groups(X: Array, divide_by: float, name: str, likelihood: str, rows: Array | None) -> None:

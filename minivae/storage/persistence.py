@@ -29,7 +29,7 @@ from minivae.storage import modelfile
 # what a config has, and what it may have, by version
 STATE = {"format_version", "settings", "data_dim", "scale", "seed"}
 NEEDED = {1: STATE | {"history"}, 2: STATE | {"condition", "history_columns"}}
-ALLOWED = {1: {"units", "condition"}, 2: {"training", "run"}}
+ALLOWED = {1: {"units", "condition"}, 2: {"training", "run", "feature_names"}}
 NEW_SETTINGS = {"standardize"}  # which version 2 had not from its beginning on
 MOST_LAYERS = 1000
 SPREAD = re.compile(r"kl_[0-9]+")  # the columns of kl_per_dim
@@ -61,6 +61,8 @@ def save(
     config = {"settings": vae.settings_, "data_dim": vae.n_features_in_, "scale": asdict(vae.scale_), "seed": vae.seed_}
     config |= {"condition": vae.condition_ and vae.condition_.to_dict(), "history_columns": columns}
     config |= {"training": values, "run": run}
+    if hasattr(vae, "feature_names_in_"):
+        config["feature_names"] = vae.feature_names_in_.tolist()
     units, held_rows = np.array(vae.units_, np.float64).reshape(-1, 2), np.asarray(vae.held_rows_, np.int64)
     arrays = views(parameters, vae.network_.layout) | {"held_rows": held_rows, "history": rows, "units": units}
     modelfile.save(path, arrays | {f"training.{name}": array for name, array in (training or {}).items()}, config)
@@ -85,6 +87,8 @@ def load(cls: Any, path: str | Path, backend: str) -> Any:
         state = {"settings_": settings, "scale_": scale_of(config["scale"]), "condition_": condition}
         state |= {"seed_": randomness.resolve_seed(config["seed"]), "held_rows_": held_rows, "units_": units}
         state |= {"history_": records(history, columns, arch.latent_dim), "n_features_in_": arch.data_dim}
+        if (columns := config.get("feature_names")) is not None:
+            state["feature_names_in_"] = np.array(columns, object)
         parameters = np.concatenate([arrays[name].ravel() for name in names])
         vae.set_params(**settings)
         state |= {"n_parameters_": parameters.size, "parameters": parameters, "run_": config.get("run")}
@@ -118,6 +122,10 @@ def described(
         raise ValueError(f"data_dim {data_dim!r} and seed {seed!r} are not whole numbers as a model has them")
     if not all(isinstance(config.get(name), dict | None) for name in ("training", "run")):
         raise ValueError("training or run is neither an object nor null")
+    if (columns := config.get("feature_names")) is not None:
+        strings = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
+        if not strings or not len(columns) == len(set(columns)) == data_dim:
+            raise ValueError(f"feature_names are not a list of {data_dim} names, each there once")
     depth = settings.get("hidden_dims")
     if not isinstance(depth, list) or len(depth) > MOST_LAYERS or any(type(n) is not int for n in depth):
         raise ValueError(f"hidden_dims are not a list of at most {MOST_LAYERS} whole numbers")

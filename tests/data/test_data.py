@@ -674,28 +674,40 @@ def test_range_for_bernoulli():
     X[2, 3] = 16
     sentence = (
         r"likelihood 'bernoulli' needs data in \[0, 1\]; column 3 reaches 16; "
-        r"divide by 16 \(divide_by=16, --divide-by 16\) or choose likelihood='gaussian'"
+        r"scale the columns to \[0, 1\] \(standardize=True, --standardize\) or choose likelihood='gaussian'"
     )
     with refuses(f"^{sentence}$"):
         check_range(summarize(X), "bernoulli")
-    with refuses("column 3 reaches 8 after division by 2; divide by 16 "):
+    with refuses("column 3 reaches 8 after division by 2; scale the columns"):
         check_range(summarize(X, 2), "bernoulli")
     check_range(summarize(X, 16), "bernoulli")
     check_range(summarize(X), "gaussian")
     X[1, 4] = -0.5
-    with refuses(r"column 4 falls to -0.5; shift and scale the data to \[0, 1\] or choose likelihood='gaussian'"):
+    with refuses(r"column 4 falls to -0.5 \(Negative values in data\); shift and scale the columns to \[0, 1\]"):
         check_range(summarize(X), "bernoulli")
     check_range(summarize(np.array([[-1e-7, 1 + 1e-7]])), "bernoulli")
     check_range(summarize(np.full((2, 2), 255, np.uint8)), "bernoulli")  # uint8 is divided by 255 unasked
 
 
-@pytest.mark.parametrize("largest", [1.1, 1.234561, 2.000001, 255, 999999.5, 1234567.891, 1e300])
-def test_the_divisor_that_the_message_advises_works(largest):
+@pytest.mark.parametrize(
+    ("largest", "divisor"),
+    [(250, 255), (255, 255), (1023, 1023), (3069, 4095), (40000, 65535), (65535, 65535)]
+    + [(16, None), (100, None), (300, None), (200.5, None), (65536, None), (1.1, None), (1e300, None)],
+)
+def test_the_advice_holds_for_the_next_file_of_the_kind(largest, divisor):
+    """Whole numbers that fill most of a type are divided by what it holds, not by what this file happens to reach."""
     X = np.array([[0.0, largest]])
-    with refuses("divide by ") as caught:
-        check_range(summarize(X), "bernoulli")
-    advised = float(str(caught.value).split("divide_by=")[1].split(",")[0])
-    check_range(summarize(X, advised), "bernoulli")
+    for divide_by in (None, 1.05):
+        with refuses("needs data in") as caught:
+            check_range(summarize(X, divide_by), "bernoulli")
+        fix = (
+            "scale the columns to [0, 1] (standardize=True"
+            if divisor is None
+            else f"divide by {divisor}, the most that"
+        )
+        assert fix in str(caught.value)
+    if divisor is not None:
+        check_range(summarize(X, divisor), "bernoulli")
 
 
 def test_divisor(monkeypatch):
@@ -742,7 +754,7 @@ def test_holdout():
     np.testing.assert_array_equal(np.sort(np.concatenate([train, held])), np.arange(50))
     assert (np.diff(train) > 0).all() and train.dtype == held.dtype == np.int64
     for fraction, words in [(0.001, "none held out"), (0.999, "none to train on"), (0, "none"), (1, ""), (np.nan, "")]:
-        with refuses(f"of 50 rows leaves {words}.*pass a fraction between 0 and 1"):
+        with refuses(f"of 50 samples leaves {words}.*pass a fraction between 0 and 1"):
             holdout(50, fraction, order)
     for wrong in (order[:-1], np.zeros(50, int), order + 1):
         with refuses("pass a permutation of range"):
