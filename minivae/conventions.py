@@ -131,7 +131,7 @@ class Conventions:
         with suppress(ValueError):  # of an unknown likelihood, which fit names
             positive = domains(given["likelihood"]) != {REAL} and not given.get("standardize")
         returned = TransformerTags(preserves_dtype=[getattr(given["dtype"], "__name__", str(given["dtype"]))])
-        read = InputTags(positive_only=positive, allow_nan=given["missing"] != "error")
+        read = InputTags(sparse=True, positive_only=positive, allow_nan=given["missing"] != "error")
         return Tags(None, TargetTags(required=bool(given["conditional"])), returned, input_tags=read)
 
     def __repr__(self) -> str:

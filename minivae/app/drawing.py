@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from minivae.data.datasets import Dataset
 from minivae.data.files import DataError
 from minivae.estimator import VAE
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     """Every figure of a run."""
@@ -23,7 +26,7 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError("figures need matplotlib; run pip install 'minivae[plot]'") from error
-    from minivae.figures import plots
+    from minivae.figures import plots, tables
 
     vae, shape = run.vae, run.image_shape
     part = pick(run, dataset, None, own=True)
@@ -32,35 +35,35 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     examples, latent_dim = vae.examples(part.data, part.rows, part.told), vae.network_.arch.latent_dim
     mu = evaluation.posterior(vae.network_, examples, np.float64)[0]  # of all rows, as `evaluate` has it
     active, kl = evaluation.active_units(mu), scores.divergence(vae.network_, examples, vae.seed_).mean(axis=0)
-    few = part.first(10)
-    X, labels, shown = few.data[few.rows], few.labels, part.first(5000)
-    classes = [] if vae.condition_ is None else list(vae.condition_.classes)
-    numbers = vae.condition_ is not None and not classes
-    columns = len(classes) if 1 < len(classes) <= 12 else 8
-    n = 64 - 64 % columns
-    beside = np.resize(part.labels, n) if numbers and part.labels is not None else told(vae, n)
+    shown = part.first(5000)
+    labels, rows = shown.labels, first_of(part, len(shown.rows))
+    X = np.asarray(shown.data[shown.rows[: 10 if run.schema is None else None]])  # of pictures no more than are drawn
     decode, given = functools.partial(vae.inverse_transform, y=None if labels is None else labels[:1]), ""
     if vae.condition_ is not None and labels is not None:
         given = f"; the model is told {labels[0]}"
-    prior, below = "decoder means at draws from the prior", [str(name) for name in classes if columns == len(classes)]
-    if below:
-        prior += ", told what stands below them"
-    drawn = {
-        "loss": plots.loss_curves(vae.history_),
-        "reconstructions": plots.reconstructions(
-            scaled(vae, X), vae.reconstruct(X, labels), shape, rows=first_of(part, len(X))
-        ),
-        "samples": plots.samples(
-            vae.sample(n, y=beside, random_state=vae.seed_), shape, columns if below else None, prior, below
-        ),
-        "kl": plots.kl_per_dimension(kl, active, first_of(part, len(mu))),
-    }
+    drawn = {"loss": plots.loss_curves(vae.history_)}
+    if names := columns_of(run, X):
+        unit, n = vae.divide_by_, max(1000, len(X))
+        y = None if vae.condition_ is None or labels is None else np.resize(labels, n)
+        drawn["reconstructions"] = tables.parity(X, vae.reconstruct(X, labels) * unit, names, rows)
+        samples = vae.sample(n, y=y, noise=True, random_state=vae.seed_) * unit
+        drawn["samples"] = tables.histograms(
+            X, samples, names, f"{rows}; samples are drawn from p(x|z), z from the prior"
+        )
+        seen = np.ma.masked_invalid(X.astype(np.float64))
+        centre, spread = (part.filled(0) for part in (seen.mean(axis=0), seen.std(axis=0)))
+        spread[spread == 0] = 1
+        decode = functools.partial(standardized, decode, centre / unit, spread / unit)
+        given += "; columns in standard deviations from their mean"
+    else:
+        first = part.first(10)
+        means = vae.reconstruct(X[:10], first.labels)
+        drawn["reconstructions"] = plots.reconstructions(scaled(vae, X[:10]), means, shape, first_of(part, len(means)))
+        drawn["samples"] = prior_samples(vae, shape, labels)
+    drawn["kl"] = plots.kl_per_dimension(kl, active, first_of(part, len(mu)))
     if latent_dim >= 2:
         first, second = np.sort(np.argsort(-mu.var(axis=0))[:2])  # the two that are used most
-        rows = first_of(part, len(shown.rows))
-        drawn["latent"] = plots.latent_scatter(
-            mu[: len(shown.rows)], shown.labels, dims=(int(first), int(second)), rows=rows
-        )
+        drawn["latent"] = plots.latent_scatter(mu[: len(shown.rows)], labels, dims=(int(first), int(second)), rows=rows)
     if latent_dim == 2:
         small = shape is not None and max(shape) < 16  # fewer cells, so that a few pixels each can be read
         drawn["manifold"] = plots.manifold(decode, shape, size=12 if small else 20, told=given)
@@ -78,6 +81,33 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         paths.append(folder / f"{name}.png")
         plots.save(figure, paths[-1])
     return paths
+
+
+def standardized(decode: Callable[[np.ndarray], np.ndarray], centre: Any, spread: Any, z: np.ndarray) -> np.ndarray:
+    return np.asarray((decode(z) - centre) / spread)
+
+
+def prior_samples(vae: VAE, shape: tuple[int, ...] | None, labels: Any) -> Figure:
+    """Decoder means at draws from the prior; of a model that is told few classes, one to a column."""
+    from minivae.figures import plots
+
+    classes = [] if vae.condition_ is None else list(vae.condition_.classes)
+    columns = len(classes) if 1 < len(classes) <= 12 else None
+    n, note = 64 - 64 % (columns or 1), "decoder means at draws from the prior"
+    y = np.resize(labels, n) if vae.condition_ is not None and not classes and labels is not None else told(vae, n)
+    images, names = vae.sample(n, y=y, random_state=vae.seed_), [str(name) for name in classes if columns]
+    return plots.samples(images, shape, columns, note + (", told what stands below them" if columns else ""), names)
+
+
+def columns_of(run: Run, X: np.ndarray) -> tuple[str, ...]:
+    """The names of a table's columns; none of a picture's, nor of a series': many columns in what looks like one unit."""
+    from minivae.figures.layout import is_image
+
+    if run.schema is None or is_image(run.image_shape):
+        return ()
+    spread = np.ma.masked_invalid(X.astype(np.float64)).std(axis=0).filled(0)
+    series = len(spread) > 12 and spread.max() < 10 * spread.min()
+    return () if series else run.schema.names
 
 
 def first_of(part: Part, n: int) -> str:

@@ -9,10 +9,12 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'minivae[plot]'")
 
-from minivae import evaluation, load_dataset
+from minivae import VAE, evaluation, load_dataset
 from minivae.app.cli import main
 from minivae.app.drawing import figures
-from minivae.app.runs import open_run
+from minivae.app.runs import Run, open_run
+from minivae.data.datasets import Dataset
+from minivae.data.schema import Column, Schema
 from minivae.figures import plots
 
 FAST = ["--hidden-dims", "16", "--backend", "numpy", "--quiet", "--no-figures"]
@@ -31,7 +33,7 @@ def shown(figure):
 
 def draw(run, tmp_path, monkeypatch, dataset=None):
     """The figures of a run by their names, as objects."""
-    found, run = {}, open_run(run)
+    found, run = {}, run if isinstance(run, Run) else open_run(run)
     with monkeypatch.context() as patch:
         patch.setattr(plots, "save", lambda figure, path: found.setdefault(path.stem, figure))
         figures(run, dataset or run.dataset(), tmp_path / "figures")
@@ -95,3 +97,58 @@ def test_more_rows_than_are_drawn(tmp_path, monkeypatch):
     run = open_run("run")
     mu = evaluation.posterior(run.vae.network_, run.vae.examples(np.load("many.npy")), np.float64)[0]
     np.testing.assert_array_equal(found["latent"].axes[0].collections[0].get_offsets(), mu[:5000])
+
+
+def table(columns, rng):
+    """A run on a table of ten columns in units of their own, with holes in one and a category of three, and its data."""
+    z = rng.standard_normal((400, 2))
+    numbers = z @ rng.standard_normal((2, columns)) + 0.1 * rng.standard_normal((400, columns))
+    numbers = 5 + numbers * 10.0 ** (np.arange(columns) % 7 - 3)
+    numbers[::7, 0] = np.nan
+    X = np.column_stack([numbers, np.eye(3)[np.digitize(z[:, 0], [-0.5, 0.5])]])
+    schema = Schema((*(Column(f"c{j}", "number") for j in range(columns)), Column("kind", "category", ("a", "b", "c"))))
+    vae = VAE(
+        likelihood=schema.likelihood, standardize=True, missing="ignore", epochs=30, batch_size=32, backend="numpy",
+        hidden_dims=(32,), learning_rate=5e-3, random_state=0, validation_fraction=0.1,
+    ).fit(X)  # fmt: skip
+    run = Run(vae, {"data": None, "image_shape": None, "table": schema.to_dict()}, None)
+    return run, Dataset("table", X, None, None, None, None, "here"), schema
+
+
+def test_a_table_is_drawn_column_by_column_in_its_own_units(tmp_path, monkeypatch):
+    run, dataset, schema = table(8, np.random.default_rng(0))
+    found = draw(run, tmp_path, monkeypatch, dataset)
+    X = dataset.train[run.vae.held_rows_]
+    means = run.vae.reconstruct(X)
+    for figure in (found["reconstructions"], found["samples"]):
+        assert [axes.get_title(loc="left") for axes in figure.axes] == list(schema.names)
+        assert any("40 validation examples" in text for text in shown(figure))
+    for j, axes in enumerate(found["reconstructions"].axes):
+        points = axes.collections[0].get_offsets()
+        seen = ~np.isnan(X[:, j])
+        np.testing.assert_allclose(points, np.stack([X[seen, j], means[seen, j]], axis=1), rtol=1e-6)
+        left = ((X[seen, j] - means[seen, j]) ** 2).mean() / X[seen, j].var()
+        assert axes.get_title(loc="right") == f"R\N{SUPERSCRIPT TWO} {1 - left:.2f}"
+        assert left < 0.5  # it has learned something, or the units are wrong
+    samples = run.vae.sample(1000, noise=True, random_state=run.vae.seed_)
+    for j, axes in enumerate(found["samples"].axes):
+        both = [X[~np.isnan(X[:, j]), j], samples[:, j]]
+        edges = np.histogram_bin_edges(np.concatenate(both), 8)
+        for values, stairs in zip(both, axes.patches, strict=True):
+            np.testing.assert_array_equal(stairs.get_data().values, np.histogram(values, edges)[0] / len(values))
+            np.testing.assert_array_equal(stairs.get_data().edges, edges)
+    units = "columns in standard deviations from their mean"
+    assert any(units in text for text in shown(found["manifold"]))
+
+
+def test_many_columns_of_one_unit_are_lines_and_of_many_units_the_first_twelve(tmp_path, monkeypatch):
+    run, dataset, schema = table(27, np.random.default_rng(1))
+    found = draw(run, tmp_path, monkeypatch, dataset)
+    assert [axes.get_title(loc="left") for axes in found["samples"].axes] == list(schema.names[:12])
+    assert any("the first 12 of 30 columns" in text for text in shown(found["reconstructions"]))
+    series = Schema(tuple(Column(f"t{j}", "number") for j in range(30)))
+    X = np.random.default_rng(0).standard_normal((50, 30))
+    vae = VAE(likelihood="gaussian", epochs=1, backend="numpy", hidden_dims=(8,), random_state=0).fit(X)
+    run = Run(vae, {"data": None, "image_shape": None, "table": series.to_dict()}, None)
+    found = draw(run, tmp_path, monkeypatch, Dataset("series", X, None, None, None, None, "here"))
+    assert len(found["reconstructions"].axes) == 1 and len(found["reconstructions"].axes[0].lines) == 2

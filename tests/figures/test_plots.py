@@ -15,7 +15,7 @@ import pytest
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'minivae[plot]'")
 
 from minivae.figures import layout as plot_layout  # noqa: E402
-from minivae.figures import plots  # noqa: E402
+from minivae.figures import plots, tables  # noqa: E402
 
 MINUS = "\N{MINUS SIGN}"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -544,3 +544,23 @@ def test_wrong_arguments_get_one_clear_sentence(draw, message):
     with pytest.raises(ValueError, match=message) as caught:
         draw()
     assert "\n" not in str(caught.value)
+
+
+# ---- Tables
+
+
+def test_panels_have_the_names_of_their_columns_and_leave_out_what_is_missing():
+    x = np.array([[1, np.nan, 3], [2, 5, 3], [4, 7, 3.0]])
+    figure = tables.parity(x, x + [0, 1, 0], ["a", "price in $ and $", "c" * 40], "3 test examples")
+    drawn(figure)
+    second = figure.axes[1]
+    np.testing.assert_array_equal(second.collections[0].get_offsets(), [[5, 6], [7, 8]])
+    titles = [axes.get_title(loc=side) for axes in figure.axes for side in ("left", "right")]
+    assert titles == ["a", "R² 1.00", r"price in \$ and \$", "R² 0.00", f"{'c' * 19}...", ""]  # a constant has none
+    assert "3 test examples" in texts(figure)
+    for values in (np.full((2, 3), np.nan), np.ones((1, 3))):
+        drawn(tables.histograms(values, x, ["a", "b", "c"]))
+    with pytest.raises(ValueError, match="there are 2 names for 3 columns; pass one for each"):
+        tables.parity(x, x, ["a", "b"])
+    with pytest.raises(ValueError, match="x has 3 columns and drawn 2; make them the same"):
+        tables.histograms(x, x[:, :2], ["a", "b", "c"])
