@@ -44,7 +44,7 @@ def read_pictures(
     [N, H, W] uint8, uint16, int32 or float32, or [N, H, W, 3] uint8. Raises DataError where there are no pictures, and
     for one that cannot be read, is too large, or is of another size or kind than the others, naming it.
     """
-    if not (mode is None or mode in WORDS) or background not in (None, 0, 255):
+    if mode not in (None, *WORDS) or background not in (None, 0, 255):
         raise DataError(f"mode={mode!r} and background={background!r}: pass one of {', '.join(WORDS)}, and 255 or 0")
     if resize is not None and not (
         isinstance(resize, (list, tuple)) and len(resize) == 2 and all(type(n) is int and n > 0 for n in resize)

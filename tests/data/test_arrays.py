@@ -101,8 +101,11 @@ def test_one_hot_labels_are_what_they_say(dtype, tmp_path):
     assert any("y is one-hot" in note for note in data.notes)
     several = np.eye(3)[Y]
     several[0] = [1, 1, 0]
-    data = load_dataset(save(path, dict(X=X, y=several)))
-    assert data.train_labels is None and any("y has more than one label for each row" in note for note in data.notes)
+    for wrong in (several, 2 * np.eye(3)[Y]):
+        data = load_dataset(save(path, dict(X=X, y=wrong)))
+        assert data.train_labels is None and any(
+            "y has more than one label for each row" in note for note in data.notes
+        )
     refuses(save(path, dict(X=X, y=np.eye(3)[U])), r"labels y have shape \(4, 3\) but X has \(10, 6\)")
 
 
@@ -129,6 +132,13 @@ def test_a_damaged_sparse_matrix_is_refused(tmp_path, monkeypatch):
         {"format": b"csc", "shape": np.array([2**60, 4])}, {"data": whole.data[:2]}, {"format": b"bsr"},
     ):  # fmt: skip
         refuses(save(tmp_path / "x.npz", parts | wrong), "x.npz")
+    monkeypatch.setattr(processors, "memory_limit", lambda: 2**26)
+    for form, parts_of in (
+        ("csc", {}),
+        ("coo", {"row": whole.indices, "col": whole.indices}),
+    ):  # rows that make an index
+        much = parts | parts_of | {"format": form.encode(), "shape": np.array([2**23, 4])}
+        refuses(save(tmp_path / "x.npz", much), "bytes, more than the 33,554,432 accepted")
     monkeypatch.setattr(processors, "memory_limit", lambda: 1000)
     refuses(save(tmp_path / "x.npz", parts), "bytes, more than the 500 accepted")
 

@@ -11,9 +11,12 @@ import zlib
 import numpy as np
 import pytest
 
-from minivae import DataError, load_dataset
+from minivae import VAE, DataError, load_dataset
 from minivae.app.cli import main
 from minivae.app.runs import open_run
+from minivae.data import pictures
+from minivae.storage import persistence
+from minivae.storage.modelfile import ModelFileError
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow reads pictures: pip install 'minivae[images]'")
 from PIL import ImageMode, ImageOps  # noqa: E402
@@ -230,10 +233,14 @@ def test_sizes_that_differ_are_counted_or_made_one(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
 def test_deep_pictures_keep_their_values(dtype, tmp_path):
-    pictures = (np.arange(60).reshape(3, 4, 5) * 1000).astype(dtype)
+    pictures = (np.arange(60).reshape(3, 4, 5)[..., ::-1] ** 3 % 60000).astype(dtype)
     data = load_dataset(save(tmp_path / "deep", pictures, "tif"))
     np.testing.assert_array_equal(data.train, pictures.reshape(3, 20))
     assert said(data, f"read as {np.dtype(dtype)}")
+    data = load_dataset(tmp_path / "deep", resize=(7, 3))
+    expected = [Image.fromarray(p.astype(np.float32)).resize((3, 7), Image.Resampling.LANCZOS) for p in pictures]
+    exact = np.stack([np.asarray(image).ravel() for image in expected])
+    np.testing.assert_array_equal(data.train, exact if dtype == np.float32 else np.rint(np.maximum(exact, -(2**31))))
     flat = load_dataset(save(tmp_path / "flat", [np.full((4, 5), 60_000, dtype)] * 2, "tif"), resize=(7, 2))
     assert (flat.train == 60_000).all() and flat.image_shape == (7, 2)
     Image.fromarray(GREYS[0]).save(tmp_path / "deep" / "x.png")
@@ -260,6 +267,24 @@ def test_16_bits_a_colour_are_cut_to_8_and_said(kind, channels, tmp_path):
     assert said(data, "pictures of 16 bits a colour, of which Pillow reads 8: 1 of 1")
     if channels == 3:
         np.testing.assert_array_equal(data.train[0], pixels.ravel() >> 8)
+
+
+def test_a_key_of_transparency_in_16_bits_is_white_or_black(tmp_path):
+    values = np.arange(20, dtype=np.uint16).reshape(4, 5) * 700
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=1400)
+    data = load_dataset(tmp_path)
+    np.testing.assert_array_equal(data.train[0], np.where(values == 1400, 65535, values).ravel())
+    assert said(data, "transparent in part, laid on white: 1 of 1")
+    assert load_dataset(tmp_path, background=0).train[0, 2] == 0
+
+
+@pytest.mark.parametrize("mode", ["LAB", "CMYK", "RGB"])
+def test_any_colour_can_be_read_as_grey(mode, tmp_path):
+    image = drawn(np.random.default_rng(0), mode)
+    image.save(tmp_path / "a.tif")
+    data = load_dataset(tmp_path, mode="L")
+    np.testing.assert_array_equal(data.train[0].reshape(4, 5), image.convert("RGB").convert("L"))
+    assert said(data, f"of {mode}, made RGB: 1") == (mode != "RGB")
 
 
 def test_grey_and_colour_in_one_folder(tmp_path):
@@ -347,3 +372,32 @@ def test_a_run_reads_other_pictures_as_its_own(tmp_path, capfd, monkeypatch):
     assert open_run("run").config["reading"]["resize"] == [8, 6]
     assert main(["train", "digits", "--resize", "8", "8", "--out", "run2"]) == 1
     assert "--resize has no meaning for digits" in capfd.readouterr().err and not (tmp_path / "run2").exists()
+
+
+def test_a_run_that_says_something_else_of_its_pictures(tmp_path):
+    """An older run says nothing; one from an enemy may say anything."""
+    here = str(save(tmp_path / "a", GREYS))
+    vae = VAE(latent_dim=1, hidden_dims=(2,), epochs=1, verbose=0, validation_fraction=0).fit(
+        load_dataset(tmp_path / "a").train
+    )
+    known = {"id": "", "image_shape": None, "condition": None, "watch_test": False}
+    known |= {"backend": "numpy", "versions": {}, "stopped": ""}
+    for reading in ({}, {"reading": {"resize": [6, 6], "mode": "RGB"}}):
+        persistence.save(vae, tmp_path / "model.npz", run=known | reading)
+        assert open_run(tmp_path / "model.npz").dataset(here).train.shape[1] == (108 if reading else 20)
+    for wrong in ({"resize": "66"}, {"resize": [2**40, 2**40]}, {"mode": []}, {"background": []}):
+        persistence.save(vae, tmp_path / "model.npz", run=known | {"reading": wrong})
+        with pytest.raises(DataError):
+            open_run(tmp_path / "model.npz").dataset(here)
+    persistence.save(vae, tmp_path / "model.npz", run=known | {"reading": {"download": True}})
+    with pytest.raises(ModelFileError, match="is not what train writes"):
+        open_run(tmp_path / "model.npz")
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_no_row_empty(tmp_path, monkeypatch):
+    pages = [Image.fromarray(page) for page in GREYS]
+    path = tmp_path / "a.gif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    looked = pictures._look
+    monkeypatch.setattr(pictures, "_look", lambda *a: (looked(*a), pages[0].save(path)))
+    refuses(tmp_path, "a.gif .it changed while it was read")
