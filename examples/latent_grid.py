@@ -23,7 +23,7 @@ def main() -> None:
     try:
         import matplotlib  # noqa: F401  (asked for before training, not after)
     except ImportError:
-        parser.exit(1, "this example draws figures and needs matplotlib; run pip install 'minivae[plot]'\n")
+        parser.exit(1, 'this example draws figures and needs matplotlib; run pip install "minivae[plot]"\n')
 
     digits = load_dataset("digits")
     vae = VAE(

@@ -25,7 +25,7 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("figures need matplotlib; run pip install 'minivae[plot]'") from error
+        raise ImportError('figures need matplotlib; run pip install "minivae[plot]"') from error
     from minivae.figures import plots, tables
 
     vae, shape = run.vae, run.image_shape

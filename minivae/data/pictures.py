@@ -38,7 +38,7 @@ WORDS = {"L": "grey", "RGB": "colour", "I;16": "16 bits of grey", "I": "32 bits 
 def read_pictures(
     path: Path, resize: Any = None, mode: str | None = None, background: int | None = None, **_: Any
 ) -> Stored:
-    """Read a folder of pictures, or a file of several. Needs Pillow: `pip install 'minivae[images]'`.
+    """Read a folder of pictures, or a file of several. Needs Pillow: `pip install "minivae[images]"`.
 
     resize: (H, W) for all; mode, of WORDS, and background, 255 or 0, win over what the set would make of itself. Returns
     [N, H, W] uint8, uint16, int32 or float32, or [N, H, W, 3] uint8. Raises DataError where there are no pictures, and
@@ -55,7 +55,7 @@ def read_pictures(
     try:
         import PIL  # noqa: F401
     except ImportError as error:
-        raise DataError(f"reading the images in {path} needs Pillow: pip install 'minivae[images]'") from error
+        raise DataError(f'reading the images in {path} needs Pillow: pip install "minivae[images]"') from error
     found = _Found()
     for file in files:
         _look(file, found, SHRUNK if resize else PIXELS)

@@ -46,7 +46,7 @@ def new_figure(width: float, height: float) -> Figure:
         import matplotlib  # noqa: F401
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(f"figures need matplotlib ({error}); run pip install 'minivae[plot]'") from error
+        raise ImportError(f'figures need matplotlib ({error}); run pip install "minivae[plot]"') from error
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
 

@@ -75,9 +75,9 @@ def test_train_writes_figures(tmp_path, capsys):
 def test_train_without_matplotlib_still_trains_and_says_what_is_missing(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["train", "digits", *FAST[:-1], "--out", "run"]) == 0
-    assert "pip install 'minivae[plot]'" in capsys.readouterr().err
+    assert 'pip install "minivae[plot]"' in capsys.readouterr().err
     assert main(["plot", "run"]) == 1
-    assert "pip install 'minivae[plot]'" in capsys.readouterr().err
+    assert 'pip install "minivae[plot]"' in capsys.readouterr().err
 
 
 def test_train_json_and_progress_go_to_different_streams(capsys):

@@ -478,7 +478,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
         lambda: plots.samples(np.ones((1, 4)), (2, 2)),
         lambda: plots.latent_scatter(np.ones((2, 2))),
     ):
-        with pytest.raises(ImportError, match=r"^figures need matplotlib .*; run pip install 'minivae\[plot\]'$"):
+        with pytest.raises(ImportError, match=r'^figures need matplotlib .*; run pip install "minivae\[plot\]"$'):
             draw()
 
 

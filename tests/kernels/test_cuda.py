@@ -233,7 +233,7 @@ def test_without_cupy_the_reason_names_the_package():
     code = code.replace("sys.modules['cupy'] = None", "import importlib.util as u; u.find_spec = lambda name: None")
     if importlib.util.find_spec("cupy") is None:
         works, reason = backend.availability()
-        assert not works and "pip install 'minivae[cuda13]'" in reason
+        assert not works and 'pip install "minivae[cuda13]"' in reason
 
 
 # ---- Compiled for cards

@@ -21,7 +21,7 @@ def availability() -> tuple[bool, str]:
     if importlib.util.find_spec("cupy") is None:
         return (
             False,
-            "cupy is not installed; on a machine with an NVIDIA GPU run pip install 'minivae[cuda13]' (or cuda12)",
+            'cupy is not installed; on a machine with an NVIDIA GPU run pip install "minivae[cuda13]" (or cuda12)',
         )
     return (False, foreign()) if foreign() else examine()
 

@@ -23,7 +23,7 @@ from minivae.kernels.table import TABLE
 def availability() -> tuple[bool, str]:
     """Whether this backend works here, and a sentence that says why or why not."""
     if importlib.util.find_spec("numba") is None:
-        return False, "numba is not installed; run pip install 'minivae[numba]'"
+        return False, 'numba is not installed; run pip install "minivae[numba]"'
     try:
         from minivae.kernels.numba.tile import description
         from minivae.processors import thread_limit
