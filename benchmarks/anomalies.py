@@ -18,7 +18,7 @@ from minivae import VAE, load_dataset
 
 def ranking(train, ordinary, strange, seed):
     """The three areas, and the fitted VAE."""
-    vae = VAE(likelihood="gaussian", random_state=seed).fit(train)
+    vae = VAE(likelihood="gaussian", batch_size=128, epochs=50, random_state=seed).fit(train)
     forest = IsolationForest(random_state=seed).fit(train)
     X, label = np.vstack([ordinary, strange]), np.repeat([0, 1], [len(ordinary), len(strange)])
     scores = vae.anomaly_score(X), -vae.score_samples(X), -forest.score_samples(X)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,17 @@ def kept_record(history: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def verdict(
-    history: list[dict[str, Any]], latent_dim: int, stopped: str = "", train_on: str = "train on, with epochs={epochs}"
+    history: list[dict[str, Any]],
+    latent_dim: int,
+    stopped: str = "",
+    train_on: Callable[[int], str] = "train on, with epochs={}".format,
 ) -> tuple[str, list[str]]:
     """A word, "falling", "level", "overfitting" or "unknown", and what follows from it as lines.
 
     The loss that is looked at is the held-out one, or that of the test part. It falls where the mean over the last eighth of
     the epochs lies below that of the eighth before by more than twice its noise, which second differences tell; it has
     turned up where it ends above the best epoch so, while the training loss went on falling. stopped: why the training
-    ended, or ""; train_on: how it goes on, with {epochs} for twice as many.
+    ended, or ""; train_on: what makes it go on to so many epochs.
     """
     name = next((n for n in ("val_loss", "test_loss") if history and n in history[-1]), "")
     part, least = list[dict[str, Any]](), np.inf
@@ -47,8 +51,7 @@ def verdict(
     what = "held-out" if name == "val_loss" else "test"
     near = len(part) - best <= size  # the best epoch is one of the last eighth
     if near and not stopped.startswith(IMPATIENT) and fall > max(2 * noise * (2 / size) ** 0.5, FALLS * whole):
-        more = train_on.replace("{epochs}", str(2 * end))
-        return "falling", [f"the {what} loss was still falling at the last epoch, {end}: {more}"]
+        return "falling", [f"the {what} loss was still falling at the last epoch, {end}: {train_on(2 * end)}"]
     told = f"the {what} loss stopped falling at epoch {epoch}" if not near else f"the {what} loss has levelled off"
     lines, word = [f"{told}; epoch {kept['epoch']} of {end} is kept"], "level"
     weighed_alike = part[best]["beta"] == part[-1]["beta"]

@@ -11,6 +11,7 @@ from test_checkpoints import Killed, Often, assert_same, killed_and_resumed
 
 from minivae import VAE, settings
 from minivae.app.cli import main
+from minivae.app.runs import going_on
 from minivae.app.train import RECIPES
 from minivae.settings import checked_settings, held_fraction, resolved
 from minivae.storage.modelfile import ModelFileError
@@ -197,7 +198,7 @@ def test_without_a_part_to_look_at_nothing_is_said():
 
 
 def test_the_words_name_the_epochs_and_the_way_on():
-    assert verdict(history([200, 150]), 2, train_on="`go --epochs {epochs}`")[1] == [
+    assert verdict(history([200, 150]), 2, train_on="`go --epochs {}`".format)[1] == [
         "the held-out loss was still falling at the last epoch, 2: `go --epochs 4`"
     ]
     lines = verdict(history(TURNED, training=LEVEL - T / 100), 2)[1]
@@ -235,13 +236,12 @@ def test_unused_latents_are_said_unless_it_is_a_collapse_or_hardly_one(active, s
 @pytest.mark.parametrize("options", ([], ["--json"]))
 def test_the_report_says_it(options, tmp_path, capsys):
     np.save(tmp_path / "x.npy", X)
-    run = str(tmp_path / "run")
+    run = str(tmp_path / "a run {}")
     command = ["train", str(tmp_path / "x.npy"), "--hidden-dims", "4", "--backend", "numpy", "--no-figures", "--quiet"]
     assert main([*command, "--epochs", "3", "--out", run, *options]) == 0
     told = capsys.readouterr().out
-    line = (
-        f"the held-out loss was still falling at the last epoch, 3: `minivae train --resume {run} --epochs 6` trains on"
-    )
+    command = going_on(run, "--epochs", "6")  # quoted as the shell needs it
+    line = f"the held-out loss was still falling at the last epoch, 3: {command} trains on"
     if options:
         assert json.loads(told)["verdict"] == "falling" and json.loads(told)["advice"] == [line]
     else:

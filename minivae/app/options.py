@@ -105,12 +105,12 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
             "decay_factor": ({"type": float}, "schedule step: factor of each decay"),
         },
         "training": {
-            "batch_size": ({"type": int}, "examples per step"),
-            "epochs": ({"type": int}, "passes over the data"),
+            "batch_size": ({"type": int}, "examples per step (default: by the rows, 16 to 128)"),
+            "epochs": ({"type": int}, "passes over the data (default: until the held-out loss stops falling)"),
             "validation_fraction": (
                 {"type": float},
-                "part of the training data held out to choose the best epoch (default: 0.1; for data with a test part and "
-                "without --patience 0: the test loss is shown after each epoch and the last epoch is kept)",
+                "part of the training data held out to choose the best epoch (default: 0.1; for data with a test part, with "
+                "epochs and without --patience 0: the test loss is shown after each epoch and the last epoch is kept)",
             ),
             "patience": ({"type": int}, "stop after so many epochs without a better held-out loss"),
             "backend": (_choice("auto", *MODULES), "what runs the kernels"),

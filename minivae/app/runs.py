@@ -61,9 +61,9 @@ class Run:
         return None if shape is None else tuple(shape)
 
 
-def going_on(folder: str | Path) -> str:
-    """The command that does, as the shells of this system take a path with blanks in it."""
-    words = ["minivae", "train", "--resume", str(folder)]
+def going_on(folder: str | Path, *options: str) -> str:
+    """The command that does, with these options, as the shells of this system take a path with blanks in it."""
+    words = ["minivae", "train", "--resume", str(folder), *options]
     return f"`{subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)}`"
 
 

@@ -258,8 +258,8 @@ def recipe_options(recipe: dict[str, Any]) -> str:
 
 
 def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[Path]) -> None:
-    kept, train_on = kept_record(vae.history_), f"`minivae train --resume {folder.path} --epochs {{epochs}}` trains on"
-    word, lines = verdict(vae.history_, vae.latent_dim, vae.stopped_, train_on)
+    kept, go_on = kept_record(vae.history_), lambda n: f"{going_on(folder.path, '--epochs', str(n))} trains on"
+    word, lines = verdict(vae.history_, vae.latent_dim, vae.stopped_, go_on)
     files = [*(folder.place / name for name in (MODEL, CHECKPOINT, HISTORY, CONFIG)), *drawn]
     if options.json:
         out = {"out": str(folder.path), "stopped": vae.stopped_, "kept": kept, "verdict": word, "advice": lines}
