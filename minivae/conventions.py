@@ -20,7 +20,10 @@ from minivae.likelihoods import REAL, domains
 
 
 class NotFittedError(ValueError, AttributeError):
-    """The model has no parameters yet. Where scikit-learn is imported, its own error of this name is raised."""
+    """The model has no parameters yet. Where scikit-learn is imported, it is scikit-learn's error of this name too."""
+
+    def __reduce__(self) -> Any:
+        return NotFittedError, self.args
 
 
 def string_names(X: Any) -> np.ndarray | None:
@@ -120,8 +123,8 @@ class Conventions:
 
     def _require_fit(self) -> None:
         if not self.__sklearn_is_fitted__():
-            kind = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", NotFittedError)
-            raise kind("this VAE is not fitted yet; call fit(X) first")
+            theirs = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", ValueError)
+            raise type("NotFittedError", (NotFittedError, theirs), {})("this VAE is not fitted yet; call fit(X) first")
 
     def __sklearn_tags__(self) -> Any:
         """Asked for by scikit-learn itself, which is then there to import."""

@@ -40,7 +40,7 @@ def test_counts_are_fitted_better_than_by_their_rates_alone(backend):
 @pytest.mark.parametrize(
     "change, settings, words",
     [
-        (-1, {}, r"needs counts, .* column 2 falls to -1; choose likelihood='gaussian'"),
+        (-1, {}, r"needs counts, .* column 2 falls to -1 .*; choose likelihood='gaussian'"),
         (0.5, {}, r"column 2 holds \d+\.5; round the data or choose likelihood='gaussian'"),
         (
             0,

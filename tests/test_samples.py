@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from minivae import VAE
 from minivae.app.cli import main
 from minivae.architecture import LIKELIHOODS, Architecture
-from minivae.fitted import NotFittedError
+from minivae.conventions import NotFittedError
 from minivae.kernels import load
 from minivae.network import Network
 from minivae.samples import DRAW, observe

@@ -24,6 +24,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.validation import check_is_fitted
 
 from minivae import VAE, DataError
+from minivae.conventions import NotFittedError
 from minivae.fitted import SLACK
 from minivae.storage.modelfile import ModelFileError
 
@@ -285,8 +286,9 @@ def test_a_generator_gives_the_seed(kind, tmp_path):
 
 
 def test_unfitted_models_say_so_in_scikit_learns_own_error(fitted):
-    with pytest.raises(exceptions.NotFittedError, match="call fit"):
+    with pytest.raises(exceptions.NotFittedError, match="call fit") as caught:
         VAE().transform(X)
+    assert type(pickle.loads(pickle.dumps(caught.value))) is NotFittedError and isinstance(caught.value, NotFittedError)
     with pytest.raises(exceptions.NotFittedError):
         check_is_fitted(VAE())
     check_is_fitted(fitted)
