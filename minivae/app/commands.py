@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from minivae import scores
-from minivae.app.compare import Measured, spread, standard_error
+from minivae.app.compare import Measured, active_of, spread, standard_error
 from minivae.app.compare import compare as compare
-from minivae.app.drawing import figures, scaled, told
+from minivae.app.drawing import compared, figures, first_of, told
 from minivae.app.results import decode as decode
 from minivae.app.results import encode as encode
 from minivae.app.results import impute as impute
@@ -38,7 +38,7 @@ def evaluate(options: argparse.Namespace) -> int:
     examples, elbo = measured.examples, measured.elbo
     with bar(n * options.n_samples, "draws", not options.quiet) as advance:
         log_p = scores.log_likelihood(vae.network_, examples, options.n_samples, vae.seed_, advance)
-    if n > 1:  # the mean of one example does not vary
+    if measured.active is not None:
         say_collapse(measured.active, vae.latent_dim)
     result = {
         "data": dataset.name,
@@ -63,7 +63,7 @@ def evaluate(options: argparse.Namespace) -> int:
     print(f"  ELBO            {bound}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
     likelihood = spread(result["log_likelihood"], result["log_likelihood_standard_error"], 10)
     print(f"  log-likelihood  {likelihood}   ({options.n_samples} importance samples)")
-    print(f"  active units    {result['active_units']:6d} of {vae.latent_dim}")
+    print(f"  active units    {active_of(result):>{10 + len(str(vae.latent_dim))}}")
     return 0
 
 
@@ -83,13 +83,12 @@ def reconstruct(options: argparse.Namespace) -> int:
     path = out_path(options.out, *TABLES, ".npy", *FIGURES)
     require_count("n", options.n)
     run = open_run(options.model)
-    part = pick(run, run.dataset(options.data), options.split, own=options.data is None).first(options.n)
+    whole = pick(run, run.dataset(options.data), options.split, own=options.data is None)
+    part = whole.first(options.n)
     X = part.data[part.rows]
     means = run.vae.reconstruct(X, part.labels)
     first = beside(run, part.rows, part.labels)
-    write_means(
-        path, run, means, lambda plots: plots.reconstructions(scaled(run.vae, X), means, run.image_shape), first
-    )
+    write_means(path, run, means, lambda plots: compared(run, X, means, first_of(whole, len(X))), first)
     return 0
 
 

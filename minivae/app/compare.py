@@ -31,14 +31,14 @@ class Measured:
     examples: Examples
     recon: np.ndarray
     kl: np.ndarray
-    active: int
+    active: int | None  # None for one row, in which nothing varies
 
     @classmethod
     def of(cls, run: Run, part: Part, seed: int) -> Measured:
         network, examples = run.vae.network_, run.vae.examples(part.data, part.rows, part.told)
         recon, kl = scores.elbo_terms(network, examples, seed)
         mu = evaluation.posterior(network, examples, np.float64)[0]
-        return cls(examples, recon, kl, int(evaluation.active_units(mu).sum()))
+        return cls(examples, recon, kl, int(evaluation.active_units(mu).sum()) if len(mu) > 1 else None)
 
     @property
     def elbo(self) -> np.ndarray:
@@ -161,7 +161,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             row["run"], *("-".join(map(str, v)) if isinstance(v, tuple | list) else str(v) for v in values),
             spread(row["elbo"], row["elbo_standard_error"]),
             "best" if row is rows[0] else spread(row["difference"], row["difference_standard_error"]),
-            f"{row['recon']:.3f}", f"{row['kl']:.3f}", f"{row['active_units']} of {row['latent_dim']}",
+            f"{row['recon']:.3f}", f"{row['kl']:.3f}", active_of(row),
             f"{row['parameters']:,}", f"{row['epoch_kept']} of {row['epochs']}", f"{row['seconds']:.1f}",
         ])  # fmt: skip
     first, *others = zip(*lines, strict=True)
@@ -169,6 +169,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
     columns += [[cell.rjust(max(map(len, column))) for cell in column] for column in others]
     head = f"{rows[0]['examples']:,} {rows[0]['split']} examples of {rows[0]['data']}, nats per example"
     return "\n  ".join([head, *("  ".join(line) for line in zip(*columns, strict=True))])
+
+
+def active_of(told: dict[str, Any]) -> str:
+    return f"{'?' if told['active_units'] is None else told['active_units']} of {told['latent_dim']}"
 
 
 def spread(value: float, error: float, width: int = 0) -> str:

@@ -45,7 +45,7 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     if names := columns_of(run, X):
         unit, n = vae.divide_by_, max(1000, len(X))
         y = None if vae.condition_ is None or labels is None else np.resize(labels, n)
-        drawn["reconstructions"] = tables.parity(X, vae.reconstruct(X, labels) * unit, names, rows)
+        drawn["reconstructions"] = compared(run, X, vae.reconstruct(X, labels), rows)
         samples = vae.sample(n, y=y, noise=True, random_state=vae.seed_) * unit
         drawn["samples"] = tables.histograms(
             X, samples, names, f"{rows}; samples are drawn from p(x|z), z from the prior"
@@ -58,7 +58,7 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     else:
         first = part.first(10)
         means = vae.reconstruct(X[:10], first.labels)
-        drawn["reconstructions"] = plots.reconstructions(scaled(vae, X[:10]), means, shape, first_of(part, len(means)))
+        drawn["reconstructions"] = compared(run, X[:10], means, first_of(part, len(means)))
         drawn["samples"] = prior_samples(vae, shape, labels)
     drawn["kl"] = plots.kl_per_dimension(kl, active, first_of(part, len(mu)))
     if latent_dim >= 2:
@@ -81,6 +81,15 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         paths.append(folder / f"{name}.png")
         plots.save(figure, paths[-1])
     return paths
+
+
+def compared(run: Run, X: np.ndarray, means: np.ndarray, rows: str) -> Figure:
+    """Originals as stored, and their reconstructions as the model gives them."""
+    from minivae.figures import plots, tables
+
+    if names := columns_of(run, X):
+        return tables.parity(X, means * run.vae.divide_by_, names, rows)
+    return plots.reconstructions(scaled(run.vae, X), means, run.image_shape, rows)
 
 
 def standardized(decode: Callable[[np.ndarray], np.ndarray], centre: Any, spread: Any, z: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def comparison(rows: Sequence[dict[str, Any]]) -> Figure:
             right.errorbar(
                 row["difference"], y, xerr=row["difference_standard_error"] or 0, fmt="o", color=colour, ms=5
             )
-        text = f"{short_number(row['kl'])} nats, {row['active_units']} of {row['latent_dim']}"
+        text = f"{short_number(row['kl'])} nats, {row['active_units']} of {row['latent_dim']}".replace("None", "?")
         right.text(1.04, y, text, transform=right.get_yaxis_transform(), va="center", fontsize=TICK, color=INK)
     names = [row["run"] if len(row["run"]) <= 26 else f"...{row['run'][-23:]}" for row in rows]
     right.set_yticks(range(len(rows)), names)

@@ -96,6 +96,10 @@ def test_a_run_that_cannot_be_opened_is_named_and_the_others_go_on(capsys, tmp_p
     assert [row["run"] for row in told["runs"]] == ["a"] and sorted(told["failed"]) == ["broken", "nowhere"]
     lines = [line for line in err.splitlines() if "left out" in line]
     assert len(lines) == 2 and lines[0].startswith("minivae: nowhere is left out: there is no model at nowhere")
+    one = ran(capsys, "compare", "a", "--limit", "1")[0]["runs"][0]  # in one row nothing varies
+    assert one["active_units"] is one["elbo_standard_error"] is None
+    assert ran(capsys, "evaluate", "a", "--limit", "1")[0]["active_units"] is None
+    assert main(["evaluate", "a", "--limit", "1", "--quiet"]) == 0 and "? of 2" in capsys.readouterr().out
     assert ran(capsys, "compare", "nowhere", status=1)[0]["runs"] == []
     assert main(["compare", "a", "--split", "validation", "--quiet"]) == 1  # nothing was held out of it
     assert "a is left out: training held nothing out of these data" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from minivae.data.datasets import Dataset
 from minivae.data.schema import Column, Schema
 from minivae.figures import plots
 
+MINUS = "\N{MINUS SIGN}"
 FAST = ["--hidden-dims", "16", "--backend", "numpy", "--quiet", "--no-figures"]
 
 
@@ -139,6 +140,24 @@ def test_a_table_is_drawn_column_by_column_in_its_own_units(tmp_path, monkeypatc
             np.testing.assert_array_equal(stairs.get_data().edges, edges)
     units = "columns in standard deviations from their mean"
     assert any(units in text for text in shown(found["manifold"]))
+
+
+def test_a_table_that_is_divided_comes_back_whole(tmp_path, monkeypatch):
+    X = np.random.default_rng(0).standard_normal((60, 3)) * 40 + 80
+    vae = VAE(likelihood="gaussian", divide_by=50.0, epochs=2, backend="numpy", hidden_dims=(8,), random_state=0).fit(X)
+    table = Schema(tuple(Column(name, "number") for name in "abc")).to_dict()
+    run = Run(vae, {"data": None, "image_shape": None, "table": table}, None)
+    found = draw(run, tmp_path, monkeypatch, Dataset("table", X, None, None, None, None, "here"))
+    means, some = 50 * vae.reconstruct(X[vae.held_rows_]), vae.sample(1000, noise=True, random_state=0) * 50
+    for j in range(3):
+        np.testing.assert_allclose(found["reconstructions"].axes[j].collections[0].get_offsets()[:, 1], means[:, j])
+        edges = found["samples"].axes[j].patches[1].get_data().edges
+        assert edges[-1] >= some[:, j].max() > 60
+    assert "values" in " ".join(shown(found["manifold"]))
+    low, high = (
+        float(word.replace(MINUS, "-")) for word in shown(found["manifold"])[-1].split("values ")[1].split(" to ")
+    )
+    assert max(abs(low), abs(high)) < 3  # standard deviations, and not tens
 
 
 def test_many_columns_of_one_unit_are_lines_and_of_many_units_the_first_twelve(tmp_path, monkeypatch):
