@@ -17,7 +17,7 @@ from minivae.conventions import match_names, string_names
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import Scale, Summary, as_matrix
 from minivae.data.files import DataError
-from minivae.evaluation import collapse
+from minivae.evaluation import active_units, collapse, posterior
 from minivae.fitted import SLACK, Fitted, quietly
 from minivae.kernels import load as load_backend
 from minivae.network import Network
@@ -217,8 +217,11 @@ class VAE(Fitted):
         finally:  # where to go on from stands in the file; here are the best parameters, not the last
             self.trainer_.best = self.trainer_.checkpoint = None
         if settings["verbose"] and not isinstance(checkpoint, Checkpoints):  # whose owner reports
-            lines = verdict(self.history_, settings["latent_dim"], self.stopped_)[1]
             active = kept_record(self.history_)["active_units"]
+            some = next((p for p in (test, val, examples) if p is not None and len(p.rows) > 1), None)
+            if some is not None:  # as `minivae evaluate` counts them
+                active = int(active_units(posterior(self.network_, some, np.float64)[0]).sum())
+            lines = verdict(self.history_, settings["latent_dim"], self.stopped_, active=active)[1]
             for line in (*lines, collapse(active, settings["latent_dim"])):
                 if line:
                     say(line)

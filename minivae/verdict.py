@@ -22,13 +22,15 @@ def verdict(
     latent_dim: int,
     stopped: str = "",
     train_on: Callable[[int], str] = "train on, with epochs={}".format,
+    active: int | None = None,
 ) -> tuple[str, list[str]]:
     """A word, "falling", "level", "overfitting" or "unknown", and what follows from it as lines.
 
     The loss that is looked at is the held-out one, or that of the test part. It falls where the mean over the last eighth of
     the epochs lies below that of the eighth before by more than twice its noise, which second differences tell; it has
     turned up where it ends above the best epoch so, while the training loss went on falling. stopped: why the training
-    ended, or ""; train_on: what makes it go on to so many epochs.
+    ended, or ""; train_on: what makes it go on to so many epochs; active: what `evaluation.active_units` counts, if it was
+    asked, and not the history.
     """
     name = next((n for n in ("val_loss", "test_loss") if history and n in history[-1]), "")
     part, least = list[dict[str, Any]](), np.inf
@@ -63,9 +65,10 @@ def verdict(
             f"since then the {what} loss has risen and the training loss fallen, which is overfitting: more data help, a "
             "smaller network (hidden_dims, latent_dim), or optimizer='adamw' with a weight_decay"
         )
-    if latent_dim / 10 <= kept["active_units"] <= 3 * latent_dim / 4:  # of fewer says `evaluation.collapse`
+    active = kept["active_units"] if active is None else active
+    if latent_dim / 10 <= active <= 3 * latent_dim / 4:  # of fewer says `evaluation.collapse`
         lines.append(
-            f"{kept['active_units']} of {latent_dim} latents are used, and the others do no harm: latent_dim="
-            f"{kept['active_units']} would do; a lower beta brings more of them into use"
+            f"{active} of {latent_dim} latents are used, and the others do no harm: latent_dim="
+            f"{active} would do; a lower beta brings more of them into use"
         )
     return word, lines

@@ -11,6 +11,7 @@ import numpy as np
 
 from minivae import evaluation, scores
 from minivae.app.runs import Part, Run, pick
+from minivae.data.batches import Examples
 from minivae.data.checks import as_matrix
 from minivae.data.datasets import Dataset
 from minivae.data.files import DataError
@@ -29,12 +30,9 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     from minivae.figures import plots, tables
 
     vae, shape = run.vae, run.image_shape
-    part = pick(run, dataset, None, own=True)
-    if len(part.rows) < 2:  # one row varies in nothing
-        part = pick(run, dataset, "train", own=True)
-    examples, latent_dim = vae.examples(part.data, part.rows, part.told), vae.network_.arch.latent_dim
-    mu = evaluation.posterior(vae.network_, examples, np.float64)[0]  # of all rows, as `evaluate` has it
+    part, examples, mu = embedded(run, dataset)
     active, kl = evaluation.active_units(mu), scores.divergence(vae.network_, examples, vae.seed_).mean(axis=0)
+    latent_dim = vae.network_.arch.latent_dim
     shown = part.first(5000)
     labels, rows = shown.labels, first_of(part, len(shown.rows))
     X = np.asarray(shown.data[shown.rows[: 10 if run.schema is None else None]])  # of pictures no more than are drawn
@@ -81,6 +79,15 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         paths.append(folder / f"{name}.png")
         plots.save(figure, paths[-1])
     return paths
+
+
+def embedded(run: Run, dataset: Dataset) -> tuple[Part, Examples, np.ndarray]:
+    """The rows that `evaluate` takes unasked, for a single one those of training; and their posterior means."""
+    part = pick(run, dataset, None, own=True)
+    if len(part.rows) < 2:
+        part = pick(run, dataset, "train", own=True)
+    examples = run.vae.examples(part.data, part.rows, part.told)
+    return part, examples, evaluation.posterior(run.vae.network_, examples, np.float64)[0]
 
 
 def compared(run: Run, X: np.ndarray, means: np.ndarray, rows: str) -> Figure:

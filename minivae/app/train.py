@@ -10,13 +10,14 @@ import platform
 import secrets
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minivae import __version__, evaluation
-from minivae.app.drawing import figures
+from minivae.app.drawing import embedded, figures
 from minivae.app.recorder import Recorder, ending
 from minivae.app.runs import RUN, Run, config_of, going_on
 from minivae.architecture import Architecture, parameter_layout
@@ -183,14 +184,18 @@ def _fit(
         elif folder.place != folder.path:  # what was interrupted is not complete, and replaces nothing that is
             say(f"minivae: the run that was in {folder.path} is as it was")
     drawn = [folder.place / FIGURES / path.name for path in drawn]
+    active = kept_record(vae.history_)["active_units"]
+    with suppress(ValueError, ArithmeticError, OSError):  # as `evaluate` counts them, where it can
+        mu = embedded(Run(vae, run, folder.path), dataset)[2]
+        active = int(evaluation.active_units(mu).sum()) if len(mu) > 1 else active
     try:
-        _report(options, vae, folder, drawn)
+        _report(options, vae, folder, drawn, active)
     except OSError as error:  # the terminal has gone, but the run is complete
         if options.json:
             raise
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (what is left in the buffer would fail again at exit)
         say(f"minivae: the report cannot be written ({error.strerror}); the run is in {folder.path}")
-    say_collapse(kept_record(vae.history_)["active_units"], vae.latent_dim)
+    say_collapse(active, vae.latent_dim)
     return status
 
 
@@ -257,13 +262,13 @@ def recipe_options(recipe: dict[str, Any]) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in recipe.items())
 
 
-def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[Path]) -> None:
+def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[Path], active: int) -> None:
     kept, go_on = kept_record(vae.history_), lambda n: f"{going_on(folder.path, '--epochs', str(n))} trains on"
-    word, lines = verdict(vae.history_, vae.latent_dim, vae.stopped_, go_on)
+    word, lines = verdict(vae.history_, vae.latent_dim, vae.stopped_, go_on, active)
     files = [*(folder.place / name for name in (MODEL, CHECKPOINT, HISTORY, CONFIG)), *drawn]
     if options.json:
         out = {"out": str(folder.path), "stopped": vae.stopped_, "kept": kept, "verdict": word, "advice": lines}
-        print(json_text(out | {"files": list(map(str, files))}))
+        print(json_text(out | {"active_units": active, "files": list(map(str, files))}))
         return
     seconds = sum(record["seconds"] for record in vae.history_)
     print(

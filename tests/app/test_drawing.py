@@ -54,7 +54,8 @@ def test_kl_is_of_the_kept_parameters_and_agrees_with_evaluate(binarize, tmp_pat
     np.save("few.npy", load_dataset("digits").train[:90])
     train = ["--validation-fraction", "0.3", "--patience", "15", "--learning-rate", "0.01", "--epochs", "99"]
     train += ["--latent-dim", "8", "--binarize", binarize, "--batch-size", "16"]
-    assert main(["train", "few.npy", *FAST, *train, "--out", "run"]) == 0
+    assert main(["train", "few.npy", *FAST, *train, "--out", "run", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
     history = open_run("run").vae.history_
     kept = next(record["epoch"] for record in reversed(history) if record["kept"])
     assert kept == len(history) - 15
@@ -65,6 +66,7 @@ def test_kl_is_of_the_kept_parameters_and_agrees_with_evaluate(binarize, tmp_pat
     assert bars(found["kl"]).sum() == pytest.approx(told["kl"], rel=1e-6)
     assert not np.allclose(bars(found["kl"]), history[-1]["kl_per_dim"], rtol=0.01)
     assert f"Active latent dimensions: {told['active_units']} of 8" in shown(found["kl"])
+    assert report["active_units"] == told["active_units"]
     for name in ("kl", "latent", "traversals", "interpolations", "reconstructions"):
         assert any("27 validation examples" in text for text in shown(found[name])), name
     assert f"nats per example; the model is of epoch {kept}, the dotted line" in shown(found["loss"])
