@@ -41,6 +41,7 @@ ORDER = [
         "data.opening",
         "data.schema",
         "data.text",
+        "data.tables",
         "data.series",
         "data.pictures",
         "data.arrays",

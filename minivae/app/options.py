@@ -159,7 +159,18 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--array", metavar="NAME", help="the array of a .npz that is the data")
     train.add_argument(
-        "--condition", type=int, metavar="COLUMN", help="tell the model this column of the table (from 0 on) instead"
+        "--label", metavar="COLUMN", help="column, by name or from 0, that colours figures; not trained on"
+    )
+    train.add_argument("--condition", metavar="COLUMN", help="the same as --label COLUMN --conditional")
+    train.add_argument("--drop", nargs="+", metavar="COLUMN", help="columns of the table to leave out")
+    train.add_argument("--columns", nargs="+", metavar="COLUMN", help="the only columns of the table to train on")
+    train.add_argument("--delimiter", metavar="C", help="what separates the cells of a text (default: recognised)")
+    train.add_argument(
+        "--encoding", metavar="NAME", help="of a text, such as latin-1 (default: UTF-8, or UTF-16 if so marked)"
+    )
+    train.add_argument("--decimal", choices=(".", ","), help="decimal mark of a text (default: recognised)")
+    train.add_argument(
+        "--header", action=argparse.BooleanOptionalAction, help="whether a text begins with names (default: recognised)"
     )
     train.add_argument("--no-figures", action="store_true", help="write no figures")
     train.add_argument("--quiet", action="store_true", help="no progress")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minivae.data.datasets import Dataset, load_dataset, told_by
+from minivae.data.datasets import Dataset, load_dataset
 from minivae.data.files import Array, DataError
 from minivae.data.schema import Schema
 from minivae.estimator import VAE
@@ -35,11 +35,10 @@ class Run:
         source = other or self.config.get("data")
         if source is None:
             raise DataError("this model file does not say what it was trained on; name a dataset or file with --data")
-        column = self.config.get("condition")
-        dataset = load_dataset(source, **self.config.get("reading", {}))
+        dataset = load_dataset(source, schema=self.schema, **reading_of(self.config))
         for note in dataset.notes if other else ():  # those of its own data were said when it was trained
             say(note)
-        return dataset if column is None else told_by(dataset, column)
+        return dataset
 
     @property
     def schema(self) -> Schema | None:
@@ -98,6 +97,15 @@ RUN: dict[str, Any] = {"id": str, "image_shape": list | None, "condition": int |
 RUN |= {"backend": str, "versions": dict, "stopped": str | None}
 LATER: dict[str, Any] = {"reading": {}, "table": None}  # what older files do not say, and what holds for them
 RUN |= {"reading": dict, "table": dict | None}  # table: a Schema
+READING: dict[str, Any] = {"array": str, "resize": list, "mode": str, "background": int}  # keywords of load_dataset
+READING |= {"label": str | int, "drop": list, "columns": list}
+READING |= {"delimiter": str, "encoding": str, "decimal": str, "header": bool}
+
+
+def reading_of(config: dict[str, Any]) -> dict[str, Any]:
+    """How a run reads its data. `condition` was the label of older runs."""
+    told = {} if config.get("condition") is None else {"label": config["condition"]}
+    return told | (config.get("reading") or {})
 
 
 def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
@@ -121,7 +129,7 @@ def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
         right = right and (known["table"] is None or Schema.from_dict(known["table"]).width == vae.n_features_in_)
     except ValueError:
         right = False
-    if not right or known["reading"].keys() - {"array", "resize", "mode", "background"}:
+    if not right or not all(isinstance(v, READING.get(n, ())) for n, v in known["reading"].items()):
         raise ModelFileError(f"what {file} says of its run is not what train writes; copy or train it again")
     if config and config.get("run") != vae.run_["id"]:
         say(f"{config_file} is damaged, or of another run than {file.name}; where data are needed, name them")
@@ -145,12 +153,12 @@ class Part(NamedTuple):
 def pick(run: Run, dataset: Dataset, split: str | None, own: bool) -> Part:
     """A part of a dataset, by default test, else validation, else train. own: it is what the model was trained on.
 
-    `validation` is what train held out of it, and `train` the rest; of other data, `train` is all but the test part.
+    `validation` is what train held out of it, and `train` the rest; of other data without a test part the default is `all`.
     """
     held_rows = run.vae.held_rows_ if own else np.empty(0, np.int64)
     n = len(dataset.train)
     if split is None:
-        split = "test" if dataset.test is not None else "validation" if len(held_rows) else "train"
+        split = "test" if dataset.test is not None else "validation" if len(held_rows) else "train" if own else "all"
     if split == "test":
         if dataset.test is None:
             raise DataError(f"{dataset.name} has no test part; choose --split train or validation")

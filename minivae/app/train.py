@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import secrets
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,10 +20,10 @@ import numpy as np
 from minivae import __version__, evaluation
 from minivae.app.drawing import embedded, figures
 from minivae.app.recorder import Recorder, ending
-from minivae.app.runs import RUN, Run, config_of, going_on
+from minivae.app.runs import READING, RUN, Run, config_of, going_on, reading_of
 from minivae.architecture import Architecture, parameter_layout
 from minivae.conditions import Condition
-from minivae.data.datasets import Dataset, load_dataset, told_by
+from minivae.data.datasets import Dataset, load_dataset
 from minivae.data.files import DataError
 from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
@@ -48,15 +49,17 @@ def train(options: argparse.Namespace) -> int:
         return resume(options)
     if options.data is None:
         raise DataError("train needs DATA, a dataset or file, or --resume with a run folder; see minivae train --help")
-    asked = {"array": options.array, "resize": options.resize}
-    dataset = _dataset(options.data, options.condition, options.download, asked)
-    for name, value in asked.items():
-        if value is not None and dataset.reading.get(name) != value:
-            raise DataError(f"--{name} has no meaning for {options.data}; leave it out")
     if options.condition is not None:
-        options.conditional = True
+        options.label, options.conditional = options.condition, True
+    asked = {name: value for name in READING if (value := getattr(options, name, None)) is not None}
+    dataset = load_dataset(options.data, download=options.download, **asked)
+    for name in asked.keys() - dataset.reading.keys():
+        raise DataError(f"--{name} has no meaning for {options.data}; leave it out")
     given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
-    recipe = {name: value for name, value in RECIPES.get(options.data, {}).items() if name not in given}
+    suits = RECIPES.get(options.data, {}) | dataset.suits
+    if given.keys() & {"likelihood", "divide_by", "binarize"}:  # whoever says what the numbers are has said it all
+        suits = {name: value for name, value in suits.items() if name not in ("likelihood", "standardize")}
+    recipe = {name: value for name, value in suits.items() if name not in given}
     settings = {"random_state": 0, **recipe, **given}
     checked_settings(VAE(**settings))  # before anything is read out of them
 
@@ -72,7 +75,7 @@ def train(options: argparse.Namespace) -> int:
     run: dict[str, Any] = {
         "id": secrets.token_hex(8),
         "image_shape": _image_shape(options.image_shape, dataset),
-        "condition": options.condition,
+        "condition": None,  # in which older files have a label's number
         "watch_test": watch_test,
         "backend": backend(settings["backend"]),
         "reading": dataset.reading,
@@ -81,7 +84,7 @@ def train(options: argparse.Namespace) -> int:
         "stopped": None,
     }
     if vae.conditional and dataset.train_labels is None:
-        raise DataError(f"{dataset.name} has no labels to tell the model; name a column of it: --condition 0")
+        raise DataError(f"{dataset.name} has no labels to tell the model; name a column of it: --label COLUMN")
     condition = Condition.fitted(dataset.train_labels) if vae.conditional else None
     arch = architecture(settings, dataset.train.shape[1], condition=condition)
     optimizer_and_objective(settings)  # a mistake among the options is found before anything is announced
@@ -93,8 +96,8 @@ def train(options: argparse.Namespace) -> int:
 
 def resume(options: argparse.Namespace) -> int:
     """Go on with a run: its own options, over which any that is given wins, as far as it can change now."""
-    for name in ("out", "overwrite", "condition", "resize", "array"):
-        if getattr(options, name):
+    for name in ("out", "overwrite", "condition", *READING):
+        if getattr(options, name, None):
             raise DataError(f"--resume goes on with a run where it is, as it began; leave --{name} out")
     path = Path(options.resume)
     if not path.is_dir():
@@ -123,7 +126,8 @@ def resume(options: argparse.Namespace) -> int:
         vae.set_params(**given, verbose=0 if options.quiet else 1)
         settings = checked_settings(vae)
         changed = [name for name in given if settings[name] != before[name]]
-        dataset = _dataset(options.data or run["data"], run["condition"], options.download, run["reading"])
+        how, vae_run = reading_of(run), Run(vae, run, path)
+        dataset = load_dataset(options.data or run["data"], download=options.download, schema=vae_run.schema, **how)
         held_fraction(settings, False, len(dataset.train), began=True)
         if options.data is not None:
             run["data"] = _portable(options.data)
@@ -155,7 +159,7 @@ def _fit(
     resumed: bool = False,
     best: Best | None = None,  # of a run that has been trained
 ) -> int:
-    config = {name: run[name] for name in ("data", "image_shape", "condition", "versions")}
+    config = {name: run[name] for name in ("data", "image_shape", "condition", "table", "versions")}
     config |= {"run": run["id"], "settings": settings}
     begin = announce if not options.quiet else lambda: None
     recorder, status = Recorder(folder, {name: run[name] for name in RUN}, config, begin), 0
@@ -208,11 +212,6 @@ def _draw(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         return []
 
 
-def _dataset(data: str, condition: int | None, download: bool, reading: dict[str, Any] | None = None) -> Dataset:
-    dataset = load_dataset(data, download=download, **(reading or {}))
-    return dataset if condition is None else told_by(dataset, condition)
-
-
 def backend(name: str) -> str:
     """Of "auto" and every other name, the one that is taken."""
     module = load(name).__name__
@@ -235,7 +234,7 @@ def _announce(
 ) -> None:
     """What is about to happen, on standard error."""
     say(f"{_model_name(settings, arch.data_dim)}, {size(parameter_layout(arch)):,} parameters")
-    for note in dataset.notes:
+    for note in (*(dataset.described() if dataset.schema else ()), *dataset.notes):
         say(note)
     say(f"{dataset.name}: {len(dataset.train) - held:,} rows of {arch.data_dim} to train on")
     if watch_test and dataset.test is not None:
@@ -247,7 +246,7 @@ def _announce(
     name = backend(settings["backend"])
     say(f"backend {name}: {availability(name)[1]}")
     if recipe:
-        say(f"recipe for {dataset.name}: {recipe_options(recipe)}")
+        say(f"recipe for {dataset.name}, over which options win: {recipe_options(recipe)}")
     kept = "" if folder.place == folder.path else "; the run that is there stays until this one is complete"
     say(f"writing to {folder.path}{kept}")
 
@@ -259,7 +258,11 @@ def _model_name(settings: dict[str, Any], columns: int) -> str:
 
 def recipe_options(recipe: dict[str, Any]) -> str:
     """A recipe as it would be typed."""
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in recipe.items())
+    words = {
+        f"--{name.replace('_', '-')}": "" if value is True else shlex.quote(str(value))
+        for name, value in recipe.items()
+    }
+    return " ".join(f"{name} {value}".strip() for name, value in words.items())
 
 
 def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[Path], active: int) -> None:

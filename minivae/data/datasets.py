@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from minivae.data import frames
 from minivae.data.checks import as_matrix
-from minivae.data.files import KINDS, Array, DataError, read_file, read_idx
-from minivae.data.schema import Schema
+from minivae.data.files import KINDS, Array, DataError, read_file, read_idx, read_parquet, table_kind
+from minivae.data.schema import Schema, Table
+from minivae.data.tables import by_schema, describe, described, find, suits
+from minivae.data.text import read_table
 
 _MAX_DOWNLOAD = 2**26  # bytes; the largest published file has 26 MB
 _IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -32,6 +35,7 @@ class Dataset:
     notes : lines that a reader of the file should be told: what was decided, converted or left out
     reading : the keywords of `load_dataset` with which another file is read as this one was
     schema : of a table, what its columns are
+    suits : settings of VAE that suit the data better than its defaults
     """
 
     name: str
@@ -44,21 +48,18 @@ class Dataset:
     notes: tuple[str, ...] = ()
     reading: dict[str, Any] = field(default_factory=dict)
     schema: Schema | None = None
+    suits: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        test = "" if self.test is None else f" + {len(self.test):,}"
+        shape = f", image_shape={self.image_shape}" if self.image_shape else ""
+        told = "" if self.train_labels is None else ", labels"
+        rows = f"{len(self.train):,}{test} rows of {self.train.shape[1]:,}"
+        return f"Dataset({self.name[:40]!r}, {rows} {self.train.dtype}{told}{shape})"
 
-def told_by(dataset: Dataset, column: int) -> Dataset:
-    """The dataset with one column of its table (from 0 on) as the labels, and no longer among the data."""
-    if not 0 <= column < dataset.train.shape[1] or dataset.train.shape[1] < 2:
-        raise DataError(
-            f"there is no column {column} beside others in {dataset.name}, which has {dataset.train.shape[1]}; count from 0"
-        )
-    parts: dict[str, Any] = {}
-    for name in ("train", "test"):
-        if (table := getattr(dataset, name)) is not None:
-            labels = np.asarray(table[:, column])
-            whole = labels.dtype.kind != "f" or bool((labels == np.rint(labels)).all())
-            parts |= {name: np.delete(table, column, axis=1), f"{name}_labels": labels.astype(int) if whole else labels}
-    return replace(dataset, image_shape=None, **parts)
+    def described(self) -> tuple[str, ...]:
+        """What was read, in a few lines: of a table its columns by kind, what is missing, the label and the first values."""
+        return (repr(self),) if self.schema is None else described(self.schema, self.train, self.train_labels)
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,17 @@ NAMES = tuple(_KNOWN)
 
 
 def load_dataset(
-    source: str | Path,
+    source: Any,
     *,
     download: bool = False,
+    label: str | int | None = None,
+    drop: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+    schema: Schema | None = None,
     array: str | None = None,
     resize: Sequence[int] | None = None,
     mode: str | None = None,
@@ -116,16 +125,25 @@ def load_dataset(
     source : "digits" (inside the package), "mnist", "fashion-mnist", or a path. A name wins over a file that is called
         the same; write "./mnist" or Path("mnist") for the file. Files of [N, ...] are flattened to [N, D], and
         `image_shape` remembers the rest.
+        A data frame of pandas, polars or pyarrow is a table as well.
     download : fetch missing files of "mnist" and "fashion-mnist" into the cache; nothing is downloaded otherwise
     array : name of the array that is the data, of a .npz that holds several
     resize : height and width that pictures are brought to
     mode, background : what pictures are read as, "L" for grey or "RGB", and 255 or 0, white or black, what transparent
         ones are laid on; the set itself decides when None. `Dataset.reading` has what it decided, for other files
+    label : the column, by name or by number from 0, that is told or shown, and never trained on; of a .npy by number
+    drop, columns : of a table, the columns to leave out, or the only ones to take
+    delimiter, encoding, decimal, header : of text, see `minivae.data.text.read_table`
+    schema : of a table, what its columns are, as those of the table that a model was trained on: found by name
 
     Raises
     ------
     DataError : unknown name, missing or unreadable file, or data that are not a non-empty numeric [N, ...]
     """
+    how: dict[str, Any] = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal, "header": header}
+    which = {"label": label, "drop": list(drop), "columns": list(columns)}
+    if frames.is_frame(source):
+        return _table(_of_frame(source, drop), "frame", "the frame", which, schema)
     if isinstance(source, str) and source in _KNOWN:
         return _load_digits() if source == "digits" else _load_idx(source, download)
     path = Path(os.path.expanduser(source))
@@ -137,6 +155,13 @@ def load_dataset(
             f"there is no dataset or file named {str(source)!r}; {f'did you mean {close[0]!r}? ' if close else ''}"
             f"pass one of the names {', '.join(_KNOWN)}, or a path to: {KINDS}"
         )
+    if (kind := table_kind(path)) and path.is_file():
+        rows = read_table(path, **how) if kind == "text" else _of_frame(read_parquet(path), drop)
+        dataset = _table(rows, path.name, str(path), which, schema)
+        given = {
+            name: value for name, value in ((how if kind == "text" else {}) | which).items() if value not in (None, [])
+        }
+        return replace(dataset, reading=given)
     stored = read_file(path, array=array, resize=resize, mode=mode, background=background)
     shape = stored.array.shape
     if len(shape) < 2 or 0 in shape:
@@ -146,8 +171,49 @@ def load_dataset(
         return as_matrix(part if len(shape) == 2 else part.reshape(len(part), -1), str(path))
 
     train, test = flat(stored.array), None if stored.test is None else flat(stored.test)
-    image_shape, notes, how = shape[1:] if len(shape) > 2 else None, stored.notes, stored.reading
-    return Dataset(path.name, train, test, stored.labels, stored.test_labels, image_shape, str(path), notes, how)
+    image_shape, labels, tested, reading = shape[1:] or None, stored.labels, stored.test_labels, stored.reading
+    if label is not None and schema is None:
+        column = int(find(list(map(str, range(train.shape[1]))), label, str(path)))
+        if train.shape[1] < 2:
+            raise DataError(f"{path} has no column beside {label}; pass one with data too")
+        (train, labels), image_shape = _without(train, column), None
+        if test is not None:
+            test, tested = _without(test, column)
+        reading = reading | {"label": column}
+    image_shape = image_shape if len(shape) > 2 else None
+    told: dict[str, Any] = {"notes": stored.notes, "reading": reading, "suits": stored.suits}
+    return Dataset(path.name, train, test, labels, tested, image_shape, str(path), **told)
+
+
+def _without(X: Array, column: int) -> tuple[Array, Array]:
+    """A matrix without one of its columns, and that column as labels."""
+    told = np.asarray(X[:, column])
+    whole = told.dtype.kind != "f" or bool((told == np.rint(told)).all())
+    return np.delete(X, column, axis=1), told.astype(int) if whole else told
+
+
+def _of_frame(frame: Any, drop: Sequence[str]) -> Table:
+    read = dict(frames.columns(frame, skip=drop))
+    columns = {name: read.get(name, np.zeros(0)) for name in frames.names(frame)}
+    return Table(columns, None, True, (), lambda row, name: f"row {row} (from 0), column {name!r}")
+
+
+def _table(rows: Table, name: str, source: str, which: dict[str, Any], schema: Schema | None) -> Dataset:
+    """A table as a dataset: what its columns are is found out, or told by the schema of another."""
+    notes = rows.notes
+    if schema is None:
+        schema, said = describe(rows, source, **which)
+        notes += said
+    else:
+        rows, said = by_schema(rows, schema)
+        notes += said
+    taken, names = [column.name for column in schema.columns], list(rows.columns)
+    if rows.matrix is not None and not any(column.values for column in schema.columns) and set(taken) <= set(names):
+        X = rows.matrix if taken == names else rows.matrix[:, [names.index(column) for column in taken]]
+    else:
+        X = schema.encode(rows.columns, source, rows.place)
+    labels = schema.labels(rows.columns)
+    return Dataset(name, X, None, labels, None, None, source, notes, {}, schema, suits(schema, X))
 
 
 def _load_digits() -> Dataset:

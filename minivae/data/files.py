@@ -6,6 +6,7 @@ a damaged or unsuitable file with one `DataError` sentence that names the file a
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import struct
@@ -21,7 +22,6 @@ from minivae.data.opening import DataError as DataError
 from minivae.data.opening import Stored, opened, room
 from minivae.data.pictures import SUFFIXES, read_pictures
 from minivae.data.series import read_series
-from minivae.data.text import read_table
 from minivae.storage.archives import Unreadable, open_regular, read_header, reason
 
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -45,13 +45,39 @@ def read_file(path: Path, **how: Any) -> Stored:
         return pictures_in(path, Stored(read_npy(path)))
     if name.endswith(".npz"):
         return pictures_in(path, read_npz(path, **how))
-    if bare.endswith((".csv", ".tsv", ".txt")):
-        return Stored(read_table(path))
     if bare.endswith(".ts"):
         return read_series(path)
     if "idx" in bare or bare.endswith("ubyte"):
         return pictures_in(path, Stored(read_idx(path)))
     raise DataError(f"{path} is of no kind that can be read; convert it to one of: {KINDS}")
+
+
+def table_kind(path: Path) -> str:
+    """Whether the name of a file says that it holds a table: "text", "parquet", or ""."""
+    bare = path.name.lower().removesuffix(".gz")
+    return (
+        "text" if bare.endswith((".csv", ".tsv", ".txt")) else "parquet" if bare.endswith((".parquet", ".pq")) else ""
+    )
+
+
+def read_parquet(path: Path) -> Any:
+    """A pyarrow table. Needs pyarrow: `pip install 'minivae[parquet]'`. Raises DataError."""
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise DataError(f"reading {path} needs pyarrow: pip install 'minivae[parquet]'") from error
+    try:
+        with open_regular(path) as file:
+            stored = parquet.ParquetFile(file)
+            if (needed := 8 * stored.metadata.num_rows * stored.metadata.num_columns) > (limit := room()):
+                raise DataError(
+                    f"{path} unpacks to {needed:,} bytes, more than the {limit:,} accepted; pass fewer columns"
+                )
+            return stored.read()
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow's own, of a damaged file
+        raise DataError(f"cannot read {path} as Parquet ({reason(error)}); save or copy it again") from error
 
 
 def read_idx(path: Path, sha256: str | None = None, max_bytes: int | None = None) -> Array:

@@ -15,7 +15,9 @@ from minivae import processors
 from minivae.storage.archives import Unreadable, open_regular
 
 Array = NDArray[Any]
-KINDS = "IDX (.idx, *-ubyte), .npy, .npz, .csv, .tsv, .txt, .ts (IDX and text also as .gz), or a folder of images"
+KINDS = (
+    "IDX (.idx, *-ubyte), .npy, .npz, .csv, .tsv, .txt, .ts (IDX and text also as .gz), .parquet, or a folder of images"
+)
 
 
 class DataError(ValueError):
@@ -28,6 +30,7 @@ class Stored:
 
     notes: lines that the user should be told, of what was decided, converted or left out
     reading: the keywords of `load_dataset` with which another file is read as this one was; plain values, as JSON has them
+    suits: settings of VAE that suit the data better than its defaults
     """
 
     array: Array
@@ -36,6 +39,7 @@ class Stored:
     test: Array | None = None
     test_labels: Array | None = None
     reading: dict[str, Any] = field(default_factory=dict)
+    suits: dict[str, Any] = field(default_factory=dict)
 
 
 def room() -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,20 @@ CATEGORIES = 1000  # texts that a category can have at most
 STORED = (2**15, 2**21)  # columns, and characters of all texts together, of a table that a model's file describes
 _KINDS = {"number": "gaussian", "binary": "bernoulli", "category": "categorical"}
 UNKNOWN = "(missing)"  # the label of a row that has none, among texts
+
+
+class Table(NamedTuple):
+    """A table as read. matrix [N, D]: where all are numbers, columns of which `columns` are; headed: whether it named them.
+
+    notes : lines for the user
+    place : where the cell of a row and a column stands, for a message
+    """
+
+    columns: Columns
+    matrix: Array | None
+    headed: bool
+    notes: tuple[str, ...]
+    place: Callable[[int, str], str]
 
 
 @dataclass(frozen=True)
@@ -65,32 +79,35 @@ class Schema:
         runs = [(name, sum(w for _, w, _ in group)) for (name, _), group in groupby(widths, lambda run: run[::2])]
         return runs[0][0] if len(runs) == 1 else " ".join(f"{name}*{n}" if n > 1 else name for name, n in runs)
 
-    def encode(self, table: Columns, source: str = "the table") -> Array:
+    def encode(
+        self, table: Columns, source: str = "the table", place: Callable[[int, str], str] | None = None
+    ) -> Array:
         """The matrix [N, D], float64: a category one-hot, a missing cell NaN in all of its columns.
 
         Columns are found by name, whatever their order; others are ignored. Raises DataError where one is missing, or naming
-        row (counted from 0) and column of a cell that is not as it should be.
+        the place of a cell that is not as it should be.
         """
         if missing := [column.name for column in self.columns if column.name not in table]:
             raise DataError(
                 f"{source} lacks the column{'s' * (len(missing) > 1)} {listed(missing)} that the model was trained on; "
                 f"it has {listed(list(table))}"
             )
+        where = place or (lambda row, name: f"{source}, row {row} (from 0), column {name!r}")
         matrix = np.empty((len(table[self.columns[0].name]), self.width))
         at = 0
         for column in self.columns:
-            self._fill(matrix[:, at : at + column.width], column, table[column.name], source)
+            self._fill(matrix[:, at : at + column.width], column, table[column.name], where)
             at += column.width
         return matrix
 
-    def _fill(self, out: Array, column: Column, cells: Array, source: str) -> None:
+    def _fill(self, out: Array, column: Column, cells: Array, where: Callable[[int, str], str]) -> None:
         if not column.values:
             if cells.dtype == object:
                 row = next((i for i, cell in enumerate(cells) if cell is not None), None)
                 if row is not None:
                     raise DataError(
-                        f"{source}, row {row} (from 0), column {column.name!r}: {cells[row][:40]!r} is not a number; "
-                        "the column was numbers when the model was trained"
+                        f"{where(row, column.name)}: {cells[row][:40]!r} is not a number, as all cells of it were when "
+                        "the model was trained; correct the cell or leave it empty"
                     )
                 cells = np.full(len(cells), np.nan)
             out[:, 0] = cells
@@ -102,8 +119,8 @@ class Schema:
         found = np.fromiter((codes.get(cell, -2) for cell in cells), np.int64, len(cells))
         for row in np.flatnonzero(found == -2)[:1]:
             raise DataError(
-                f"{source}, row {row} (from 0), column {column.name!r}: {str(cells[row])[:40]!r} is none of the values that "
-                f"the model knows: {listed(column.values)}"
+                f"{where(row, column.name)}: {str(cells[row])[:40]!r} is none of the values that the model knows: "
+                f"{listed(column.values)}; correct the cell or leave it empty"
             )
         if column.kind == "category":
             out[:] = found[:, None] == np.arange(column.width)

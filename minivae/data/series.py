@@ -66,4 +66,5 @@ def read_series(path: Path) -> Stored:
     notes = [f"{len(X):,} series of {form}" + f", {missing:,} of them missing" * bool(missing)]
     if "targetlabel" in said and told:
         notes.append("what the file wants predicted is taken as labels: it colours figures, and is not trained on")
-    return Stored(X, labels, tuple(notes))
+    suits = {"likelihood": "gaussian", "standardize": True} | ({"missing": "ignore"} if missing else {})
+    return Stored(X, labels, tuple(notes), suits=suits)

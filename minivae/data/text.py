@@ -1,89 +1,95 @@
-"""Tables of numbers as text. Neither a line nor the whole may be longer than what memory is there for."""
+"""Tables as text: what separates the cells, what is a header, and cells as columns of numbers or of texts.
+
+What only looks like a number is never guessed at, and neither a line nor the whole may be longer than memory is there for.
+"""
 
 from __future__ import annotations
 
+import csv
 import io
-import itertools
 import os
-from collections.abc import Iterator
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from minivae.data.opening import Array, DataError, opened, room
-from minivae.storage.archives import reason
+from minivae.data.schema import Table
 
 LINE = 2**22  # characters of the longest line
-PART = 2**14  # cells
+COLUMNS = 2**16  # of a table that is not numbers alone
 GROWTH = 4  # "0," becomes eight bytes
 PACKED = (2**26, 100)  # what gzip may unpack to: so many bytes, or so many times its own where that is more
+PART = 2**16  # cells that are texts at a time
+SAMPLE = (50, 2**18)  # lines, or characters, by which a table is recognised
+
+# A cell that was not observed: what pandas takes for one, and "?"; in a column of numbers the last two as well.
+MISSING = {
+    "",
+    "#N/A",
+    "#N/A N/A",
+    "#NA",
+    "-1.#IND",
+    "-1.#QNAN",
+    "-NaN",
+    "-nan",
+    "1.#IND",
+    "1.#QNAN",
+    "<NA>",
+    "N/A",
+    "NA",
+}
+MISSING |= {"NULL", "NaN", "NAN", "None", "n/a", "nan", "null", "?"}
+NO_NUMBER = MISSING | {"-", "."}
+_GROUPED = {mark: re.compile(rf"[+-]?\d{{1,3}}(\{mark}\d{{3}})+") for mark in ".,"}  # thousands
+_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
 
 
-def _cells(line: str, delimiter: str | None) -> Iterator[str]:
-    """The cells of a line, never all at once: there may be millions. None: between any run of blanks."""
-    more = True
-    while more:
-        cells = line.split(delimiter, PART)
-        if more := len(cells) > PART:
-            line = cells.pop()
-        for cell in cells:
-            yield cell.strip().strip('"').strip()
+def read_table(
+    path: Path,
+    *,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+) -> Table:
+    """Read text, plain or gzip, whose cells are separated by tabs, semicolons, bars, commas or blanks, quoted or not.
 
+    Parameters
+    ----------
+    delimiter, decimal, header : recognised unless given: a character ("," or "." for decimal; the other one may then group
+        thousands), and whether the first line holds names; it does where none of its cells is a number, or where the
+        numbers rise by 1 as those of a frame or of years do
+    encoding : UTF-8, or UTF-16 with its byte order mark, unless given
 
-def _is_header(line: str, delimiter: str | None) -> bool:
-    return any(_cells(line, delimiter)) and not any(map(_is_number, _cells(line, delimiter)))
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell  # Python reads 1_000 as a number; no table means that
-
-
-def _delimiter(line: str, name: str) -> str | None:
-    if name.endswith(".tsv"):
-        return "\t"
-    if name.endswith(".csv"):
-        return ";" if ";" in line and "," not in line else ","
-    return next((mark for mark in "\t;," if mark in line), None)  # None: any run of blanks
-
-
-def read_table(path: Path) -> Array:
-    """Read numbers from text: .csv, .tsv, or .txt (tabs, semicolons, commas or blanks), plain or gzip.
-
-    A first line without any number is a header and is skipped; so are blank lines. Returns float64 [N, D]. Raises
-    DataError naming line and column (both counted from 1) of the first cell that is empty or not a number, or the first
-    line with another number of columns.
+    Numbers become float64, a cell of `MISSING` NaN; a column with anything else holds texts. Raises DataError naming the
+    line of whatever cannot be read.
     """
+    if delimiter is not None and len(delimiter.replace("\\t", "\t")) != 1:
+        raise DataError(f"delimiter {delimiter[:40]!r} is not one character; pass one, such as ';' (tab: '\\t')")
+    if decimal not in (None, ".", ","):
+        raise DataError(f"decimal {decimal[:40]!r} is neither '.' nor ','; pass one of them")
     try:
         with opened(path) as file:
             check_size(path, file)
-            text = io.TextIOWrapper(file, encoding="utf-8-sig")  # "sig": a byte order mark is no part of the first cell
-            lines = (line for line in _lines(path, text) if line.strip())
-            first = next(lines, None)
-            if first is None:
-                raise DataError(f"{path} holds no rows; pass a table with one example per line")
-            delimiter = _delimiter(first, path.name.lower().removesuffix(".gz"))
-            header = _is_header(first, delimiter)
-            start = next(lines, None) if header else first
-            if start is None:
-                raise DataError(f"{path} holds a header but no rows; add one example per line below it")
+            marked = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+            file.seek(0)
             try:
-                rows = itertools.chain([start], lines)
-                return np.loadtxt(rows, delimiter=delimiter, ndmin=2, comments=None, quotechar='"')
-            except (UnicodeDecodeError, DataError):
-                raise
-            except ValueError as error:  # The fast reader counts only its own rows: find the cell for the message.
-                text.seek(0)
-                unknown = DataError(f"cannot read {path} as a table ({reason(error)}); save it again")
-                raise _bad_cell(path, text, delimiter, header) or unknown from error
-            except MemoryError as error:
-                raise DataError(f"{path} does not fit into memory; store the data as .npy") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}); save the table as UTF-8") from error
+                text = io.TextIOWrapper(file, encoding=encoding or ("utf-16" if marked else "utf-8-sig"), newline="")
+            except LookupError as error:
+                raise DataError(
+                    f"{path}: there is no encoding {str(encoding)[:40]!r}; pass one such as latin-1"
+                ) from error
+            return _Reader(path, text, delimiter and delimiter.replace("\\t", "\t"), decimal, header).read()
+    except UnicodeError as error:
+        raise DataError(_undecodable(path, encoding or "UTF-8")) from error
+    except MemoryError as error:
+        raise DataError(f"{path} does not fit into memory; store the data as .npy") from error
 
 
 def check_size(path: Path, file: IO[bytes]) -> None:
@@ -102,40 +108,272 @@ def check_size(path: Path, file: IO[bytes]) -> None:
         )
 
 
-def _lines(path: Path, text: IO[str]) -> Iterator[str]:
-    for number in itertools.count(1):
-        line = text.readline(LINE + 1)
-        if not line:
-            return
-        if len(line) > LINE:
-            raise DataError(
-                f"{path}, line {number} has more than {LINE:,} characters; store data of so many columns as .npy"
+def _undecodable(path: Path, encoding: str) -> str:
+    """The sentence that says where the text is not of its encoding."""
+    fix = "name the one it has (--encoding latin-1, cp1252, ...), or save the table as UTF-8"
+    with opened(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(LINE), b""), 1):
+            try:
+                line.decode(encoding)
+            except UnicodeError as error:
+                byte = f" (byte 0x{line[error.start]:02x})" if isinstance(error, UnicodeDecodeError) else ""
+                return f"{path}, line {number} is not {encoding} text{byte}; {fix}"
+    return f"{path} is not {encoding} text; {fix}"
+
+
+def is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell  # Python reads 1_000 as a number; no table means that
+
+
+class _Reader:
+    """The lines of a file, several times over: a sample, then numbers alone, then whatever is there."""
+
+    def __init__(self, path: Path, text: IO[str], delimiter: str | None, decimal: str | None, header: bool | None):
+        self.path, self.text, self.decimal, self.header = path, text, decimal, header
+        self.start, self.number, self.line, self.delimiter = 0, 0, "", delimiter or ""
+        self.asked, self.notes = decimal is not None, list[str]()
+
+    def read(self) -> Table:
+        sample, comment = self._sample()
+        self.delimiter = self.delimiter or self._recognise_delimiter(sample)
+        rows = self._cut_sample(sample, self.delimiter)
+        if not rows:
+            next(self._cut(self._lines()), None)  # which says what is wrong, if anything
+            raise DataError(f"{self.path} holds no rows; pass a table with one example per line")
+        self._recognise_decimal([cell.strip() for row in rows for cell in row])
+        first, names = rows[0], None
+        odd = self.header is None and len(rows) > 1 and _tells_size(first, rows[1])
+        headed = not odd and (self.header if self.header is not None else self._is_header(first, rows[1:]))
+        if headed:
+            names = [cell.strip() for cell in first]
+        elif comment and not odd:  # numpy.savetxt writes names so
+            words = self._cut_sample([comment.lstrip("# ")], self.delimiter)
+            if words and len(words[0]) == len(first) > 1 and not any(map(is_number, words[0])):
+                names = [cell.strip() for cell in words[0]]
+        if odd or (headed and self.header is None and any(map(is_number, first))):
+            what = (
+                "tells rows and columns, and is no row" if odd else "is taken for a header; if it is a row: --no-header"
             )
-        yield line
+            self.notes.append(f"the first line ({', '.join(first)[:40]}) {what}")
+        rows = rows[odd or headed :]
+        if not rows:
+            next(islice(self._cut(self._lines()), 1, None), None)  # an open quote, perhaps
+            raise DataError(f"{self.path} holds a header but no rows; add one example per line below it")
+        names, headed_by = self._unique(names, rows), names is not None
+        columns, matrix, places = {}, None, array("q")
+        if self.decimal != "," and all(len(row) == len(names) and all(map(is_number, row)) for row in rows):
+            with suppress(ValueError):  # of a cell that is missing or no number, which the slow way finds
+                lines = (line for line in self._lines() if line.strip())
+                mark = None if self.delimiter == " " else self.delimiter
+                skip = int(odd or headed)
+                matrix = np.loadtxt(lines, ndmin=2, delimiter=mark, skiprows=skip, comments=None, quotechar='"')
+                columns = dict(zip(names, matrix.T))
+        if matrix is None:
+            columns = self._columns(names, odd or headed, places)
+        order = {name: j for j, name in enumerate(names, 1)}
 
+        def place(row: int, name: str) -> str:
+            return f"{self.path}, {f'line {places[row]}' if places else f'row {row} (from 0)'}, column {order[name]}"
 
-def _bad_cell(path: Path, text: IO[str], delimiter: str | None, header: bool) -> DataError | None:
-    columns, columns_line = 0, 0
-    for number, line in enumerate(_lines(path, text), 1):
-        if not line.strip() or header:
-            header = header and not line.strip()  # the header is the first line that is not blank
-            continue
-        count = sum(1 for _ in _cells(line, delimiter))
-        if columns not in (0, count):
-            return DataError(
-                f"{path}, line {number} has {count} columns but line {columns_line} has {columns}; "
+        return Table(columns, matrix, headed_by, tuple(self.notes), place)
+
+    def _lines(self) -> Iterator[str]:
+        """Every line from the first on that belongs to the table."""
+        self.text.seek(0)
+        self.number = 0
+        while line := self.text.readline(LINE + 1):
+            self.number += 1
+            if len(line) > LINE:
+                raise DataError(
+                    f"{self.path}, line {self.number} has more than {LINE:,} characters; "
+                    "store data of so many columns as .npy"
+                )
+            self.line = line.lstrip("\ufeff") if self.number == 1 else line
+            if self.number > self.start:
+                yield self.line
+
+    def _cut(self, lines: Iterable[str], delimiter: str = "") -> Iterator[list[str]]:
+        """The cells of each line that is not blank."""
+        mark = delimiter or self.delimiter
+        if mark == " ":
+            lines = (" ".join(line.split()) for line in lines)
+        try:
+            for cells in csv.reader(lines, delimiter=mark, skipinitialspace=True, strict=True):
+                if len(cells) > 1 or (cells and (cells[0].strip() or self.line.strip())):
+                    yield cells
+        except csv.Error as error:
+            fix = "close each quote, and write a quote inside a quoted cell twice"
+            raise DataError(f"{self.path}, line {self.number}: {error}; {fix}") from error
+
+    def _cut_sample(self, sample: list[str], delimiter: str) -> list[list[str]]:
+        """As far as it goes: the last cell may be open."""
+        rows: list[list[str]] = []
+        with suppress(DataError):
+            rows.extend(self._cut(sample, delimiter))
+        return rows
+
+    # ---- What kind of a table it is
+
+    def _sample(self) -> tuple[list[str], str]:
+        """Its first lines, and the last of those before them that begin with #."""
+        sample: list[str] = []
+        comment, size = "", 0
+        for line in self._lines():
+            if not sample and line.startswith("#"):
+                self.start, comment = self.number, line
+            elif line.strip():
+                sample.append(line)
+                size += len(line)
+                if len(sample) == SAMPLE[0] or (size > SAMPLE[1] and len(sample) > 1):
+                    break
+        return sample, comment
+
+    def _recognise_delimiter(self, sample: list[str]) -> str:
+        """What makes as many cells of each line, or of each but the first; else what the first line has most of."""
+        first = "".join(sample[:1])
+        marks = [mark for mark in "\t;|," if any(mark in line for line in sample[:2])]
+        for lines in (sample, sample[1:]):
+            for mark in marks if len(lines) > 1 or lines is sample else ():
+                if len(sizes := {len(row) for row in self._cut_sample(lines, mark)}) == 1 and sizes != {1}:
+                    return mark
+        words = [line.split() for line in sample]
+        even = len(set(map(len, words))) == 1 and len(words[0]) > 1 and all(map(is_number, words[-1]))
+        if even or (not marks and ".txt" in self.path.name.lower()):
+            return " "
+        return max(marks, key=first.count, default=",")
+
+    def _recognise_decimal(self, cells: list[str]) -> None:
+        commas = [cell for cell in cells if _COMMA.fullmatch(cell)]
+        if (
+            self.decimal is None
+            and commas
+            and self.delimiter != ","
+            and not any("." in cell and is_number(cell) for cell in cells)
+        ):
+            if all(_GROUPED[","].fullmatch(cell) for cell in commas):
+                raise DataError(
+                    f"{self.path}: {commas[0][:40]!r} is a fraction in some countries and thousands in others; say which "
+                    "with decimal=',' (--decimal ,) or decimal='.' (--decimal .)"
+                )
+            self.decimal = ","
+            self.notes.append(f"decimal commas: {commas[0][:40]} is read as {commas[0][:40].replace(',', '.')}")
+
+    def _is_header(self, first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+        """Names, none of them a number; or with numbers that rise by 1, as a frame's columns and years do."""
+        numbers = [j for j, cell in enumerate(first) if self._number(cell) is not None and cell.strip()]
+        if not numbers:
+            return True
+        if not rest or not _rising([first[j] for j in numbers]) or _rising(rest[0]):
+            return False
+        others = [j for j in range(len(first)) if j not in numbers]
+        if any(j < len(row) and row[j].strip() and self._number(row[j]) is not None for row in rest for j in others):
+            return True  # a name above numbers
+        return len(numbers) >= (4 if not others else 1 if not first[0].strip() else 3)
+
+    def _unique(self, names: list[str] | None, rows: list[list[str]]) -> list[str]:
+        """A name for each column, as pandas gives them; numbers where there is no header."""
+        width = len(rows[0])
+        if names is None:
+            return list(map(str, range(width)))
+        if len(names) == width - 1:  # R names no column of row names; or a delimiter ends each row
+            names = [*names, ""] if not any(row[-1].strip() for row in rows) else ["", *names]
+        elif len(names) == width + 1 and not names[-1]:
+            names = names[:-1]
+        found: dict[str, str] = {}
+        for j, name in enumerate(names):
+            unique, number = name or f"Unnamed: {j}", 0
+            while unique in found:
+                number += 1
+                unique = f"{name}.{number}"
+            found[unique] = name
+        if again := [unique for unique, name in found.items() if name and unique != name]:
+            self.notes.append(f"columns of the same name are called {', '.join(again)[:80]}")
+        return list(found)
+
+    # ---- Cell by cell
+
+    def _columns(self, names: list[str], skip: bool, places: array[int]) -> dict[str, Array]:
+        """Chunk by chunk, so that numbers take up 8 bytes; once more where a column of numbers turns out to hold texts."""
+        if len(names) > COLUMNS:
+            raise DataError(
+                f"{self.path} has {len(names):,} columns, and not only numbers in them, of which {COLUMNS:,} are accepted; "
+                "store the numbers as .npy"
+            )
+        texts: set[int] = set()
+        while True:
+            chunks: list[list[Array]] = [[] for _ in names]
+            known: list[dict[str, str | None]] = [dict.fromkeys(MISSING) for _ in texts]
+            memos, held, more = dict(zip(texts, known)), 0, set()
+            del places[:]
+            rows = islice(self._cut(self._lines()), int(skip), None)
+            while chunk := [self._counted(cells, names, places) for cells in islice(rows, max(1, PART // len(names)))]:
+                for j, cells in enumerate(zip(*chunk)):
+                    if j in texts:
+                        memo, before = memos[j], len(memos[j])
+                        values = np.array(
+                            [memo.setdefault(cell, cell) for cell in map(str.strip, cells)] + [None], object
+                        )[:-1]
+                        held += (len(memo) - before) * 100
+                        chunks[j].append(values)
+                    elif j not in more and (numbers := self._numbers(cells)) is not None:
+                        chunks[j].append(numbers)
+                    else:
+                        more.add(j)
+                if held > room():
+                    raise DataError(
+                        f"{self.path} holds more different texts than memory is there for; leave such columns out"
+                    )
+            if not more:
+                return {name: np.concatenate(chunks[j]) for j, name in enumerate(names)}
+            texts |= more
+
+    def _counted(self, cells: list[str], names: list[str], places: array[int]) -> list[str]:
+        places.append(self.number)
+        if len(cells) != len(names):
+            other = f"line {places[0]}" if len(places) > 1 else "the header"
+            raise DataError(
+                f"{self.path}, line {self.number} has {len(cells)} columns but {other} has {len(names)}; "
                 "give every line the same number of cells"
             )
-        for column, cell in enumerate(_cells(line, delimiter), 1):
-            if cell == "":
-                fix = "fill the cell or delete the line, or write nan there (--missing)"
-                return DataError(f"{path}, line {number}, column {column} is empty; {fix}")
-            if not _is_number(cell):
-                hint = "" if columns else " (a line is taken for a header when none of its cells is a number)"
-                return DataError(
-                    f"{path}, line {number}, column {column}: {cell[:40]!r} is not a number; "
-                    f"correct the cell or delete the line{hint}"
-                )
-        if not columns:
-            columns, columns_line = count, number
-    return None
+        return cells
+
+    def _numbers(self, cells: Sequence[str]) -> Array | None:
+        """As float64, NaN where a cell is missing; None where one is no number."""
+        if self.decimal != ",":
+            with suppress(ValueError):
+                numbers = np.fromiter(map(float, cells), np.float64, len(cells))
+                return None if "_" in "".join(cells) else numbers
+        found = [self._number(cell) for cell in cells]
+        return None if None in found else np.array(found, np.float64)
+
+    def _number(self, cell: str) -> float | None:
+        """NaN for a cell that is missing, None for one that is no number."""
+        cell = cell.strip()
+        if cell in NO_NUMBER:
+            return np.nan
+        if self.decimal is not None:
+            whole, mark, fraction = cell.partition(self.decimal)
+            other = "." if self.decimal == "," else ","
+            if other in cell:
+                sure = (mark or self.asked) and _GROUPED[other].fullmatch(whole)
+                whole = whole.replace(other, "") if sure else "no number"
+            cell = f"{whole}.{fraction}" if mark else whole
+        return float(cell) if is_number(cell) else None
+
+
+def _rising(cells: Sequence[str]) -> bool:
+    """Whole numbers, each one more than the one before it."""
+    cells = [cell.strip() for cell in cells]
+    if not cells or not all(cell.isdecimal() and len(cell) < 10 for cell in cells):
+        return False
+    return [int(cell) for cell in cells] == list(range(int(cells[0]), int(cells[0]) + len(cells)))
+
+
+def _tells_size(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Rows, columns, and names of classes, as scikit-learn's files begin."""
+    sizes = len(first) > 2 and first[0].isdecimal() and first[1] == str(len(second) - 1)
+    return bool(sizes and not any(map(is_number, first[2:])) and all(map(is_number, second)))

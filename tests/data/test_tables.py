@@ -1,0 +1,304 @@
+"""Tables as people have them: what is read equals what was written, or the place is named; what was decided is said."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minivae import DataError, load_dataset
+from minivae.app.cli import main
+
+TRIALS = int(os.environ.get("MINIVAE_TRIALS", "1"))
+nan = np.nan
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text, name="t.csv", written="utf-8", **how):
+        (tmp_path / name).write_bytes(text.encode(written))
+        return load_dataset(tmp_path / name, **how)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "rows"),
+    [
+        ("1,2\n3,\n", ("0", "1"), [[1, 2], [3, nan]]),
+        ("a\tb\n1\tNA\n?\t4\n", ("a", "b"), [[1, nan], [nan, 4]]),
+        ("a,b\n-,1\n2,.\n", ("a", "b"), [[nan, 1], [2, nan]]),
+        ("a;b\n1,5;2\n-2;0,25\n", ("a", "b"), [[1.5, 2], [-2, 0.25]]),
+        ("a;b\n1.234,5;2\n-2;0,25\n", ("a", "b"), [[1234.5, 2], [-2, 0.25]]),
+        ("1,5;2,7\n2,0;3,1\n", ("0", "1"), [[1.5, 2.7], [2, 3.1]]),
+        ("a|b\n1|2\n3|4\n", ("a", "b"), [[1, 2], [3, 4]]),
+        ("label,0,1\n5,0,2\n", ("label", "0", "1"), [[5, 0, 2]]),
+        ("x,1990,1991,1992\n5,0.5,2,1\n", ("x", "1990", "1991", "1992"), [[5, 0.5, 2, 1]]),
+        ("0,1,2,3\n5,0.5,2,1\n", ("0", "1", "2", "3"), [[5, 0.5, 2, 1]]),
+        ("0,1,2\n5,0,2\n", ("0", "1", "2"), [[0, 1, 2], [5, 0, 2]]),
+        (",\n1.5,2\n", ("Unnamed: 0", "Unnamed: 1"), [[1.5, 2]]),
+        ("a,a\n1,2\n", ("a", "a.1"), [[1, 2]]),
+        ("a,b,\n1,2,\n3,4,\n", ("a", "b"), [[1, 2], [3, 4]]),
+        ("a,b\n1,2,\n3,4,\n", ("a", "b"), [[1, 2], [3, 4]]),
+        ("# a comment\n1,2\n3,4\n", ("0", "1"), [[1, 2], [3, 4]]),
+        ("# a,b\n1,2\n3,4\n", ("a", "b"), [[1, 2], [3, 4]]),
+        ('"a ""x""","b\nc"\n"1","2"\n', ('a "x"', "b\nc"), [[1, 2]]),
+        (",a,b\n0,1.5,2\n1,3,4\n", ("a", "b"), [[1.5, 2], [3, 4]]),
+        ("a,b\n0,1.5,2\n1,3,4\n", ("a", "b"), [[1.5, 2], [3, 4]]),
+        ("id,a\n7,1.5\n8,2\n12,2\n", ("a",), [[1.5], [2], [2]]),
+        ("2,2,one,two\n1,2,0\n3,4,1\n", ("0", "1", "2"), [[1, 2, 0], [3, 4, 1]]),
+        ("a,s\n1,x\n2,y\n3,z\n4,x\n,\n", ("a", "s=x", "s=y", "s=z"),
+         [[1, 1, 0, 0], [2, 0, 1, 0], [3, 0, 0, 1], [4, 1, 0, 0], [nan] * 4]),
+        ("a,s\n1,no\n2,yes\n3,\n", ("a", "s"), [[1, 0], [2, 1], [3, nan]]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_what_tables_hold(read, text, names, rows, ending):
+    dataset = read(text.replace("\n", ending) if '"b\nc"' not in text else text)
+    np.testing.assert_array_equal(dataset.train, rows)
+    assert dataset.schema.names == names
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252"])
+def test_encodings(read, encoding):
+    how = {"encoding": encoding} if encoding in ("latin-1", "cp1252") else {}
+    dataset = read("größe,é\n1,ä\n2,ö\n3,ä\n", written=encoding, **how)
+    assert dataset.schema.names == ("größe", "é") and dataset.schema.columns[1].values == ("ä", "ö")
+    if how:
+        with pytest.raises(DataError, match=r"t.csv, line 1 is not UTF-8 text \(byte 0xf6\); .*--encoding latin-1"):
+            read("größe,é\n1,ä\n2,ö\n3,ä\n", written=encoding)
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "words"),
+    [
+        ("a,b\n1,2\n3,12.5o\n4,5\n", {}, "line 3, column 2: '12.5o' is not a number, as others of column 'b' are"),
+        ("a,b\n1,12%\n3,9%\n", {}, "line 2, column 2: '12%' is not a number"),
+        ("a,b\n1,$3\n3,$4\n", {}, r"line 2, column 2: '\$3' is not a number"),
+        ('a,b\n1,"1,234"\n3,"5,000"\n', {}, "line 2, column 2: '1,234' is not a number.*--decimal"),
+        ("a;b\n1;1,234\n3;5,000\n", {}, "'1,234' is a fraction in some countries and thousands in others.*--decimal"),
+        ("a;b\n1;1.234\n3;5,5\n", {}, r"line 3, column 2: '5,5' is not a number.*--decimal"),
+        ("a,b\n1,2\n1,2,3\n", {}, "line 3 has 3 columns but line 2 has 2"),
+        ('a,b\n1,"2\n3,4\n', {}, "close each quote"),
+        ("a,b\n1,2\n", {"label": "c"}, "no column c in .* which has 2: 'a', 'b'"),
+        ("a,b\n1,2\n", {"drop": ["9"]}, "no column 9"),
+        ("a,b\n1,2\n", {"drop": ["a", "b"]}, "no column to train on"),
+        ("a,b\n1,2\n", {"columns": ["a"], "label": "a"}, "'a' is the label"),
+        ("a,b\n1,2\n", {"delimiter": "::"}, "not one character"),
+        ("a,b\n1,2\n", {"encoding": "klingon"}, "no encoding 'klingon'"),
+        ("a,b\n1,2\n", {"decimal": "x"}, "neither"),
+    ],
+)
+def test_what_is_no_table_is_named(read, text, how, words):
+    with pytest.raises(DataError, match=words):
+        read(text, **how)
+
+
+def test_the_other_mark_groups_thousands_where_the_decimal_mark_is_given(read):
+    text = "a;b\n1.234,5;2\n12;1.000.000\n"
+    np.testing.assert_array_equal(read(text, decimal=",").train, [[1234.5, 2], [12, 1e6]])
+    np.testing.assert_array_equal(read('a,b\n"1,234.5",2\n3,4\n', decimal=".").train, [[1234.5, 2], [3, 4]])
+
+
+def test_what_was_decided_is_said(read):
+    rows = "".join(f"{i},n{i},2024-01-{i + 1:02},{i % 3 or -999},7,{'xyz'[i % 3]},\n" for i in range(12))
+    dataset = read("id,name,day,t,same,kind,none\n" + rows, label="kind")
+    assert dataset.notes == (
+        "column 'id': a row index; left out",
+        "column 'name': 12 different texts in 12 rows; left out",
+        "column 'day': dates; left out",
+        "column 't' is -999 in 4 rows, and else never below 0: if that says that it is missing, leave those cells empty",
+        "column 'none': no value in any row; left out",
+        "the same number in every row: 'same'",
+    )
+    assert dataset.train_labels.tolist() == list("xyz" * 4) and dataset.schema.names == ("t", "same")
+    assert dataset.described() == (
+        "12 rows; columns of numbers: 2; none of their cells missing",
+        "label kind, not trained on: 'x', 'y', 'z'",
+        "first row: t -999, same 7",
+    )
+    assert repr(dataset) == "Dataset('t.csv', 12 rows of 2 float64, labels)"
+    assert read("a;b\n1,5;2\n3;4\n").notes == ("decimal commas: 1,5 is read as 1.5",)
+    assert read("id,name\n1,x\n2,y\n3,z\n", columns=["id", "name"]).schema.names == ("id", "name=x", "name=y", "name=z")
+
+
+def test_what_suits_a_table(read):
+    assert read("a,b\n0,0.5\n1,0.25\n").suits == {}
+    assert read("a,b\n0,0.5\n1,\n").suits == {"missing": "ignore"}
+    assert read("a,b\n0,5\n1,2\n").suits == {"likelihood": "bernoulli gaussian", "standardize": True}
+    assert read("0.5,5\n1,2\n").suits == {"likelihood": "gaussian", "standardize": True}
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "parquet"])
+def test_frames_and_parquet_are_tables_too(library, tmp_path):
+    module = pytest.importorskip("polars" if library == "polars" else "pandas", reason="frames need their library")
+    frame = module.DataFrame({"a": [1.5, None, 3], "s": ["x", None, "y"], "k": [2, 1, 2], "id": ["p", "q", "r"]})
+    if library == "parquet":
+        pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'minivae[parquet]'")
+        frame.to_parquet(tmp_path / "t.parquet")
+        frame = tmp_path / "t.parquet"
+    dataset = load_dataset(frame, label="k")
+    np.testing.assert_array_equal(dataset.train, [[1.5, 0], [nan, nan], [3, 1]])
+    assert dataset.train_labels.tolist() == [2, 1, 2]
+    assert dataset.notes == ("column 'id': 3 different texts in 3 rows; left out",)
+    if library == "parquet":
+        frame.write_bytes(frame.read_bytes()[:-9])
+        with pytest.raises(DataError, match=r"cannot read .*t.parquet as Parquet"):
+            load_dataset(frame)
+
+
+# ---- On the command line
+
+PENGUINS = "species;mass;sex;wing\n" + "".join(
+    f"{'ABC'[i % 3]};{3000 + 37 * (i % 17)},5;{('', 'f', 'm')[i % 3 and 1 + i % 2]};{180 + i % 9}\n" for i in range(90)
+)
+
+
+def test_a_table_with_everything_trains_and_other_tables_are_read_by_its_columns(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.csv").write_text(PENGUINS)
+    quick = ["--epochs", "2", "--hidden-dims", "8", "--backend", "numpy", "--no-figures", "--out", "run"]
+    assert main(["train", "p.csv", "--label", "species", "--conditional", *quick]) == 0
+    said = capsys.readouterr().err
+    assert "90 rows; columns of numbers: 2, yes and no: 1; 11.1% of their cells missing" in said
+    assert "--likelihood 'gaussian bernoulli gaussian' --standardize --missing ignore" in said
+    for command in (
+        ["evaluate", "run", "--quiet"],
+        ["sample", "run", "-n", "6", "--out", "s.npy"],
+        ["reconstruct", "run", "--out", "r.npy"],
+        ["plot", "run"],
+        ["train", "--resume", "run", "--epochs", "3", "--quiet", "--no-figures"],
+    ):
+        assert main(command) == 0
+    other = "wing,more,sex,species,mass\n181,9,m,A,3000.5\n,9,,C,3100\n"
+    (tmp_path / "other.csv").write_text(other)
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--data", "other.csv", "--quiet", "--n-samples", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "2 all examples of other.csv" in out
+    assert "columns that the model does not know are ignored: 'more'" in err
+    np.save("other.npy", [[3000.5, 1, 181], [3100, nan, nan]])
+    assert main(["reconstruct", "run", "--data", "other.csv", "--out", "r.npy"]) == 0
+    from minivae.app.runs import open_run
+
+    run = open_run("run")
+    np.testing.assert_array_equal(run.dataset("other.csv").train, run.dataset("other.npy").train)
+    (tmp_path / "bare.csv").write_text("A,3000.5,m,181\nC,3100,,\n")  # no header: by position
+    np.testing.assert_array_equal(run.dataset("bare.csv").train, np.load("other.npy"))
+    assert run.dataset("bare.csv").train_labels.tolist() == ["A", "C"]
+    (tmp_path / "other.csv").write_text(other.replace("m,A", "x,A"))
+    with pytest.raises(DataError, match=r"other.csv, line 2, column 3: 'x' is none of the values .* 'f', 'm'"):
+        run.dataset("other.csv")
+    (tmp_path / "other.csv").write_text(other.replace("wing", "feather"))
+    with pytest.raises(DataError, match="lacks the column 'wing'"):
+        run.dataset("other.csv")
+
+
+def test_options_win_over_what_suits_and_have_a_meaning(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.csv").write_text(PENGUINS)
+    quick = ["--epochs", "1", "--hidden-dims", "8", "--backend", "numpy", "--no-figures"]
+    options = ["--columns", "mass", "3", "--likelihood", "gaussian", "--standardize", "--decimal", ","]
+    assert main(["train", "p.csv", *options, *quick, "--out", "run"]) == 0
+    assert "recipe" not in capsys.readouterr().err
+    assert main(["evaluate", "run", "--quiet", "--n-samples", "2"]) == 0
+    assert main(["train", "digits", "--label", "3", *quick]) == 1
+    assert "--label has no meaning for digits" in capsys.readouterr().err
+    np.save("a.npy", np.stack([np.arange(20) % 3, np.linspace(0, 1, 20), np.linspace(1, 0, 20)], axis=1))
+    assert main(["train", "a.npy", "--label", "0", "--conditional", *quick, "--out", "arrays"]) == 0
+    assert main(["sample", "arrays", "--y", "2", "-n", "3", "--out", "s.npy"]) == 0
+    assert np.load("s.npy").shape == (3, 2)
+
+
+# ---- Whatever is written
+
+TEXTS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=6).map(
+    lambda t: f"t{t}".strip()
+)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32).map(float)
+
+
+@st.composite
+def tables(draw):
+    """Names, and columns of numbers or of two or three texts, some cells missing; no column that a rule leaves out."""
+    rows, kinds = draw(st.integers(6, 12)), draw(st.lists(st.sampled_from("ntb"), min_size=2, max_size=5))
+    names = draw(st.lists(TEXTS, min_size=len(kinds), max_size=len(kinds), unique=True))
+    columns = []
+    for kind in kinds:
+        if kind == "n":
+            cells = draw(st.lists(NUMBERS | st.none(), min_size=rows, max_size=rows))
+            cells[0] = 0.5 if cells.count(None) == rows else cells[0]
+        else:
+            texts = draw(st.lists(TEXTS, min_size=2 + (kind == "t"), max_size=2 + (kind == "t"), unique=True))
+            cells = [draw(st.sampled_from(texts)) for _ in range(rows - len(texts))] + texts
+            if rows > 8:
+                cells[0] = None
+        columns.append(cells)
+    return names, columns
+
+
+def expected(columns):
+    parts = []
+    for cells in columns:
+        seen = sorted({cell for cell in cells if isinstance(cell, str)})
+        if not seen:
+            parts.append([[nan if cell is None else cell] for cell in cells])
+        elif len(seen) == 2:
+            parts.append([[nan if cell is None else seen.index(cell)] for cell in cells])
+        else:
+            parts.append([[nan if cell is None else float(cell == text) for text in seen] for cell in cells])
+    return np.concatenate([np.array(part, float) for part in parts], axis=1)
+
+
+@settings(max_examples=60 * TRIALS, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_what_is_read_is_what_was_written(tmp_path_factory, data):
+    names, columns = data.draw(tables())
+    how = data.draw(st.sampled_from(["csv", "pandas", "polars", "parquet"]))
+    path = tmp_path_factory.getbasetemp() / ("any.parquet" if how == "parquet" else "any.csv")
+    rows = len(columns[0])
+    if how == "csv":
+        delimiter, comma = data.draw(st.sampled_from(",;\t|")), data.draw(st.booleans())
+        index = data.draw(st.booleans())
+        out = io.StringIO()
+        quoting = data.draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+        writer = csv.writer(
+            out, delimiter=delimiter, quoting=quoting, lineterminator=data.draw(st.sampled_from(["\n", "\r\n"]))
+        )
+        writer.writerow([""] * index + names)
+        missing = data.draw(st.sampled_from(["", "NA", "nan", "NULL", "?"]))
+        mark = "," if comma and delimiter != "," else "."
+
+        def cell(value):
+            if isinstance(value, float):
+                return repr(value).replace(".", mark)
+            return missing if value is None else value
+
+        for i in range(rows):
+            writer.writerow([str(i)] * index + [cell(column[i]) for column in columns])
+        blob = out.getvalue().encode(data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])))
+        path.write_bytes(gzip.compress(blob, 1) if data.draw(st.booleans()) else blob)
+        options = {"delimiter": delimiter, "decimal": mark} if data.draw(st.booleans()) else {"decimal": mark}
+    else:
+        module = pytest.importorskip("polars" if how == "polars" else "pandas", reason="frames need their library")
+        frame = module.DataFrame(dict(zip(names, columns)))
+        options = {}
+        if how == "pandas":
+            frame.to_csv(path, index=data.draw(st.booleans()))
+        elif how == "polars":
+            frame.write_csv(path)
+        else:
+            pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'minivae[parquet]'")
+            frame.to_parquet(path)
+    dataset = load_dataset(path, **options)
+    np.testing.assert_array_equal(dataset.train, expected(columns))
+    assert [column.name for column in dataset.schema.columns] == names
+    back = dataset.schema.decode(dataset.train)
+    for name, cells in zip(names, columns):
+        assert [None if cell != cell else cell for cell in back[name].tolist()] == cells
