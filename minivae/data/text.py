@@ -10,6 +10,7 @@ import io
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -283,12 +284,15 @@ class _Reader:
             names = [*names, ""] if not any(row[-1].strip() for row in rows) else ["", *names]
         elif len(names) == width + 1 and not names[-1]:
             names = names[:-1]
+        if len(names) != width:  # which is said with the first row
+            return names
         found: dict[str, str] = {}
+        times = Counter[str]()
         for j, name in enumerate(names):
-            unique, number = name or f"Unnamed: {j}", 0
+            unique = name or f"Unnamed: {j}"
             while unique in found:
-                number += 1
-                unique = f"{name}.{number}"
+                times[name] += 1
+                unique = f"{name}.{times[name]}"
             found[unique] = name
         if again := [unique for unique, name in found.items() if name and unique != name]:
             self.notes.append(f"columns of the same name are called {', '.join(again)[:80]}")
