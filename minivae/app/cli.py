@@ -54,15 +54,15 @@ def build_parser() -> argparse.ArgumentParser:
     def model(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("model", help="a run folder or a model.npz")
 
+    def split(sub: argparse.ArgumentParser, otherwise: str = "validation") -> None:
+        text = f"default: test, or {otherwise} if there is no test part"
+        sub.add_argument("--split", choices=("train", "validation", "test"), help=text)
+
     def which_data(sub: argparse.ArgumentParser, otherwise: str = "validation") -> None:
         instead = "a dataset or file instead of the one the model was trained on"
         sub.add_argument("data", metavar="DATA", nargs="?", default=argparse.SUPPRESS, help=instead)
         sub.add_argument("--data", help="the same")
-        sub.add_argument(
-            "--split",
-            choices=("train", "validation", "test"),
-            help=f"default: test, or {otherwise} if there is no test part",
-        )
+        split(sub, otherwise)
 
     def table(name: str, summary: str, *examples: str) -> argparse.ArgumentParser:
         sub = command(name, summary, *examples)
@@ -105,7 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
         "minivae compare runs/a runs/b --split test --figure compare.png",
     )
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders or model files")
-    which_data(compare)
+    compare.add_argument("--data", help="a dataset or file instead of those the models were trained on")
+    split(compare)
     compare.add_argument("--limit", type=int, help="use only the first so many examples")
     compare.add_argument("--figure", help="draw the runs that compare into this file, such as compare.png")
     compare.add_argument("--quiet", action="store_true", help="no progress")

@@ -45,7 +45,6 @@ def evaluate(options: argparse.Namespace) -> int:
         "split": part.split,
         "examples": n,
         "elbo": float(elbo.mean()),
-        "elbo_standard_error": standard_error(elbo),
         "recon": float(measured.recon.mean()),
         "kl": float(measured.kl.mean()),
         "log_likelihood": float(log_p.mean()),
@@ -59,8 +58,7 @@ def evaluate(options: argparse.Namespace) -> int:
         print(json_text(result))
         return 0
     print(f"{n:,} {part.split} examples of {dataset.name}, nats per example")
-    bound = spread(result["elbo"], result["elbo_standard_error"], 10)
-    print(f"  ELBO            {bound}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
+    print(f"  ELBO            {result['elbo']:10.3f}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
     likelihood = spread(result["log_likelihood"], result["log_likelihood_standard_error"], 10)
     print(f"  log-likelihood  {likelihood}   ({options.n_samples} importance samples)")
     print(f"  active units    {active_of(result):>{10 + len(str(vae.latent_dim))}}")

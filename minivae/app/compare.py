@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import glob
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minivae import evaluation, scores
+from minivae import evaluation, samples, scores
 from minivae.app.runs import Part, Run, open_run, pick
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
@@ -20,6 +20,7 @@ from minivae.progress import bar, say
 from minivae.storage.modelfile import json_text
 
 SEED = 0  # of the noise that all runs share, and of the pixels that are drawn from grey values
+ROWS = 2048  # with noise of their own at a time
 TROUBLE = (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError, RuntimeError)
 KEY = ("the data", "the part of the data", "binarize", "the scale of values", "densities and probabilities")
 
@@ -34,9 +35,20 @@ class Measured:
     active: int | None  # None for one row, in which nothing varies
 
     @classmethod
-    def of(cls, run: Run, part: Part, seed: int) -> Measured:
+    def of(cls, run: Run, part: Part, seed: int, own: bool = False) -> Measured:
+        """With the noise of scores, which all rows share, or with each row's own: a mean of rows evens that out.
+
+        Else an error would be left that the rows' spread does not show: 0.07 and 0.14 nats for digits and 2 and 20 latents.
+        """
         network, examples = run.vae.network_, run.vae.examples(part.data, part.rows, part.told)
-        recon, kl = scores.elbo_terms(network, examples, seed)
+        terms, n, Z = [], len(examples.rows), network.arch.latent_dim
+        for at in range(0, n, ROWS if own else n):
+            some, eps = replace(examples, rows=examples.rows[at : at + ROWS] if own else examples.rows), None
+            if own:
+                half = samples.prior(scores.DRAWS // 2 * len(some.rows), Z, seed, at).reshape(-1, len(some.rows), Z)
+                eps = np.concatenate([half, -half])
+            terms.append(scores.elbo_terms(network, some, seed, eps=eps))
+        recon, kl = np.concatenate(terms, axis=1)
         mu = evaluation.posterior(network, examples, np.float64)[0]
         return cls(examples, recon, kl, int(evaluation.active_units(mu).sum()) if len(mu) > 1 else None)
 
@@ -112,7 +124,7 @@ def _measure(name: str, options: argparse.Namespace, datasets: dict[Any, Dataset
     if source not in datasets:  # each is read once
         datasets[source] = run.dataset(options.data)
     part = pick(run, datasets[source], options.split, own=options.data is None).first(options.limit)
-    measured, vae = Measured.of(run, part, SEED), run.vae
+    measured, vae = Measured.of(run, part, SEED, own=True), run.vae
     units, whole = vae.network_.arch.column_units(), np.ones(vae.n_features_in_, bool)
     for column in vae.network_.arch.runs:
         if (
