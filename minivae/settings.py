@@ -233,8 +233,8 @@ def check_spread(settings: dict[str, Any], summary: Summary) -> None:
         raise DataError(f"X has no value in column {column} (counted from 0), only NaN; leave that column out")
     if arch.learns_sigma and (spread <= 1e-12 * mean).all():
         raise DataError(
-            f"none of the {arch.data_dim} columns varies over {summary.rows} sample{'s' * (summary.rows > 1)}, so that the best "
-            "sigma is 0 and the loss falls without end; give sigma a value, for example sigma=0.1"
+            f"none of the {arch.data_dim} columns varies over {summary.rows} sample{'s' * (summary.rows > 1)}, so that the "
+            "best sigma is 0 and the loss falls without end; give sigma a value, for example sigma=0.1"
         )
     for run in arch.runs if arch.by_columns else ():
         columns = np.arange(arch.data_dim)[run.columns] if run.data == REAL else np.empty(0, int)

@@ -461,7 +461,7 @@ def test_constant_columns_end_at_a_finite_loss_or_at_one_sentence(sigma):
     settings = {"likelihood": "gaussian", "sigma": sigma, "epochs": 60, "random_state": 0}
     for X in (equal, some):
         if sigma == "learned" and X is equal:
-            with pytest.raises(DataError, match=r"none of the 5 columns varies over 400 rows.*; give sigma a value"):
+            with pytest.raises(DataError, match=r"none of the 5 columns varies over 400 samples.*; give sigma a value"):
                 VAE(**settings).fit(X)
             continue
         vae = VAE(**settings).fit(X)
