@@ -15,7 +15,7 @@ $(VENV)/demo.stamp: pyproject.toml
 
 $(VENV)/test.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -e '.[all]' pytest pytest-benchmark hypothesis scikit-learn scipy \
+	$(BIN)/python -m pip install -q -e '.[all]' pytest pytest-benchmark hypothesis scikit-learn scipy pandas polars \
 		"nvidia-cuda-nvrtc; sys_platform == 'linux'"
 	touch $@
 

@@ -49,6 +49,9 @@ def _choice(*names: str) -> dict[str, Any]:
     return {"choices": names}
 
 
+_YES_NO = {"action": argparse.BooleanOptionalAction}  # so that a recipe can be told no
+
+
 def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
     """The parameters of VAE as options of `train`: type, and one line of help. Defaults are taken from VAE itself."""
     from minivae.architecture import INITS, MISSING, OUTPUT_BIASES
@@ -74,10 +77,10 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
             "sigma": ({"type": _sigma}, "of the gaussian: a number, learned, or elementwise"),
             "missing": (_choice(*MISSING), "NaN: an error; not observed; not observed, and the encoder told so"),
             "standardize": (
-                {"action": "store_true"},
+                _YES_NO,
                 "bring each column to one scale, gaussian ones to mean 0 and spread 1; results stay in the data's own units",
             ),
-            "conditional": ({"action": "store_true"}, "tell encoder and decoder the labels of the data"),
+            "conditional": (_YES_NO, "tell encoder and decoder the labels of the data"),
             "init": (_choice(*INITS), "initial weights"),
             "output_bias": (_choice(*OUTPUT_BIASES), "initial bias of the decoder's last layer"),
         },
@@ -93,7 +96,7 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
             "optimizer": (_choice(*OPTIMIZERS), "update rule"),
             "learning_rate": ({"type": float}, "at its highest"),
             "momentum": ({"type": float}, "of sgd"),
-            "nesterov": ({"action": "store_true"}, "Nesterov's form of momentum"),
+            "nesterov": (_YES_NO, "Nesterov's form of momentum"),
             "beta1": ({"type": float}, "Adam: decay of the first moment"),
             "beta2": ({"type": float}, "Adam: decay of the second moment"),
             "epsilon": ({"type": float}, "Adam: added to the root of the second moment"),
@@ -179,7 +182,7 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
         group = train.add_argument_group(title)
         for name, (keywords, text) in options.items():
             default = defaults[name].default
-            if default is not None and "(default" not in text and keywords.get("action") != "store_true":
+            if default is not None and "(default" not in text and default is not False:
                 shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
                 text = f"{text} (default: {shown})"
             # SUPPRESS: an option that is not given leaves the dataset's recipe, then VAE's own default, in place

@@ -27,6 +27,7 @@ from minivae.data.datasets import Dataset, load_dataset
 from minivae.data.files import DataError
 from minivae.estimator import VAE
 from minivae.kernels import MODULES, availability, load
+from minivae.likelihoods import REAL, domains
 from minivae.parameters import size
 from minivae.progress import say
 from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective, resolved
@@ -58,7 +59,8 @@ def train(options: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
     suits = RECIPES.get(options.data, {}) | dataset.suits
     if given.keys() & {"likelihood", "divide_by", "binarize"}:  # whoever says what the numbers are has said it all
-        suits = {name: value for name, value in suits.items() if name not in ("likelihood", "standardize")}
+        free = REAL in domains(given.get("likelihood", "bernoulli"))  # but for their scale
+        suits = {n: v for n, v in suits.items() if n != "likelihood" and (n != "standardize" or free)}
     recipe = {name: value for name, value in suits.items() if name not in given}
     settings = {"random_state": 0, **recipe, **given}
     checked_settings(VAE(**settings))  # before anything is read out of them
