@@ -61,9 +61,12 @@ def verdict(
     rise = last - around > max(3 * noise * (2 / size) ** 0.5, RISES * whole)
     if not near and weighed_alike and rise and training[-size:].mean() < training[best]:
         word = "overfitting"
+        cure = (
+            "the epoch kept is from before it" if name == "val_loss" else f"train for {epoch} epochs, or hold rows out"
+        )
         lines.append(
-            f"since then the {what} loss has risen and the training loss fallen, which is overfitting: more data help, a "
-            "smaller network (hidden_dims, latent_dim), or optimizer='adamw' with a weight_decay"
+            f"since then the {what} loss has risen and the training loss fallen, which is overfitting: {cure}; more data "
+            "would help, a smaller network (hidden_dims) or optimizer='adamw' with a weight_decay only may"
         )
     active = kept["active_units"] if active is None else active
     if latent_dim / 10 <= active <= 3 * latent_dim / 4:  # of fewer says `evaluation.collapse`
