@@ -40,6 +40,7 @@ ORDER = [
         "data",
         "data.opening",
         "data.schema",
+        "data.dialects",
         "data.text",
         "data.tables",
         "data.series",

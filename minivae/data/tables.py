@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from minivae.data.dialects import NO_NUMBER, is_number
 from minivae.data.opening import Array, DataError
 from minivae.data.schema import CATEGORIES, Column, Schema, Table, listed
-from minivae.data.text import NO_NUMBER, is_number
 
 CATEGORY = 50  # texts of a category that nobody has asked for
 _LIKE_A_NUMBER = re.compile(r"[\s$€£¥+-]*(\d[\d.,_' ]*|\.\d+)(e[+-]?\d+)?\s*%?", re.IGNORECASE)

@@ -5,13 +5,10 @@ What only looks like a number is never guessed at, and neither a line nor the wh
 
 from __future__ import annotations
 
-import csv
 import io
 import os
-import re
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import IO
 
 import numpy as np
 
+from minivae.data.dialects import MISSING, Dialect, is_number, tells_size
 from minivae.data.opening import Array, DataError, opened, room
 from minivae.data.schema import Table
 
@@ -28,27 +26,6 @@ GROWTH = 4  # "0," becomes eight bytes
 PACKED = (2**26, 100)  # what gzip may unpack to: so many bytes, or so many times its own where that is more
 PART = 2**16  # cells that are texts at a time
 SAMPLE = (50, 2**18)  # lines, or characters, by which a table is recognised
-
-# A cell that was not observed: what pandas takes for one, and "?"; in a column of numbers the last two as well.
-MISSING = {
-    "",
-    "#N/A",
-    "#N/A N/A",
-    "#NA",
-    "-1.#IND",
-    "-1.#QNAN",
-    "-NaN",
-    "-nan",
-    "1.#IND",
-    "1.#QNAN",
-    "<NA>",
-    "N/A",
-    "NA",
-}
-MISSING |= {"NULL", "NaN", "NAN", "None", "n/a", "nan", "null", "?"}
-NO_NUMBER = MISSING | {"-", "."}
-_GROUPED = {mark: re.compile(rf"[+-]?\d{{1,3}}(\{mark}\d{{3}})+") for mark in ".,"}  # thousands
-_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def read_table(
@@ -122,49 +99,38 @@ def _undecodable(path: Path, encoding: str) -> str:
     return f"{path} is not {encoding} text; {fix}"
 
 
-def is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell  # Python reads 1_000 as a number; no table means that
-
-
-class _Reader:
+class _Reader(Dialect):
     """The lines of a file, several times over: a sample, then numbers alone, then whatever is there."""
 
     def __init__(self, path: Path, text: IO[str], delimiter: str | None, decimal: str | None, header: bool | None):
-        self.path, self.text, self.decimal, self.header = path, text, decimal, header
-        self.start, self.number, self.line, self.delimiter = 0, 0, "", delimiter or ""
-        self.asked, self.notes = decimal is not None, list[str]()
+        super().__init__(path, delimiter, decimal)
+        self.text, self.header, self.start = text, header, 0
 
     def read(self) -> Table:
         sample, comment = self._sample()
-        self.delimiter = self.delimiter or self._recognise_delimiter(sample)
-        rows = self._cut_sample(sample, self.delimiter)
+        self.delimiter = self.delimiter or self.recognise_delimiter(sample)
+        rows = self.cut_sample(sample, self.delimiter)
         if not rows:
-            next(self._cut(self._lines()), None)  # which says what is wrong, if anything
+            next(self.cut(self._lines()), None)  # which says what is wrong, if anything
             raise DataError(f"{self.path} holds no rows; pass a table with one example per line")
-        self._recognise_decimal([cell.strip() for row in rows for cell in row])
+        self.recognise_decimal([cell.strip() for row in rows for cell in row])
         first, names = rows[0], None
-        odd = self.header is None and len(rows) > 1 and _tells_size(first, rows[1])
-        headed = not odd and (self.header if self.header is not None else self._is_header(first, rows[1:]))
+        odd = self.header is None and len(rows) > 1 and tells_size(first, rows[1])
+        headed = not odd and (self.header if self.header is not None else self.is_header(first, rows[1:]))
         if headed:
             names = [cell.strip() for cell in first]
         elif comment and not odd:  # numpy.savetxt writes names so
-            words = self._cut_sample([comment.lstrip("# ")], self.delimiter)
+            words = self.cut_sample([comment.lstrip("# ")], self.delimiter)
             if words and len(words[0]) == len(first) > 1 and not any(map(is_number, words[0])):
                 names = [cell.strip() for cell in words[0]]
         if odd or (headed and self.header is None and any(map(is_number, first))):
-            what = (
-                "tells rows and columns, and is no row" if odd else "is taken for a header; if it is a row: --no-header"
-            )
+            what = "tells rows and columns: no row" if odd else "is taken for a header; if it is a row: --no-header"
             self.notes.append(f"the first line ({', '.join(first)[:40]}) {what}")
         rows = rows[odd or headed :]
         if not rows:
-            next(islice(self._cut(self._lines()), 1, None), None)  # an open quote, perhaps
+            next(islice(self.cut(self._lines()), 1, None), None)  # an open quote, perhaps
             raise DataError(f"{self.path} holds a header but no rows; add one example per line below it")
-        names, headed_by = self._unique(names, rows), names is not None
+        names, headed_by = self.unique(names, rows), names is not None
         columns, matrix, places = {}, None, array("q")
         if self.decimal != "," and all(len(row) == len(names) and all(map(is_number, row)) for row in rows):
             with suppress(ValueError):  # of a cell that is missing or no number, which the slow way finds
@@ -185,39 +151,17 @@ class _Reader:
     def _lines(self) -> Iterator[str]:
         """Every line from the first on that belongs to the table."""
         self.text.seek(0)
-        self.number = 0
+        self.at = 0
         while line := self.text.readline(LINE + 1):
-            self.number += 1
+            self.at += 1
             if len(line) > LINE:
                 raise DataError(
-                    f"{self.path}, line {self.number} has more than {LINE:,} characters; "
+                    f"{self.path}, line {self.at} has more than {LINE:,} characters; "
                     "store data of so many columns as .npy"
                 )
-            self.line = line.lstrip("\ufeff") if self.number == 1 else line
-            if self.number > self.start:
+            self.line = line.lstrip("\ufeff") if self.at == 1 else line
+            if self.at > self.start:
                 yield self.line
-
-    def _cut(self, lines: Iterable[str], delimiter: str = "") -> Iterator[list[str]]:
-        """The cells of each line that is not blank."""
-        mark = delimiter or self.delimiter
-        if mark == " ":
-            lines = (" ".join(line.split()) for line in lines)
-        try:
-            for cells in csv.reader(lines, delimiter=mark, skipinitialspace=True, strict=True):
-                if len(cells) > 1 or (cells and (cells[0].strip() or self.line.strip())):
-                    yield cells
-        except csv.Error as error:
-            fix = "close each quote, and write a quote inside a quoted cell twice"
-            raise DataError(f"{self.path}, line {self.number}: {error}; {fix}") from error
-
-    def _cut_sample(self, sample: list[str], delimiter: str) -> list[list[str]]:
-        """As far as it goes: the last cell may be open."""
-        rows: list[list[str]] = []
-        with suppress(DataError):
-            rows.extend(self._cut(sample, delimiter))
-        return rows
-
-    # ---- What kind of a table it is
 
     def _sample(self) -> tuple[list[str], str]:
         """Its first lines, and the last of those before them that begin with #."""
@@ -225,78 +169,13 @@ class _Reader:
         comment, size = "", 0
         for line in self._lines():
             if not sample and line.startswith("#"):
-                self.start, comment = self.number, line
+                self.start, comment = self.at, line
             elif line.strip():
                 sample.append(line)
                 size += len(line)
                 if len(sample) == SAMPLE[0] or (size > SAMPLE[1] and len(sample) > 1):
                     break
         return sample, comment
-
-    def _recognise_delimiter(self, sample: list[str]) -> str:
-        """What makes as many cells of each line, or of each but the first; else what the first line has most of."""
-        first = "".join(sample[:1])
-        marks = [mark for mark in "\t;|," if any(mark in line for line in sample[:2])]
-        for lines in (sample, sample[1:]):
-            for mark in marks if len(lines) > 1 or lines is sample else ():
-                if len(sizes := {len(row) for row in self._cut_sample(lines, mark)}) == 1 and sizes != {1}:
-                    return mark
-        words = [line.split() for line in sample]
-        even = len(set(map(len, words))) == 1 and len(words[0]) > 1 and all(map(is_number, words[-1]))
-        if even or (not marks and ".txt" in self.path.name.lower()):
-            return " "
-        return max(marks, key=first.count, default=",")
-
-    def _recognise_decimal(self, cells: list[str]) -> None:
-        commas = [cell for cell in cells if _COMMA.fullmatch(cell)]
-        if (
-            self.decimal is None
-            and commas
-            and self.delimiter != ","
-            and not any("." in cell and is_number(cell) for cell in cells)
-        ):
-            if all(_GROUPED[","].fullmatch(cell) for cell in commas):
-                raise DataError(
-                    f"{self.path}: {commas[0][:40]!r} is a fraction in some countries and thousands in others; say which "
-                    "with decimal=',' (--decimal ,) or decimal='.' (--decimal .)"
-                )
-            self.decimal = ","
-            self.notes.append(f"decimal commas: {commas[0][:40]} is read as {commas[0][:40].replace(',', '.')}")
-
-    def _is_header(self, first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
-        """Names, none of them a number; or with numbers that rise by 1, as a frame's columns and years do."""
-        numbers = [j for j, cell in enumerate(first) if self._number(cell) is not None and cell.strip()]
-        if not numbers:
-            return True
-        if not rest or not _rising([first[j] for j in numbers]) or _rising(rest[0]):
-            return False
-        others = [j for j in range(len(first)) if j not in numbers]
-        if any(j < len(row) and row[j].strip() and self._number(row[j]) is not None for row in rest for j in others):
-            return True  # a name above numbers
-        return len(numbers) >= (4 if not others else 1 if not first[0].strip() else 3)
-
-    def _unique(self, names: list[str] | None, rows: list[list[str]]) -> list[str]:
-        """A name for each column, as pandas gives them; numbers where there is no header."""
-        width = len(rows[0])
-        if names is None:
-            return list(map(str, range(width)))
-        if len(names) == width - 1:  # R names no column of row names; or a delimiter ends each row
-            names = [*names, ""] if not any(row[-1].strip() for row in rows) else ["", *names]
-        elif len(names) == width + 1 and not names[-1]:
-            names = names[:-1]
-        if len(names) != width:  # which is said with the first row
-            return names
-        found: dict[str, str] = {}
-        times = Counter[str]()
-        for j, name in enumerate(names):
-            unique = name or f"Unnamed: {j}"
-            while unique in found:
-                times[name] += 1
-                unique = f"{name}.{times[name]}"
-            found[unique] = name
-        if again := [unique for unique, name in found.items() if name and unique != name]:
-            self.notes.append(f"columns of the same name are called {', '.join(again)[:80]}")
-        return list(found)
 
     # ---- Cell by cell
 
@@ -313,17 +192,16 @@ class _Reader:
             known: list[dict[str, str | None]] = [dict.fromkeys(MISSING) for _ in texts]
             memos, held, more = dict(zip(texts, known)), 0, set()
             del places[:]
-            rows = islice(self._cut(self._lines()), int(skip), None)
+            rows = islice(self.cut(self._lines()), int(skip), None)
             while chunk := [self._counted(cells, names, places) for cells in islice(rows, max(1, PART // len(names)))]:
                 for j, cells in enumerate(zip(*chunk)):
                     if j in texts:
                         memo, before = memos[j], len(memos[j])
-                        values = np.array(
-                            [memo.setdefault(cell, cell) for cell in map(str.strip, cells)] + [None], object
-                        )[:-1]
+                        values = np.empty(len(cells), object)
+                        values[:] = [memo.setdefault(cell, cell) for cell in map(str.strip, cells)]
                         held += (len(memo) - before) * 100
                         chunks[j].append(values)
-                    elif j not in more and (numbers := self._numbers(cells)) is not None:
+                    elif j not in more and (numbers := self.numbers(cells)) is not None:
                         chunks[j].append(numbers)
                     else:
                         more.add(j)
@@ -336,48 +214,11 @@ class _Reader:
             texts |= more
 
     def _counted(self, cells: list[str], names: list[str], places: array[int]) -> list[str]:
-        places.append(self.number)
+        places.append(self.at)
         if len(cells) != len(names):
             other = f"line {places[0]}" if len(places) > 1 else "the header"
             raise DataError(
-                f"{self.path}, line {self.number} has {len(cells)} columns but {other} has {len(names)}; "
+                f"{self.path}, line {self.at} has {len(cells)} columns but {other} has {len(names)}; "
                 "give every line the same number of cells"
             )
         return cells
-
-    def _numbers(self, cells: Sequence[str]) -> Array | None:
-        """As float64, NaN where a cell is missing; None where one is no number."""
-        if self.decimal != ",":
-            with suppress(ValueError):
-                numbers = np.fromiter(map(float, cells), np.float64, len(cells))
-                return None if "_" in "".join(cells) else numbers
-        found = [self._number(cell) for cell in cells]
-        return None if None in found else np.array(found, np.float64)
-
-    def _number(self, cell: str) -> float | None:
-        """NaN for a cell that is missing, None for one that is no number."""
-        cell = cell.strip()
-        if cell in NO_NUMBER:
-            return np.nan
-        if self.decimal is not None:
-            whole, mark, fraction = cell.partition(self.decimal)
-            other = "." if self.decimal == "," else ","
-            if other in cell:
-                sure = (mark or self.asked) and _GROUPED[other].fullmatch(whole)
-                whole = whole.replace(other, "") if sure else "no number"
-            cell = f"{whole}.{fraction}" if mark else whole
-        return float(cell) if is_number(cell) else None
-
-
-def _rising(cells: Sequence[str]) -> bool:
-    """Whole numbers, each one more than the one before it."""
-    cells = [cell.strip() for cell in cells]
-    if not cells or not all(cell.isdecimal() and len(cell) < 10 for cell in cells):
-        return False
-    return [int(cell) for cell in cells] == list(range(int(cells[0]), int(cells[0]) + len(cells)))
-
-
-def _tells_size(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Rows, columns, and names of classes, as scikit-learn's files begin."""
-    sizes = len(first) > 2 and first[0].isdecimal() and first[1] == str(len(second) - 1)
-    return bool(sizes and not any(map(is_number, first[2:])) and all(map(is_number, second)))

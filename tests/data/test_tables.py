@@ -14,6 +14,10 @@ from hypothesis import strategies as st
 
 from minivae import DataError, load_dataset
 from minivae.app.cli import main
+from minivae.app.runs import open_run
+from minivae.data.schema import Column, Schema
+from minivae.storage import persistence
+from minivae.storage.modelfile import ModelFileError
 
 TRIALS = int(os.environ.get("MINIVAE_TRIALS", "1"))
 nan = np.nan
@@ -37,6 +41,8 @@ def read(tmp_path):
         ("a;b\n1,5;2\n-2;0,25\n", ("a", "b"), [[1.5, 2], [-2, 0.25]]),
         ("a;b\n1.234,5;2\n-2;0,25\n", ("a", "b"), [[1234.5, 2], [-2, 0.25]]),
         ("1,5;2,7\n2,0;3,1\n", ("0", "1"), [[1.5, 2.7], [2, 3.1]]),
+        ("a,NA,nan\n1,2,3\n4,,6\n", ("a", "NA", "nan"), [[1, 2, 3], [4, nan, 6]]),
+        ("nan,nan\n1,2\n", ("0", "1"), [[nan, nan], [1, 2]]),
         ("a|b\n1|2\n3|4\n", ("a", "b"), [[1, 2], [3, 4]]),
         ("label,0,1\n5,0,2\n", ("label", "0", "1"), [[5, 0, 2]]),
         ("x,1990,1991,1992\n5,0.5,2,1\n", ("x", "1990", "1991", "1992"), [[5, 0.5, 2, 1]]),
@@ -172,7 +178,6 @@ def test_a_table_with_everything_trains_and_other_tables_are_read_by_its_columns
         ["evaluate", "run", "--quiet"],
         ["sample", "run", "-n", "6", "--out", "s.npy"],
         ["reconstruct", "run", "--out", "r.npy"],
-        ["plot", "run"],
         ["train", "--resume", "run", "--epochs", "3", "--quiet", "--no-figures"],
     ):
         assert main(command) == 0
@@ -185,13 +190,18 @@ def test_a_table_with_everything_trains_and_other_tables_are_read_by_its_columns
     assert "columns that the model does not know are ignored: 'more'" in err
     np.save("other.npy", [[3000.5, 1, 181], [3100, nan, nan]])
     assert main(["reconstruct", "run", "--data", "other.csv", "--out", "r.npy"]) == 0
-    from minivae.app.runs import open_run
-
     run = open_run("run")
     np.testing.assert_array_equal(run.dataset("other.csv").train, run.dataset("other.npy").train)
     (tmp_path / "bare.csv").write_text("A,3000.5,m,181\nC,3100,,\n")  # no header: by position
     np.testing.assert_array_equal(run.dataset("bare.csv").train, np.load("other.npy"))
     assert run.dataset("bare.csv").train_labels.tolist() == ["A", "C"]
+    for change in (
+        *({"table": bad} for bad in ({}, [], Schema((Column("a", "number"),)).to_dict())),
+        *({"reading": bad} for bad in ({"label": []}, {"delimiter": 3}, {"drop": "a"}, {"stranger": "x"}, None)),
+    ):  # what a model's file says is not trusted
+        persistence.save(run.vae, tmp_path / "bad.npz", run=run.vae.run_ | change)
+        with pytest.raises(ModelFileError, match="is not what train writes"):
+            open_run("bad.npz")
     (tmp_path / "other.csv").write_text(other.replace("m,A", "x,A"))
     with pytest.raises(DataError, match=r"other.csv, line 2, column 3: 'x' is none of the values .* 'f', 'm'"):
         run.dataset("other.csv")
