@@ -67,6 +67,7 @@ def score(options: argparse.Namespace) -> int:
     else:
         names, widths = [c.name for c in schema.columns], [c.width for c in schema.columns]
     worst = range(min(len(names), (3 if schema else 0) if options.worst is None else options.worst))
+    starts = np.cumsum([0, *widths[:-1]])
     examples = vae.examples(part.data, part.rows, part.told)
 
     def of(piece: slice) -> Columns:
@@ -77,16 +78,26 @@ def score(options: argparse.Namespace) -> int:
             found["log_likelihood"] = scores.log_likelihood(vae.network_, some, k, vae.seed_)
         found = {name: values.astype(vae.network_.dtype) for name, values in found.items()}
         if worst:
-            table = scores.reconstruction(vae.network_, some, vae.seed_, per_column=True)
-            table = np.add.reduceat(
-                table, np.cumsum([0, *widths[:-1]]), axis=1
-            )  # a category is one column of the table
+            table = scores.reconstruction(vae.network_, some, vae.seed_, per_column=True) - widths_of(vae)
+            table = np.add.reduceat(table, starts, axis=1)  # a category is one column of the table
             order = np.argsort(-table, axis=1, kind="stable")
             for j in worst:
                 found[f"worst{j + 1}"] = np.array(names, object)[order[:, j]]
         return found
 
     return _write(options, path, run, part, name, of)
+
+
+def widths_of(vae: VAE) -> Array:
+    """log sigma of each column [D], 0 where it has none: what a column's units, and its noise, add to its every cell.
+
+    Without it the column with the largest numbers would be the one that fits worst in each row.
+    """
+    try:
+        sigma = np.broadcast_to(vae.sigma_, vae.n_features_in_)
+    except AttributeError:  # of its own in each row, or no gaussian at all
+        sigma = vae.network_.arch.column_units()[1]
+    return np.asarray(np.nan_to_num(np.log(sigma)))
 
 
 def impute(options: argparse.Namespace) -> int:

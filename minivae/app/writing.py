@@ -112,7 +112,7 @@ def cells(values: Array) -> list[str]:
     if values.dtype == object:
         return ["" if value is None else str(value) for value in values]
     texts: list[str] = values.astype(str).tolist()
-    return ["" if text == "nan" else text for text in texts] if values.dtype.kind == "f" else texts
+    return ["" if text == "nan" else text.removesuffix(".0") for text in texts] if values.dtype.kind == "f" else texts
 
 
 def _parquet() -> tuple[Any, Any]:
