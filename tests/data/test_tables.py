@@ -90,6 +90,7 @@ def test_encodings(read, encoding):
         ('a,b\n1,"1,234"\n3,"5,000"\n', {}, "line 2, column 2: '1,234' is not a number.*--decimal"),
         ("a;b\n1;1,234\n3;5,000\n", {}, "'1,234' is a fraction in some countries and thousands in others.*--decimal"),
         ("a;b\n1;1.234\n3;5,5\n", {}, r"line 3, column 2: '5,5' is not a number.*--decimal"),
+        ("a;b\n1.5;2,5\n2.5;3,5\n", {}, "line 2, column 2: '2,5' is not a number.*--decimal"),
         ("a,b\n1,2\n1,2,3\n", {}, "line 3 has 3 columns but line 2 has 2"),
         ('a,b\n1,"2\n3,4\n', {}, "close each quote"),
         ("a,b\n1,2\n", {"label": "c"}, "no column c in .* which has 2: 'a', 'b'"),
