@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,26 @@ from minivae import evaluation, scores
 from minivae.app.drawing import told
 from minivae.app.runs import Part, Run, open_run, pick
 from minivae.app.writing import (
+    DELIMITERS,
     FIGURES,
     TABLES,
     Columns,
     beside,
+    cells,
+    lines,
     named,
     numbered,
     out_path,
     write,
     write_means,
+    write_text,
 )
 from minivae.data.checks import require_count
-from minivae.data.files import Array, DataError, read_npy
+from minivae.data.datasets import Dataset
+from minivae.data.files import Array, DataError, read_npy, table_kind
+from minivae.data.schema import Schema
+from minivae.data.tables import by_schema
+from minivae.data.text import as_it_stands
 from minivae.estimator import VAE
 from minivae.progress import bar
 from minivae.storage.modelfile import json_text
@@ -42,7 +52,7 @@ PIECE = 4 * evaluation.CHUNK  # rows in memory at a time: whole chunks, so that 
 
 def encode(options: argparse.Namespace) -> int:
     path = out_path(options.out, *TABLES, ".npy")
-    run, part, name = _rows(options)
+    run, part, dataset = _rows(options)
     examples = run.vae.examples(part.data, part.rows, part.told)
 
     def of(piece: slice) -> Columns:
@@ -50,7 +60,7 @@ def encode(options: argparse.Namespace) -> int:
         with np.errstate(over="ignore"):
             return numbered("z", mu) | (numbered("sigma", np.exp(logvar / 2)) if options.sigma else {})
 
-    return _write(options, path, run, part, name, of)
+    return _write(options, path, run, part, dataset, of)
 
 
 def score(options: argparse.Namespace) -> int:
@@ -60,7 +70,7 @@ def score(options: argparse.Namespace) -> int:
         require_count("n_samples", k)
     if options.worst is not None and options.worst < 0:
         raise ValueError(f"worst must be at least 0, not {options.worst}")
-    run, part, name = _rows(options)
+    run, part, dataset = _rows(options)
     vae, schema = run.vae, run.schema
     if schema is None:
         names, widths = list(numbered("x", np.empty((0, vae.n_features_in_)), 0)), [1] * vae.n_features_in_
@@ -85,7 +95,7 @@ def score(options: argparse.Namespace) -> int:
                 found[f"worst{j + 1}"] = np.array(names, object)[order[:, j]]
         return found
 
-    return _write(options, path, run, part, name, of)
+    return _write(options, path, run, part, dataset, of)
 
 
 def widths_of(vae: VAE) -> Array:
@@ -102,15 +112,39 @@ def widths_of(vae: VAE) -> Array:
 
 def impute(options: argparse.Namespace) -> int:
     path = out_path(options.out, *TABLES, ".npy")
-    run, part, name = _rows(options)
-    run.vae.examples(part.data, part.rows, part.told)  # all rows are looked at before the first is written
-    labels = part.labels if run.vae.condition_ is not None else None
+    run, part, dataset = _rows(options)
+    vae, labels = run.vae, part.labels if run.vae.condition_ is not None else None
+    vae.examples(part.data, part.rows, part.told)  # all rows are looked at before the first is written
 
     def of(piece: slice) -> Columns:
-        X, y = part.data[part.rows[piece]], None if labels is None else labels[piece]
-        return named(run, run.vae.impute(X, y, n_samples=options.n_samples))
+        y = None if labels is None else labels[piece]
+        return named(run, vae.impute(part.data[part.rows[piece]], y, n_samples=options.n_samples))
 
-    return _write(options, path, run, part, name, of)
+    text = path is None or path.suffix.lower() in DELIMITERS
+    if text and run.schema is not None and part.split == "all" and table_kind(Path(dataset.source)) == "text":
+        return _write(options, path, run, part, dataset, of, functools.partial(_refilled, path, run.schema, dataset))
+    return _write(options, path, run, part, dataset, of)
+
+
+def _refilled(path: Path | None, schema: Schema, dataset: Dataset, of: Callable[[slice], Columns]) -> Iterator[str]:
+    """The text of the data's file as it stands, but for the cells that were missing and that the model knows."""
+    source = Path(dataset.source)
+    how = {name: dataset.reading.get(name) for name in ("delimiter", "encoding", "decimal", "header")}
+    with as_it_stands(source, **how) as (table, before, rows, delimiter, decimal):
+        if path is not None and path.suffix.lower() not in Path(source.name.lower()).suffixes:
+            delimiter = DELIMITERS[path.suffix.lower()]
+        names = list(by_schema(table, schema)[0].columns)
+        starts = np.cumsum([0, *(column.width for column in schema.columns[:-1])])
+        head = list(islice(rows, before)) or ([names] if table.headed else [])  # which may stand in a comment
+        yield lines(head, delimiter)
+        for start in range(0, len(dataset.train), PIECE):
+            piece = slice(start, start + PIECE)
+            holes, some = np.isnan(dataset.train[piece]), list(islice(rows, PIECE))
+            for at, (name, values) in zip(starts, of(piece).items()):
+                filled, j = np.flatnonzero(holes[:, at]), names.index(name)
+                for row, text in zip(filled, cells(values[filled])):
+                    some[row][j] = text if values.dtype == object else text.replace(".", decimal)
+            yield lines(some, delimiter)
 
 
 def decode(options: argparse.Namespace) -> int:
@@ -130,14 +164,14 @@ def decode(options: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(options: argparse.Namespace) -> tuple[Run, Part, str]:
+def _rows(options: argparse.Namespace) -> tuple[Run, Part, Dataset]:
     """The rows of --split; without it the test part, and of data that have none all rows."""
     run = open_run(options.model)
     dataset = run.dataset(options.data)
     if options.split is not None or dataset.test is not None:
-        return run, pick(run, dataset, options.split, own=options.data is None), dataset.name
+        return run, pick(run, dataset, options.split, own=options.data is None), dataset
     labels = dataset.train_labels
-    return run, Part("all", dataset.train, np.arange(len(dataset.train)), labels, labels), dataset.name
+    return run, Part("all", dataset.train, np.arange(len(dataset.train)), labels, labels), dataset
 
 
 def _latents(source: str, vae: VAE) -> tuple[Array, list[str]]:
@@ -162,30 +196,39 @@ def _latents(source: str, vae: VAE) -> tuple[Array, list[str]]:
 
 
 def _write(
-    options: argparse.Namespace, path: Path | None, run: Run, part: Part, name: str, of: Callable[[slice], Columns]
+    options: argparse.Namespace,
+    path: Path | None,
+    run: Run,
+    part: Part,
+    dataset: Dataset,
+    of: Callable[[slice], Columns],
+    text: Callable[[Callable[[slice], Columns]], Iterator[str]] | None = None,
 ) -> int:
+    """What `of` says of the rows of each piece; text: as lines of its own making."""
     n, bare = len(part.rows), path is not None and path.suffix.lower() == ".npy"
     first = {} if bare else beside(run, part.rows, part.labels)
 
-    def pieces(advance: Callable[[int], None]) -> Iterator[Columns]:
-        for start in range(0, n, PIECE):
-            piece = slice(start, min(n, start + PIECE))
-            found = of(piece)
-            advance(piece.stop - start)
-            yield {name: values[piece] for name, values in first.items()} | found
+    def pieces(of: Callable[[slice], Columns]) -> Iterator[Columns]:
+        for piece in (slice(start, start + PIECE) for start in range(0, n, PIECE)):
+            yield {name: values[piece] for name, values in first.items()} | of(piece)
 
     if path is None and options.json:
-        records = [
-            dict(zip(table, row))
-            for table in pieces(lambda _: None)
-            for row in zip(*(v.tolist() for v in table.values()))
-        ]
+        records = [dict(zip(table, row)) for table in pieces(of) for row in zip(*(v.tolist() for v in table.values()))]
         print(json_text(records))
         return 0
     with bar(n, "rows", path is not None and not options.quiet) as advance:
-        write(path, pieces(advance))
+
+        def counted(piece: slice) -> Columns:
+            found = of(piece)
+            advance(len(part.rows[piece]))
+            return found
+
+        if text is None:
+            write(path, pieces(counted))
+        else:
+            write_text(path, text(counted))
     if path is not None and options.json:
-        print(json_text({"out": str(path), "data": name, "split": part.split, "rows": n}))
+        print(json_text({"out": str(path), "data": dataset.name, "split": part.split, "rows": n}))
     elif path is not None:
-        print(f"wrote {path}: {n:,} rows of {name} ({part.split})")
+        print(f"wrote {path}: {n:,} rows of {dataset.name} ({part.split})")
     return 0

@@ -6,7 +6,7 @@ import csv
 import importlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from minivae.data.files import Array, DataError
 from minivae.progress import say
 from minivae.storage.durable import place_of, write_atomically
 
-TABLES = (".csv", ".tsv", ".parquet")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TABLES = (*DELIMITERS, ".parquet")
 FIGURES = (".png", ".pdf", ".svg", ".jpg")
 ROWS = 4096  # of a table that become text at a time
 Columns = dict[str, Array]  # [n] each, by name: numbers, or objects, which are texts and None
@@ -43,7 +44,9 @@ def numbered(letter: str, matrix: Array, first: int = 1) -> Columns:
 
 def named(run: Run, X: Array) -> Columns:
     """The columns of X [n, D] by their names, categories as texts; of data without names x0 to x(D-1)."""
-    return numbered("x", X, 0) if run.schema is None else run.schema.decode(X)
+    if run.schema is None:
+        return numbered("x", X, 0)
+    return {name: v if v.dtype == object else v.astype(X.dtype) for name, v in run.schema.decode(X).items()}
 
 
 def beside(run: Run, rows: Array, labels: Any) -> Columns:
@@ -56,20 +59,24 @@ def beside(run: Run, rows: Array, labels: Any) -> Columns:
 def write(path: Path | None, pieces: Iterator[Columns]) -> None:
     """Pieces of a table, one below the other, to a file or to standard output. An array has neither names nor texts."""
     kind = "" if path is None else path.suffix.lower()
-    if path is None:
-        for text in _texts(pieces, ","):
-            print(text, end="")
+    if path is None or kind in DELIMITERS:
+        write_text(path, _texts(pieces, DELIMITERS.get(kind, ",")))
     elif kind == ".npy":
         array = np.concatenate([np.column_stack([*piece.values()]) for piece in pieces])
         write_atomically(path, lambda file: np.save(file, array))
-    elif kind == ".parquet":
+    else:
         table = list(pieces)
         whole = {name: np.concatenate([piece[name] for piece in table]) for name in table[0]}
         arrow, parquet = _parquet()
         write_atomically(path, lambda file: parquet.write_table(arrow.table(whole), file))
-    else:
-        texts = _texts(pieces, "\t" if kind == ".tsv" else ",")
+
+
+def write_text(path: Path | None, texts: Iterator[str]) -> None:
+    if path is not None:
         write_atomically(path, lambda file: [file.write(text.encode()) for text in texts])
+        return
+    for text in texts:
+        print(text, end="")
 
 
 def write_means(path: Path | None, run: Run, means: Array, draw: Callable[[Any], Any], first: Columns) -> None:
@@ -100,12 +107,14 @@ def write_means(path: Path | None, run: Run, means: Array, draw: Callable[[Any],
 def _texts(pieces: Iterator[Columns], delimiter: str) -> Iterator[str]:
     """A table as text: each number in the fewest digits that are read as the same number, nothing where there is none."""
     for number, piece in enumerate(pieces):
-        text = io.StringIO()
-        writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-        if number == 0:
-            writer.writerow(piece)
-        writer.writerows(zip(*map(cells, piece.values())))
-        yield text.getvalue()
+        head = [] if number else [[*piece]]
+        yield lines([*head, *zip(*map(cells, piece.values()))], delimiter)
+
+
+def lines(rows: Iterable[Iterable[str]], delimiter: str) -> str:
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def cells(values: Array) -> list[str]:

@@ -9,10 +9,10 @@ import io
 import os
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -48,6 +48,28 @@ def read_table(
     Numbers become float64, a cell of `MISSING` NaN; a column with anything else holds texts. Raises DataError naming the
     line of whatever cannot be read.
     """
+    with _reader(path, delimiter, encoding, decimal, header) as reader:
+        return reader.read()
+
+
+@contextmanager
+def as_it_stands(path: Path, **how: Any) -> Iterator[tuple[Table, int, Iterator[list[str]], str, str]]:
+    """The table; how many lines stand before its rows; the cells of all lines, as texts; delimiter and decimal mark."""
+    with _reader(path, **how) as reader:
+        table = reader.read()
+        rows = len(next(iter(table.columns.values())))
+        before = sum(1 for _ in reader.cut(reader._lines())) - rows
+        yield table, before, reader.cut(reader._lines()), reader.delimiter, reader.decimal or "."
+
+
+@contextmanager
+def _reader(
+    path: Path,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+) -> Iterator[_Reader]:
     if delimiter is not None and len(delimiter.replace("\\t", "\t")) != 1:
         raise DataError(f"delimiter {delimiter[:40]!r} is not one character; pass one, such as ';' (tab: '\\t')")
     if decimal not in (None, ".", ","):
@@ -63,7 +85,7 @@ def read_table(
                 raise DataError(
                     f"{path}: there is no encoding {str(encoding)[:40]!r}; pass one such as latin-1"
                 ) from error
-            return _Reader(path, text, delimiter and delimiter.replace("\\t", "\t"), decimal, header).read()
+            yield _Reader(path, text, delimiter and delimiter.replace("\\t", "\t"), decimal, header)
     except UnicodeError as error:
         raise DataError(_undecodable(path, encoding or "UTF-8")) from error
     except MemoryError as error:

@@ -228,3 +228,81 @@ def test_a_reader_that_leaves_is_no_error():
     script = f"{run} encode digits --split train | {run} decode digits - | head -n 2"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("x0,x1,") and len(result.stdout.splitlines()) == 2 and result.stderr == ""
+
+
+# ---- Tables: their names, texts and decimal commas
+
+
+@pytest.fixture(scope="module")
+def penguins(folder):
+    """A table as people have them: an index, decimal commas, quotes, texts, a label, holes; and the run on it."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for i in range(60):
+        kind = rng.choice(["Adélie", 'Gen"too', "Chin; strap"])
+        row = [i + 1, kind, f"{rng.normal(45, 3):.2f}".replace(".", ","), f"{rng.integers(3000, 5000)}"]
+        row += [rng.choice(["m", "f"]), f"note {i}", rng.choice(["north", "south"])]
+        for j in (1, 2, 3, 4):
+            row[j] = rng.choice(["", "NA"]) if rng.uniform() < 0.15 else row[j]
+        rows.append(row)
+    with open(folder / "penguins.csv", "w", newline="", encoding="utf-8") as file:
+        head = ["id", "species", "bill, mm", "mass", "sex", "note", "side"]
+        csv.writer(file, delimiter=";", lineterminator="\n").writerows([head, *rows])
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        assert main(["train", "penguins.csv", "--label", "side", *FAST, "--out", "penguins"]) == 0
+    finally:
+        os.chdir(before)
+    return list(csv.reader(io.StringIO((folder / "penguins.csv").read_text(encoding="utf-8")), delimiter=";"))
+
+
+def test_an_imputed_table_is_the_file_but_for_its_holes(penguins, capsys, monkeypatch):
+    monkeypatch.setattr(results, "PIECE", 1024)
+    vae = VAE.load("penguins/model.npz")
+    dataset = load_dataset("penguins.csv", label="side")
+    expected = dataset.schema.decode(vae.impute(dataset.train, n_samples=9))
+    for out in ("full.csv", "-", "full.tsv"):
+        capsys.readouterr()
+        assert main(["impute", "penguins", "--n-samples", "9", "--out", out]) == 0
+        text = capsys.readouterr().out if out == "-" else Path(out).read_text(encoding="utf-8")
+        full = list(csv.reader(io.StringIO(text), delimiter="\t" if out.endswith("tsv") else ";"))
+        assert full[0] == penguins[0] and len(full) == len(penguins)
+        filled = 0
+        for i, (row, before) in enumerate(zip(full[1:], penguins[1:], strict=True)):
+            for name, cell, old in zip(full[0], row, before, strict=True):
+                if old not in ("", "NA"):
+                    assert cell == old
+                    continue
+                filled += 1
+                value = expected[name][i]
+                assert cell == value if isinstance(value, str) else float(cell.replace(",", ".")) == value
+        assert filled > 10
+    assert Path("full.csv").read_text(encoding="utf-8").startswith("id;species;bill, mm;mass;sex;note;side\n1;")
+    assert main(["impute", "penguins", "full.csv", "--out", "-"]) == 0  # which is a table to read again
+    assert capsys.readouterr().out.endswith(Path("full.csv").read_text(encoding="utf-8"))
+
+
+def test_columns_have_the_names_of_the_table(penguins, capsys):
+    vae, names = VAE.load("penguins/model.npz"), ["species", "bill, mm", "mass", "sex"]
+    dataset = load_dataset("penguins.csv", label="side")
+    sides = [row[6] for row in penguins[1:]]
+    capsys.readouterr()
+    assert main(["sample", "penguins", "-n", "9", "--noise", "--out", "-"]) == 0
+    table = read(capsys.readouterr().out)
+    assert [*table] == names and set(table["species"]) <= {"Adélie", 'Gen"too', "Chin; strap"}
+    samples = dataset.schema.decode(VAE.load("penguins/model.npz").sample(9, noise=True))
+    np.testing.assert_array_equal(np.array(table["mass"], np.float32), samples["mass"].astype(np.float32))
+    assert main(["encode", "penguins"]) == 0
+    table = read(capsys.readouterr().out)
+    assert [*table] == ["side", "z1", "z2"] and table["side"] == sides
+    np.testing.assert_array_equal(matrix(table, "z"), vae.transform(dataset.train))
+    assert main(["score", "penguins"]) == 0
+    table = read(capsys.readouterr().out)
+    assert [*table][-3:] == ["worst1", "worst2", "worst3"]
+    cells = vae.anomaly_score(dataset.train, per_column=True)
+    by_column = np.column_stack([cells[:, :3].sum(axis=1), *cells[:, 3:].T])
+    assert table["worst1"] == [names[j] for j in by_column.argmax(axis=1)]
+    assert main(["impute", "penguins", "--split", "validation"]) == 0
+    table = read(capsys.readouterr().out)
+    assert [*table] == ["row", "side", *names] and table["row"] == vae.held_rows_.astype(str).tolist()
