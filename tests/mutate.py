@@ -69,13 +69,15 @@ TESTS = {
     "parameters.py": "test_small_laws test_gradcheck test_optimizers test_twin test_estimator",
     "architecture.py": "test_small_laws test_gradcheck test_optimizers test_counts test_statistics test_twin test_training test_estimator app/test_cli",
     "likelihoods.py": "test_columns test_counts test_small_laws test_estimator",
-    "network.py": "test_gradcheck test_optimizers kernels/test_contract test_statistics test_training test_twin test_estimator",
+    "network.py": "test_standardize test_gradcheck test_optimizers kernels/test_contract test_statistics test_training test_twin test_estimator",
     "optimizers.py": "test_optimizers test_training test_twin test_estimator app/test_cli",
     "storage/archives.py": "attacks/test_model_files attacks/test_data_files",
-    "data/text.py": "data/test_data attacks/test_data_files",
+    "data/text.py": "data/test_tables data/test_data attacks/test_data_files",
+    "data/tables.py": "data/test_tables",
+    "data/pictures.py": "data/test_pictures",
     "data/files.py": "test_small_laws data/test_data attacks/test_data_files app/test_cli",
     "data/checks.py": "test_small_laws data/test_data test_counts test_estimator app/test_cli test_settings",
-    "data/batches.py": "test_small_laws data/test_data test_statistics test_training test_estimator app/test_cli",
+    "data/batches.py": "test_standardize test_small_laws data/test_data test_statistics test_training test_estimator app/test_cli",
     "evaluation.py": "test_small_laws test_kl_tools test_statistics test_counts test_training test_estimator app/test_cli test_finite",
     "scores.py": "test_scores test_columns test_statistics test_estimator app/test_cli test_finite",
     "samples.py": "test_samples test_columns test_estimator app/test_cli",
@@ -84,7 +86,7 @@ TESTS = {
     "storage/persistence.py": "attacks/test_model_files test_estimator app/test_cli test_finite",
     "storage/durable.py": "faults/test_a_save test_small_laws test_estimator app/test_cli",
     "storage/modelfile.py": "attacks/test_model_files test_small_laws test_estimator app/test_cli test_finite",
-    "settings.py": "test_small_laws test_optimizers test_counts test_estimator app/test_cli test_settings",
+    "settings.py": "test_defaults test_small_laws test_optimizers test_counts test_estimator app/test_cli test_settings",
     "storage/checkpoints.py": "test_checkpoints",
     "storage/folders.py": "faults/test_a_folder faults/test_a_training",
     "app/recorder.py": "faults/test_a_training faults/test_processes",
@@ -92,9 +94,12 @@ TESTS = {
     "progress.py": "faults/test_processes test_training",
     "kernels/numba/cache.py": "kernels/test_cache",
     "fitted.py": "test_estimator test_scores test_samples test_columns test_finite",
-    "estimator.py": "test_checkpoints test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
+    "conventions.py": "test_sklearn",
+    "app/results.py": "app/test_results",
+    "app/writing.py": "app/test_results",
+    "estimator.py": "test_standardize test_checkpoints test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
 }  # fmt: skip
-PICKED_ONLY = (CUBLAS,)
+PICKED_ONLY = (CUBLAS, "data/tables.py", "data/pictures.py", "conventions.py", "app/results.py", "app/writing.py")
 
 
 @dataclass(frozen=True)
@@ -274,7 +279,7 @@ MUTATIONS = [
     mutation("nothing looks at the last update", "training.py", ("if self.network.not_finite() or not", "if not")),
     mutation("a loss that is no number is recorded", "training.py", ("not_finite() or not math.isfinite(loss):", "not_finite():")),
     mutation("parameters that are no numbers are saved", "storage/persistence.py", ("        vae.network_.require_finite()\n        parameters", "        parameters")),
-    mutation("packed records are read as they lie", "data/checks.py", ("return array if whole else array.copy()", "return array")),
+    mutation("packed records are read as they lie", "data/checks.py", ("if not sparse and whole and array", "if not sparse and array")),
     mutation("numbers of any size are taken", "settings.py", ("not -(2**63) <= value < 2**64", "False")),
     mutation("pixels binarized by their row's number", "scores.py", ("[zlib.crc32(row.tobytes()) for row in grey]", "rows")),
     mutation("antithetic noise twice the same", "scores.py", ("np.stack([eps, -eps]", "np.stack([eps, eps]")),
@@ -297,6 +302,17 @@ MUTATIONS = [
     mutation("a fork waits for nobody", "forks.py", ("    _forking.add(me)\n    try:\n", "    _forking.add(me)\n    return\n    try:\n")),
     mutation("compiled code is run as it is found", "kernels/numba/cache.py", ("if hashlib.sha256(data[32:]).digest() == data[:32]:", "if True:")),
     mutation("a bar that fails ends the training", "progress.py", ("    def advance(count: int) -> None:\n        with suppress(Exception):\n            if made", "    def advance(count: int) -> None:\n        if True:\n            if made")),
+    mutation("standardized columns keep their units", "data/batches.py", ("x if self.units is None else (x - self.units[0]) / self.units[1]", "x")),
+    mutation("grey values have a density's scale", "network.py", ('log_scale[run.columns] *= run.likelihood != "bernoulli"', "pass")),
+    mutation("held-out rows are read in units of their own", "estimator.py", ('"units": units, "slack": SLACK', '"units": None, "slack": SLACK')),
+    mutation("the label is trained on", "data/tables.py", ("if name == label or name in out", "if name in out")),
+    mutation("a category's values as they come", "data/tables.py", ("tuple(sorted(counts))", "tuple(sorted(counts, reverse=True))")),
+    mutation("icons are black on black", "data/pictures.py", ("background = 0 if found.light > LIGHT * found.alpha else 255", "background = 0")),
+    mutation("photographs lie on their side", "data/pictures.py", ("turned = ImageOps.exif_transpose(image)", "turned = image")),
+    mutation("columns in another order pass", "conventions.py", ("elif not np.array_equal(seen, known):", "elif set(seen) != set(known):")),
+    mutation("small data have large batches", "settings.py", ("1 << min(7, max(4,", "1 << min(7, max(7,")),
+    mutation("the column with the largest numbers fits worst", "app/results.py", (" - widths_of(vae)", "")),
+    mutation("results without the number of their row", "app/writing.py", ('else {"row": rows}', "else {}")),
 ]  # fmt: skip
 
 
