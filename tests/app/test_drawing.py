@@ -131,7 +131,7 @@ def test_a_table_is_drawn_column_by_column_in_its_own_units(tmp_path, monkeypatc
         seen = ~np.isnan(X[:, j])
         np.testing.assert_allclose(points, np.stack([X[seen, j], means[seen, j]], axis=1), rtol=1e-6)
         left = ((X[seen, j] - means[seen, j]) ** 2).mean() / X[seen, j].var()
-        assert axes.get_title(loc="right") == f"R\N{SUPERSCRIPT TWO} {1 - left:.2f}"
+        assert axes.texts[0].get_text() == f"R\N{SUPERSCRIPT TWO} {1 - left:.2f}"
         assert left < 0.5  # it has learned something, or the units are wrong
     samples = run.vae.sample(1000, noise=True, random_state=run.vae.seed_)
     for j, axes in enumerate(found["samples"].axes):
