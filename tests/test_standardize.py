@@ -96,7 +96,10 @@ def test_what_is_missing_is_filled_in_its_own_units_and_place():
 def test_the_units_are_those_of_the_fit():
     """A later piece, a row alone and a copy from a file are read as the first data were."""
     X = PLACE + SIZE * table() + [1.7e9, 0, 0, 0]
-    vae = VAE(**SETTINGS).fit(X, X_val=X[:50])
+    few = X[np.argsort(X[:, 0])[:40]]  # of another mean and spread
+    vae = VAE(**SETTINGS).fit(X, X_val=few)
+    kept = next(record for record in reversed(vae.history_) if record["kept"])
+    assert kept["val_loss"] == pytest.approx(-vae.score(few), abs=0.5)
     alone = np.concatenate([vae.transform(X[i : i + 1]) for i in range(5)])
     np.testing.assert_allclose(alone, vae.transform(X)[:5], atol=1e-5)
     again = pickle.loads(pickle.dumps(vae))
@@ -138,5 +141,5 @@ def test_a_constant_column_and_a_mixed_table():
     X = np.column_stack([table(), np.full(200, 7.0), np.eye(2)[np.arange(200) % 2]])
     vae = VAE(**SETTINGS | {"likelihood": "gaussian*5 categorical*2"}).fit(X)
     assert np.abs(vae.reconstruct(X)[:, 4] - 7).max() < 0.2
-    with pytest.raises(DataError, match="has 6 columns"):
+    with pytest.raises(DataError, match="has 6 features, but VAE is expecting 7"):
         vae.transform(X[:, :6])

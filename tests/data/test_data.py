@@ -527,7 +527,7 @@ def test_image_folders(tmp_path):
 def test_image_folder_without_pillow_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with refuses(r"needs Pillow: pip install 'minivae\[images\]'"):
+    with refuses(r'needs Pillow: pip install "minivae\[images\]"'):
         load_dataset(tmp_path)
 
 
@@ -751,7 +751,7 @@ def test_holdout():
     np.testing.assert_array_equal(np.sort(np.concatenate([train, held])), np.arange(50))
     assert (np.diff(train) > 0).all() and train.dtype == held.dtype == np.int64
     for fraction, words in [(0.001, "none held out"), (0.999, "none to train on"), (0, "none"), (1, ""), (np.nan, "")]:
-        with refuses(f"of 50 samples leaves {words}.*pass a fraction between 0 and 1"):
+        with refuses(f"of 50 samples leaves {words}.*pass one from 0.02 to 0.98"):
             holdout(50, fraction, order)
     for wrong in (order[:-1], np.zeros(50, int), order + 1):
         with refuses("pass a permutation of range"):
