@@ -26,8 +26,8 @@ def verdict(
 ) -> tuple[str, list[str]]:
     """A word, "falling", "level", "overfitting" or "unknown", and what follows from it as lines.
 
-    The loss that is looked at is the held-out one, or that of the test part. It falls where the mean over the last eighth of
-    the epochs lies below that of the eighth before by more than twice its noise, which second differences tell; it has
+    Looked at is the held-out loss, or that of the test part. It falls where the mean over the last quarter of
+    the epochs lies below that of the quarter before by more than thrice its noise, which second differences tell; it has
     turned up where it ends above the best epoch so, while the training loss went on falling. stopped: why the training
     ended, or ""; train_on: what makes it go on to so many epochs; active: what `evaluation.active_units` counts, if it was
     asked, and not the history.
@@ -48,13 +48,14 @@ def verdict(
     last, whole = losses[-size:].mean(), losses[0] - losses[best]
     bends = np.abs(np.diff(losses[-max(8, 3 * size) :], 2))
     noise = float(np.median(bends)) / 1.65 if len(part) >= 8 else 0.0  # of one epoch; 1.65 = 0.6745 sqrt(6)
-    fall = losses[-2 * size : -size].mean() - last
+    half = max(1, len(part) // 4)
+    fall = losses[-2 * half : -half].mean() - losses[-half:].mean()
     epoch, kept, end = part[best]["epoch"], kept_record(history), part[-1]["epoch"]
     what = "held-out" if name == "val_loss" else "test"
     near = len(part) - best <= size  # the best epoch is one of the last eighth
-    if near and not stopped.startswith(IMPATIENT) and fall > max(2 * noise * (2 / size) ** 0.5, FALLS * whole):
+    if near and not stopped.startswith(IMPATIENT) and fall > max(3 * noise * (2 / half) ** 0.5, FALLS * whole):
         return "falling", [f"the {what} loss was still falling at the last epoch, {end}: {train_on(2 * end)}"]
-    told = f"the {what} loss stopped falling at epoch {epoch}" if not near else f"the {what} loss has levelled off"
+    told = f"the {what} loss stopped falling at epoch {epoch}" if not near else f"the {what} loss hardly falls any more"
     lines, word = [f"{told}; epoch {kept['epoch']} of {end} is kept"], "level"
     weighed_alike = part[best]["beta"] == part[-1]["beta"]
     around = losses[max(0, best - size) : best + size + 1].mean()  # the lowest of many is low by chance

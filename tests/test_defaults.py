@@ -210,7 +210,7 @@ def test_the_words_name_the_epochs_and_the_way_on():
     assert verdict(history(TURNED, "test_loss", LEVEL - T / 100), 2)[1][0] == (
         "the test loss stopped falling at epoch 101; epoch 400 of 400 is kept"
     )
-    assert verdict(history(LEVEL), 2)[1] == ["the held-out loss has levelled off; epoch 400 of 400 is kept"]
+    assert verdict(history(LEVEL), 2)[1] == ["the held-out loss hardly falls any more; epoch 400 of 400 is kept"]
 
 
 def test_patience_has_the_last_word_and_another_beta_begins_anew():

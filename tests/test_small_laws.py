@@ -68,7 +68,8 @@ def test_rows_of_examples_are_rows_of_the_data():
 def test_data_beyond_ten_are_advised_to_be_scaled(reach, advised):
     X = np.linspace(-reach, reach, 16).reshape(8, 2)
     with pytest.raises(NotFinite) as caught:
-        VAE(likelihood="gaussian", learning_rate=1e30, batch_size=4, random_state=0, validation_fraction=0).fit(X)
+        settings = {"batch_size": 4, "epochs": 50, "random_state": 0, "validation_fraction": 0}
+        VAE(likelihood="gaussian", learning_rate=1e30, **settings).fit(X)
     assert ("scale the data" in str(caught.value)) == advised
 
 
