@@ -79,8 +79,8 @@ def as_side(y: Any) -> Array:
     if y is None:
         raise DataError("conditional=True needs y, a label or a row of numbers for each row of X; call fit(X, y)")
     side = _array(y)
-    if side.ndim == 1 and side.dtype.kind in "Ubiu":
-        return side
+    if side.dtype.kind in "Ubiu" and (side.ndim == 1 or side.shape[1:] == (1,)):
+        return side.ravel()
     if side.dtype.kind not in "fiub" or side.ndim not in (1, 2) or not side.size:
         raise DataError(
             f"y of type {side.dtype} and shape {side.shape} is neither labels [n] nor numbers [n] or [n, C]"

@@ -15,7 +15,7 @@ from minivae.architecture import initial_parameters
 from minivae.conditions import Condition
 from minivae.conventions import match_names, string_names
 from minivae.data.batches import Examples, holdout
-from minivae.data.checks import Scale, Summary, as_matrix
+from minivae.data.checks import Scale, Summary, as_matrix, summarize
 from minivae.data.files import DataError
 from minivae.evaluation import active_units, collapse, posterior
 from minivae.fitted import SLACK, Fitted, quietly
@@ -31,6 +31,7 @@ from minivae.settings import (
     checked_settings,
     column_units,
     held_fraction,
+    in_units,
     optimizer_and_objective,
     plan,
     read,
@@ -186,24 +187,34 @@ class VAE(Fitted):
         else:
             scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"], settings["standardize"])
             condition = Condition.fitted(y) if settings["conditional"] else None
+        # a generator is drawn from when the data are accepted: until then from a copy
+        seed = self.seed_ if resume else randomness.resolve_seed(copy.deepcopy(self.random_state))
+        rows, held_rows = np.arange(len(X)), np.empty(0, np.int64)
+        if fraction:
+            rows, held_rows = holdout(len(X), fraction, randomness.permutation(len(X), seed, randomness.HOLDOUT))
         columns, units = (self.n_features_in_, self.units_) if resume else (X.shape[1], None)
         examples, summary = read(X, "X", settings, scale, columns, y=y, condition=condition, units=units)
+        if (
+            fraction and not resume
+        ):  # of what is trained on; but the range is that of all rows, as no value may leave it
+            part = summarize(X, examples.divide_by, "X", rows, missing=settings["missing"] != "error")
+            summary = replace(part, minimum=summary.minimum, maximum=summary.maximum)
         units, val, test = column_units(settings, summary) if units is None else units, None, None
         later: dict[str, Any] = {"condition": condition, "units": units, "slack": SLACK}
+        examples = in_units(replace(examples, rows=rows), settings, units)
+        if fraction:
+            val = replace(examples, rows=held_rows)
         if X_val is not None:
             match_names(string_names(X_val), names, "X_val")
             val, _ = read(X_val, "X_val", settings, scale, columns, y=y_val, **later)
         if X_test is not None:
             match_names(string_names(X_test), names, "X_test")
             test, _ = read(X_test, "X_test", settings, scale, columns, y=y_test, **later)
-        seed = self.seed_ if resume else randomness.resolve_seed(self.random_state)
-        rows, held_rows = np.arange(len(X)), np.empty(0, np.int64)
-        if fraction:
-            rows, held_rows = holdout(len(X), fraction, randomness.permutation(len(X), seed, randomness.HOLDOUT))
-            examples, val = replace(examples, rows=rows), replace(examples, rows=held_rows)
         if resume:
             self._continue(settings, examples, val, held_rows)
         else:
+            if isinstance(self.random_state, randomness.GENERATORS):
+                randomness.resolve_seed(self.random_state)
             self._start(settings, summary, scale, seed, condition, units, names)
         self.held_rows_: np.ndarray = held_rows
         if keeper is not None:
@@ -390,6 +401,8 @@ class VAE(Fitted):
     @quietly
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = {"units_": (), "condition_": None} | state  # which older models have not
+        if "settings_" in state:
+            state["settings_"] = {"standardize": False} | state["settings_"]
         if "moments" in state:  # as older versions pickled them
             old = state["moments"]
             state["training"] = old["moments"], {"updates": old["updates"], "stopped": old["stopped"], "best": None}

@@ -318,6 +318,11 @@ def read(
         warnings.warn(f"{name}: {told}", UserWarning, stacklevel=2)
     check_groups(X, divisor, name, settings["likelihood"], rows)
     side = None if condition is None else condition.columns(y, len(X), settings["dtype"])
-    far = settings["dtype"] == "float32" and architecture(settings, X.shape[1], units, condition).far
     examples = Examples(X, np.arange(len(X)) if rows is None else rows, divisor, settings["binarize"], side)
-    return replace(examples, units=np.array(units).T) if far else examples, summary
+    return in_units(examples, settings, units), summary
+
+
+def in_units(examples: Examples, settings: dict[str, Any], units: Any) -> Examples:
+    """The examples with these shifts and scales, where float32 has not the digits of a column."""
+    far = settings["dtype"] == "float32" and architecture(settings, examples.data.shape[1], units).far
+    return replace(examples, units=np.array(units).T if far else None)

@@ -84,7 +84,9 @@ def test_the_parameters_stay_none_and_the_fitted_model_and_its_file_have_numbers
     assert "batches of 16, at most 40 epochs, or until 10 in a row bring no better held-out" in capsys.readouterr().err
     vae.save(tmp_path / "m.npz")
     again = VAE.load(tmp_path / "m.npz")
-    assert (again.batch_size, again.epochs, again.patience) == (16, 40, 10)
+    assert (again.batch_size, again.epochs, again.patience) == (None, None, None)  # other rows, other numbers
+    assert [again.settings_[n] for n in ("batch_size", "epochs", "patience")] == [16, 40, 10]
+    assert again.set_params(epochs=1, verbose=0).fit(np.repeat(X, 100, axis=0)).settings_["batch_size"] == 128
     vae.settings_["epochs"] = None  # as no version writes it
     vae.save(tmp_path / "m.npz")
     with pytest.raises(ModelFileError, match="epochs and batch_size are no numbers"):

@@ -146,9 +146,9 @@ def test_more_than_memory_holds_is_refused_with_the_bytes(fitted, monkeypatch):
             call()
     with pytest.raises(ValueError, match=r"n_draws=1000000000000 would take [\d,]+ bytes"):
         fitted.anomaly_score(X, n_draws=10**12)
-    monkeypatch.setattr(checks, "memory_limit", lambda: 90_000_000)
+    monkeypatch.setattr(checks, "memory_limit", lambda: 86_000_000)
     with pytest.raises(
-        ValueError, match=r"batch_size=20 would take [\d,]+ bytes, and this process may use 90,000,000; lower"
+        ValueError, match=r"batch_size=18 would take [\d,]+ bytes, and this process may use 86,000,000; lower"
     ):
         VAE(hidden_dims=300_000, batch_size=128, epochs=1, backend="numpy").fit(X)
 

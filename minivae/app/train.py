@@ -126,7 +126,7 @@ def resume(options: argparse.Namespace) -> int:
             vae = VAE.load(folder.place / CHECKPOINT, backend=wanted)
         vae.run_ = None
         vae.set_params(**given, verbose=0 if options.quiet else 1)
-        settings = checked_settings(vae)
+        settings = resolved(checked_settings(vae), 0, False, vae.settings_)
         changed = [name for name in given if settings[name] != before[name]]
         how, vae_run = reading_of(run), Run(vae, run, path)
         dataset = load_dataset(options.data or run["data"], download=options.download, schema=vae_run.schema, **how)

@@ -273,13 +273,12 @@ def check_range(summary: Summary, likelihood: str, units: Any = (), slack: float
                     f"{needs}; column {first + column} holds {broken[column]:g}{after}; {fix} likelihood='gaussian'"
                 )
         allowed = slack if run.data == UNIT else 1e-6
+        anew = "fit anew on data that span it all" if len(units) else ""
         if run.data == UNIT and low.min() < -allowed:
-            raise DataError(
-                f"{needs}; {falls} (Negative values in data); shift and scale the columns to [0, 1] (standardize=True, "
-                "--standardize) or choose likelihood='gaussian'"
-            )
+            fix = anew or "shift and scale the columns to [0, 1] (standardize=True, --standardize)"
+            raise DataError(f"{needs}; {falls} (Negative values in data); {fix} or choose likelihood='gaussian'")
         if run.data in (UNIT, ONE_HOT) and high.max() > 1 + allowed:
-            fix = f"{divisor_for(high.max() * summary.divide_by)} or choose likelihood='gaussian'"
+            fix = f"{anew or divisor_for(high.max() * summary.divide_by)} or choose likelihood='gaussian'"
             if run.data == ONE_HOT:
                 fix = "write a category as one column for each of its values"
             raise DataError(f"{needs}; {reaches}; {fix}")

@@ -29,8 +29,9 @@ from minivae.storage import modelfile
 # what a config has, and what it may have, by version
 STATE = {"format_version", "settings", "data_dim", "scale", "seed"}
 NEEDED = {1: STATE | {"history"}, 2: STATE | {"condition", "history_columns"}}
-ALLOWED = {1: {"units", "condition"}, 2: {"training", "run", "feature_names"}}
+ALLOWED = {1: {"units", "condition"}, 2: {"training", "run", "feature_names", "automatic"}}
 NEW_SETTINGS = {"standardize"}  # which version 2 had not from its beginning on
+AUTOMATIC = ("batch_size", "epochs", "patience")  # None where the rows decide, also in the next fit
 MOST_LAYERS = 1000
 SPREAD = re.compile(r"kl_[0-9]+")  # the columns of kl_per_dim
 KINDS = {"epoch": int, "step": int, "active_units": int, "kept": bool}  # of a record's numbers, the others being float
@@ -61,6 +62,7 @@ def save(
     config = {"settings": vae.settings_, "data_dim": vae.n_features_in_, "scale": asdict(vae.scale_), "seed": vae.seed_}
     config |= {"condition": vae.condition_ and vae.condition_.to_dict(), "history_columns": columns}
     config |= {"training": values, "run": run}
+    config["automatic"] = [name for name in AUTOMATIC if getattr(vae, name) is None]
     if hasattr(vae, "feature_names_in_"):
         config["feature_names"] = vae.feature_names_in_.tolist()
     units, held_rows = np.array(vae.units_, np.float64).reshape(-1, 2), np.asarray(vae.held_rows_, np.int64)
@@ -90,7 +92,7 @@ def load(cls: Any, path: str | Path, backend: str) -> Any:
         if (columns := config.get("feature_names")) is not None:
             state["feature_names_in_"] = np.array(columns, object)
         parameters = np.concatenate([arrays[name].ravel() for name in names])
-        vae.set_params(**settings)
+        vae.set_params(**settings | dict.fromkeys(config.get("automatic", ())))
         state |= {"n_parameters_": parameters.size, "parameters": parameters, "run_": config.get("run")}
         vae.__setstate__(state)
         if (values := config.get("training")) is not None:
@@ -126,6 +128,10 @@ def described(
         strings = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
         if not strings or not len(columns) == len(set(columns)) == data_dim:
             raise ValueError(f"feature_names are not a list of {data_dim} names, each there once")
+    if not isinstance(config.get("automatic", []), list) or not {*map(str, config.get("automatic", []))} <= {
+        *AUTOMATIC
+    }:
+        raise ValueError(f"automatic are not some of {', '.join(AUTOMATIC)}")
     depth = settings.get("hidden_dims")
     if not isinstance(depth, list) or len(depth) > MOST_LAYERS or any(type(n) is not int for n in depth):
         raise ValueError(f"hidden_dims are not a list of at most {MOST_LAYERS} whole numbers")

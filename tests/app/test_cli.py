@@ -442,7 +442,7 @@ def test_evaluate_on_other_data_takes_its_test_part(run_folder, capsys, digits):
     np.save("mine.npy", digits[0][:30])
     assert main(["evaluate", run_folder, "--data", "mine.npy", "--n-samples", "1", "--json", "--quiet"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert (result["data"], result["split"], result["examples"]) == ("mine.npy", "train", 30)
+    assert (result["data"], result["split"], result["examples"]) == ("mine.npy", "all", 30)
 
 
 def test_overwrite_removes_the_figures_of_the_old_model_and_nothing_else(tmp_path, capsys):
@@ -474,7 +474,7 @@ def test_train_says_what_it_will_do_before_it_does(capsys, monkeypatch):
     said = capsys.readouterr().err
     for words in ("64-256-128-2 relu", "99,908 parameters", "1,500 rows", "test part of 297 rows", "runs/digits"):
         assert words in said
-    assert "recipe for digits: --batch-size 32 --learning-rate 0.002 --schedule cosine\n" in said  # epochs were given
+    assert "recipe for digits, over which options win: --batch-size 32 --learning-rate 0.002 --schedule cosine\n" in said  # epochs were given
     assert main(["train", "digits", "--patience", "3"]) == 130
     said = capsys.readouterr().err
     assert "1,350 rows" in said and "150 rows are held out" in said and "the test part is not touched" in said

@@ -89,7 +89,7 @@ def test_nothing_of_it_is_copied_whole(tmp_path):
     try:
         data = load_dataset(path).train
         vae = VAE(latent_dim=2, hidden_dims=(16,), epochs=1, batch_size=1000, random_state=0, backend="numpy").fit(data)
-        vae.score(data)
+        vae.transform(data)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
