@@ -105,7 +105,7 @@ READING |= {"delimiter": str, "encoding": str, "decimal": str, "header": bool}
 def reading_of(config: dict[str, Any]) -> dict[str, Any]:
     """How a run reads its data. `condition` was the label of older runs."""
     told = {} if config.get("condition") is None else {"label": config["condition"]}
-    return told | (config.get("reading") or {})
+    return told | {name: value for name, value in (config.get("reading") or {}).items() if value is not None}
 
 
 def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
         right = right and (known["table"] is None or Schema.from_dict(known["table"]).width == vae.n_features_in_)
     except ValueError:
         right = False
-    if not right or not all(isinstance(v, READING.get(n, ())) for n, v in known["reading"].items()):
+    if not right or not all(isinstance(v, READING.get(n, ())) for n, v in reading_of(known).items()):
         raise ModelFileError(f"what {file} says of its run is not what train writes; copy or train it again")
     if config and config.get("run") != vae.run_["id"]:
         say(f"{config_file} is damaged, or of another run than {file.name}; where data are needed, name them")

@@ -85,6 +85,7 @@ def read_pictures(
     if labels is not None:
         notes.append(f"the names of the {len(set(labels)):,} folders in {path.name} are the labels of their pictures")
     reading = {"resize": resize and list(resize), "mode": mode, "background": background}
+    reading = {name: value for name, value in reading.items() if value is not None}
     told = None if labels is None else np.repeat(labels, found.rows)
     return Stored(images, told, tuple(notes), reading=reading)
 

@@ -103,7 +103,7 @@ def test_every_mode_in_every_format(kind, mode, tmp_path):
             grey = stored in GREY or (stored == "P" and is_grey(image.getpalette("RGB")))
         read = data.reading["mode"]
         assert read == ("I;16" if stored.startswith("I;16") else stored if stored in DEEP else "L" if grey else "RGB")
-        expected, within = ruled(file, read, data.reading["background"])
+        expected, within = ruled(file, read, data.reading.get("background"))
         if "transparency" in image.info and read == "I;16":
             expected = np.where(expected == image.info["transparency"], 65535, expected)
         got = data.train.reshape(data.image_shape)
@@ -168,7 +168,7 @@ def test_pictures_without_transparent_pixels_have_no_background(tmp_path):
     opaque = icons(9)
     opaque[..., 3] = 255
     data = load_dataset(save(tmp_path / "a", opaque))
-    assert data.reading["background"] is None and not said(data, "transparent")
+    assert data.reading.get("background") is None and not said(data, "transparent")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -379,6 +379,19 @@ def test_a_run_reads_other_pictures_as_its_own(tmp_path, capfd, monkeypatch):
     assert "--resize has no meaning for digits" in capfd.readouterr().err and not (tmp_path / "run2").exists()
 
 
+@pytest.mark.parametrize("resize", [(), ("--resize", "6", "8")])
+def test_a_run_of_opaque_pictures_is_read_again(tmp_path, monkeypatch, resize):
+    """Nothing was decided of their size or background, and a model's file says nothing of what was not."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "grey", np.arange(720, dtype=np.uint8).reshape(12, 6, 10))
+    options = ["--epochs", "1", "--hidden-dims", "4", "--no-figures", "--quiet"]
+    assert main(["train", "grey", *resize, *options, "--out", "run"]) == 0
+    assert None not in (reading := open_run("run").config["reading"]).values() and reading["mode"] == "L"
+    assert main(["evaluate", "run", "--n-samples", "2", "--quiet"]) == 0
+    assert main(["encode", "run", "--out", "z.csv", "--quiet"]) == 0
+    assert main(["train", "--resume", "run", "--epochs", "2", "--no-figures", "--quiet"]) == 0
+
+
 def test_a_run_that_says_something_else_of_its_pictures(tmp_path):
     """An older run says nothing; one from an enemy may say anything."""
     here = str(save(tmp_path / "a", GREYS))
@@ -387,12 +400,12 @@ def test_a_run_that_says_something_else_of_its_pictures(tmp_path):
     )
     known = {"id": "", "image_shape": None, "condition": None, "watch_test": False}
     known |= {"backend": "numpy", "versions": {}, "stopped": ""}
-    for reading in ({}, {"reading": {"resize": [6, 6], "mode": "RGB"}}):
+    for reading in ({}, {"reading": {"resize": [6, 6], "mode": "RGB", "background": None}}):
         persistence.save(vae, tmp_path / "model.npz", run=known | reading)
         assert open_run(tmp_path / "model.npz").dataset(here).train.shape[1] == (108 if reading else 20)
     for wrong in ({"resize": "66"}, {"resize": [2**40, 2**40]}, {"mode": []}, {"background": []}):
         persistence.save(vae, tmp_path / "model.npz", run=known | {"reading": wrong})
-        with pytest.raises(DataError):
+        with pytest.raises((DataError, ModelFileError)):
             open_run(tmp_path / "model.npz").dataset(here)
     persistence.save(vae, tmp_path / "model.npz", run=known | {"reading": {"download": True}})
     with pytest.raises(ModelFileError, match="is not what train writes"):
