@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -120,9 +120,6 @@ class Architecture:
             above = np.maximum(np.log(self.sigma / self.column_units()[1]) - LEAST, 1e-6)
             t[:] = LEAST + above + np.log(-np.expm1(-above))
         return t
-
-    def to_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def _require_positive(name: str, value: Any) -> None:

@@ -24,23 +24,32 @@ def noise_call(seed: int, purpose: int) -> Call:
     return Call("philox_normal", ("eps", "rows"), (seed, purpose, Var("step")))
 
 
-def elbo_of(network: Network, examples: Examples, seed: int) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+def draws_for(examples: Examples) -> int:
+    """How many draws a row: of few rows one would choose among hundreds of epochs the one that it happens to suit."""
+    return max(1, min(16, 1024 // len(examples.rows)))
+
+
+def elbo_of(
+    network: Network, examples: Examples, seed: int, draws: int = 1
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
     """A function of the draw's number, whose arrays are made once, for one who asks after every epoch. It answers
 
-    recon [n] = -log p(x|z) at one z drawn from q(z|x), and kl [n, Z], both in nats; the ELBO is -(recon + sum_j kl).
-    z is sampled, not set to its mean: at the mean, recon + kl bounds nothing.
+    recon [n] = -log p(x|z), its mean over so many draws of z from q(z|x), and kl [n, Z], both in nats; the ELBO is
+    -(recon + sum_j kl). z is sampled, not set to its mean: at the mean, recon + kl bounds nothing.
     """
     examples = examples.fixed()
     program = [*examples.batch_program(seed), noise_call(seed, randomness.EVALUATE), *forward_program(network.arch)]
     work = _workspace(network, program, examples)
 
     def terms(sample: int) -> tuple[np.ndarray, np.ndarray]:
-        recon, kl = np.empty(len(examples.rows)), np.empty((len(examples.rows), network.arch.latent_dim))
+        recon, kl = np.zeros(len(examples.rows)), np.empty((len(examples.rows), network.arch.latent_dim))
         for piece, rows in examples.chunks(CHUNK):
-            examples.load(work, rows)
-            work.run(len(rows), step=sample, beta=1.0)
-            recon[piece], kl[piece] = work.get("nll"), work.get("kl")
-        return recon, kl
+            for draw in range(draws):
+                examples.load(work, rows)  # again, for a program may consume them
+                work.run(len(rows), step=sample * draws + draw, beta=1.0)
+                recon[piece] += work.get("nll")
+            kl[piece] = work.get("kl")
+        return recon / draws, kl
 
     return terms
 

@@ -89,21 +89,17 @@ def checked_settings(vae: Any) -> dict[str, Any]:
             f"standardize brings numbers to one scale, and likelihood {settings['likelihood']!r} takes only 0, 1, 2, ...; "
             "leave it out"
         )
-    if settings["binarize"] != "none" and settings["standardize"]:
-        raise ValueError(
-            "binarize makes yes or no of values in [0, 1], which need no standardize; leave one of them out"
-        )
-    if settings["binarize"] != "none" and settings["missing"] != "error":
-        raise ValueError("binarize would make a 0 of a missing cell; binarize the data beforehand, or leave it 'none'")
     units = [LIKELIHOODS[r.likelihood].kernel for r in runs(settings["likelihood"]) if r.data == UNIT]
-    if settings["binarize"] != "none" and BY_COLUMNS in units:  # a density of yes or no has no end
-        raise ValueError(
-            "binarize makes yes or no of grey values, which are likelihood='bernoulli'; choose that, or 'none'"
-        )
-    if settings["binarize"] != "none" and domains(settings["likelihood"]) & {COUNTS, ONE_HOT}:
-        raise ValueError(
-            f"binarize makes yes or no of grey values, and {settings['likelihood']!r} takes counts; leave it 'none'"
-        )
+    misuses = {
+        "values in [0, 1], which need no standardize; leave one of them out": settings["standardize"],
+        "a missing cell too, and makes a 0 of it; binarize the data beforehand": settings["missing"] != "error",
+        # a density of yes or no has no end
+        "grey values, which are likelihood='bernoulli' then; choose that": BY_COLUMNS in units,
+        f"grey values, and {settings['likelihood']!r} takes counts": domains(settings["likelihood"])
+        & {COUNTS, ONE_HOT},
+    }
+    for what in (what for what, wrong in misuses.items() if wrong and settings["binarize"] != "none"):
+        raise ValueError(f"binarize makes yes or no of {what}, or leave it 'none'")
     for name in ("epochs", "batch_size", "patience"):
         if settings[name] is not None:
             require_count(name, settings[name])

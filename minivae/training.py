@@ -18,7 +18,7 @@ import numpy as np
 
 from minivae import randomness
 from minivae.data.batches import Examples
-from minivae.evaluation import elbo_of, noise_call
+from minivae.evaluation import draws_for, elbo_of, noise_call
 from minivae.forks import unforked
 from minivae.kernels import Call, Var
 from minivae.likelihoods import COUNTS, domains
@@ -173,7 +173,7 @@ class Trainer:
         for rows in {work.capacity, len(examples.rows) % self.batch_size} - {0}:
             work.bound(rows)  # what must be compiled or recorded is so before any epoch is timed
         parts = [("val", val), ("test", test)]
-        held_out = {name: elbo_of(self.network, part, self.seed) for name, part in parts if part is not None}
+        held_out = {name: elbo_of(self.network, part, self.seed, draws_for(part)) for name, part in parts if part}
         if not (resume and self.best):
             self.best, self.begun, self.spent = Best(self.network.get_parameters(), self.epoch), None, 0.0
         self.stopped, kept, blas = "", True, one_blas_thread(self.network, work.capacity, self._say)

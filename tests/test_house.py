@@ -121,7 +121,7 @@ def room(name: str) -> int:
 
 # Lines that a room may have. Rooms behind doors of their own count alone; the rest is what stands beside the reading path.
 BUDGETS = {"kernels/numba": 2300, "kernels/cuda": 1300, "bench": 1200, "storage": 1020, "data": 2500, "app": 2000}
-READING, REST = 2220, 3000
+READING, REST = 2220, 3030
 
 
 def test_line_budget():

@@ -474,7 +474,9 @@ def test_train_says_what_it_will_do_before_it_does(capsys, monkeypatch):
     said = capsys.readouterr().err
     for words in ("64-256-128-2 relu", "99,908 parameters", "1,500 rows", "test part of 297 rows", "runs/digits"):
         assert words in said
-    assert "recipe for digits, over which options win: --batch-size 32 --learning-rate 0.002 --schedule cosine\n" in said  # epochs were given
+    assert (
+        "recipe for digits, over which options win: --batch-size 32 --learning-rate 0.002 --schedule cosine\n" in said
+    )  # epochs were given
     assert main(["train", "digits", "--patience", "3"]) == 130
     said = capsys.readouterr().err
     assert "1,350 rows" in said and "150 rows are held out" in said and "the test part is not touched" in said
