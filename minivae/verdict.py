@@ -60,7 +60,7 @@ def verdict(
     weighed_alike = part[best]["beta"] == part[-1]["beta"]
     around = losses[max(0, best - size) : best + size + 1].mean()  # the lowest of many is low by chance
     rise = last - around > max(3 * noise * (2 / size) ** 0.5, RISES * whole)
-    if not near and weighed_alike and rise and training[-size:].mean() < training[best]:
+    if len(part) >= 8 and not near and weighed_alike and rise and training[-size:].mean() < training[best]:
         word = "overfitting"
         cure = (
             "the epoch kept is from before it" if name == "val_loss" else f"train for {epoch} epochs, or hold rows out"

@@ -20,6 +20,8 @@ from minivae.estimator import VAE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FEW = 300  # held-out rows, of which a scatter or a histogram alone would say little
+
 
 def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     """Every figure of a run."""
@@ -33,7 +35,14 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     part, examples, mu = embedded(run, dataset)
     active, kl = evaluation.active_units(mu), scores.divergence(vae.network_, examples, vae.seed_).mean(axis=0)
     latent_dim = vae.network_.arch.latent_dim
-    shown = part.first(5000)
+    wide, points = part, mu
+    if (
+        part.split == "validation" and len(part.rows) < FEW
+    ):  # where rows lie is seen of all; how well they fit, of these
+        n = len(part.data)
+        wide = Part("training and validation", part.data, np.arange(n), dataset.train_labels, part.told)
+        points = evaluation.posterior(vae.network_, vae.examples(part.data, None, part.told), np.float64)[0]
+    shown, everywhere = part.first(5000), first_of(wide, min(5000, len(wide.rows)))
     labels, rows = shown.labels, first_of(part, len(shown.rows))
     X = np.asarray(shown.data[shown.rows[: 10 if run.schema is None else None]])  # of pictures no more than are drawn
     decode, given = functools.partial(vae.inverse_transform, y=None if labels is None else labels[:1]), ""
@@ -44,9 +53,12 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         unit, n = vae.divide_by_, max(1000, len(X))
         y = None if vae.condition_ is None or labels is None else np.resize(labels, n)
         drawn["reconstructions"] = compared(run, X, vae.reconstruct(X, labels), rows)
-        samples = vae.sample(n, y=y, noise=True, random_state=vae.seed_) * unit
+        samples, spread_of = vae.sample(n, y=y, noise=True, random_state=vae.seed_) * unit, wide.first(5000)
         drawn["samples"] = tables.histograms(
-            X, samples, names, f"{rows}; samples are drawn from p(x|z), z from the prior"
+            np.asarray(spread_of.data[spread_of.rows]),
+            samples,
+            names,
+            f"{everywhere}; samples are drawn from p(x|z), z from the prior",
         )
         seen = np.ma.masked_invalid(X.astype(np.float64))
         centre, spread = (part.filled(0) for part in (seen.mean(axis=0), seen.std(axis=0)))
@@ -60,8 +72,9 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         drawn["samples"] = prior_samples(vae, shape, labels)
     drawn["kl"] = plots.kl_per_dimension(kl, active, first_of(part, len(mu)))
     if latent_dim >= 2:
-        first, second = np.sort(np.argsort(-mu.var(axis=0))[:2])  # the two that are used most
-        drawn["latent"] = plots.latent_scatter(mu[: len(shown.rows)], labels, dims=(int(first), int(second)), rows=rows)
+        dims = np.sort(np.argsort(-points.var(axis=0))[:2]).tolist()  # the two that are used most
+        told_of = wide.first(5000).labels
+        drawn["latent"] = plots.latent_scatter(points[:5000], told_of, dims=tuple(dims), rows=everywhere)
     if latent_dim == 2:
         small = shape is not None and max(shape) < 16  # fewer cells, so that a few pixels each can be read
         drawn["manifold"] = plots.manifold(decode, shape, size=12 if small else 20, told=given)

@@ -37,6 +37,7 @@ from minivae.storage.modelfile import json_text
 from minivae.training import INTERRUPTED, Best
 from minivae.verdict import kept_record, verdict
 
+MANY = 2 * 10**7  # parameters, beyond which their cost is said
 # What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {"batch_size": 32, "epochs": 100, "learning_rate": 2e-3, "schedule": "cosine"},
@@ -235,7 +236,11 @@ def _announce(
     folder: Folder,
 ) -> None:
     """What is about to happen, on standard error."""
-    say(f"{_model_name(settings, arch.data_dim)}, {size(parameter_layout(arch)):,} parameters")
+    count = size(parameter_layout(arch))
+    say(f"{_model_name(settings, arch.data_dim)}, {count:,} parameters")
+    if count > MANY:
+        small = " pictures: --resize 64 64;" * (dataset.image_shape is not None)
+        say(f"they fill {count * 20 / 2**30:.1f} GB of memory and of disk;{small} --hidden-dims makes fewer")
     for note in (*(dataset.described() if dataset.schema else ()), *dataset.notes):
         say(note)
     say(f"{dataset.name}: {len(dataset.train) - held:,} rows of {arch.data_dim} to train on")

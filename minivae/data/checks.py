@@ -278,7 +278,8 @@ def check_range(summary: Summary, likelihood: str, units: Any = (), slack: float
             fix = anew or "shift and scale the columns to [0, 1] (standardize=True, --standardize)"
             raise DataError(f"{needs}; {falls} (Negative values in data); {fix} or choose likelihood='gaussian'")
         if run.data in (UNIT, ONE_HOT) and high.max() > 1 + allowed:
-            fix = f"{anew or divisor_for(high.max() * summary.divide_by)} or choose likelihood='gaussian'"
+            counts = ", or 'poisson' for counts" * bool(low.min() >= 0)
+            fix = f"{anew or divisor_for(high.max() * summary.divide_by)} or choose likelihood='gaussian'{counts}"
             if run.data == ONE_HOT:
                 fix = "write a category as one column for each of its values"
             raise DataError(f"{needs}; {reaches}; {fix}")
