@@ -150,9 +150,8 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
         "--resume", metavar="RUN", help="go on with a run that was cut short, or to more --epochs; its own options hold"
     )
     train.add_argument("-o", "--out", help="run folder (default: runs/NAME, with a number where that exists)")
-    train.add_argument(
-        "--overwrite", action="store_true", help="replace the run in a folder, once the new one is complete"
-    )
+    instead = "replace the run in a folder, once the new one is complete"
+    train.add_argument("--overwrite", action="store_true", default=None, help=instead)
     train.add_argument("--download", action="store_true", help="fetch a named dataset that is not on this machine")
     train.add_argument(
         "--image-shape", type=int, nargs="+", metavar="N", help="height, width [, 3] of a row, for figures"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +16,10 @@ import numpy as np
 
 from minivae.data.datasets import Dataset, load_dataset
 from minivae.data.files import Array, DataError
-from minivae.data.schema import Schema
+from minivae.data.pictures import PIXELS, WORDS
+from minivae.data.schema import STORED, Schema
 from minivae.estimator import VAE
+from minivae.kernels import MODULES
 from minivae.progress import say
 from minivae.storage.folders import CHECKPOINT, CONFIG, MODEL, NEW, current
 from minivae.storage.modelfile import ModelFileError
@@ -30,14 +34,21 @@ class Run:
     config: dict[str, Any]
     folder: Path | None
 
-    def dataset(self, other: str | None = None) -> Dataset:
+    def dataset(self, other: str | None = None, download: bool = False) -> Dataset:
         """The data the model was trained on, or `other`."""
         source = other or self.config.get("data")
         if source is None:
             raise DataError("this model file does not say what it was trained on; name a dataset or file with --data")
-        dataset = load_dataset(source, schema=self.schema, **reading_of(self.config))
+        width = self.vae.n_features_in_
+        dataset = load_dataset(source, download=download, schema=self.schema, width=width, **reading_of(self.config))
         for note in dataset.notes if other else ():  # those of its own data were said when it was trained
             say(note)
+        shape, known = dataset.image_shape, self.image_shape
+        if other and known and shape and shape != known:  # as many pixels in other places would pass
+            raise DataError(
+                f"{dataset.name} holds examples of shape {shape}, and the model was trained on {known}; pass such, or "
+                "X.reshape(len(X), -1) if the columns are the same"
+            )
         return dataset
 
     @property
@@ -92,14 +103,38 @@ def open_run(path: str | Path) -> Run:
     return run
 
 
-# What a model's file says of its run. `id` binds it to its config.json, `stopped` is None until the training has ended
-RUN: dict[str, Any] = {"id": str, "image_shape": list | None, "condition": int | None, "watch_test": bool}
-RUN |= {"backend": str, "versions": dict, "stopped": str | None}
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _text(value: Any, most: int = STORED[1]) -> bool:
+    return isinstance(value, str) and len(value) <= most
+
+
+def _texts(value: Any, most: int = 4 * STORED[0]) -> bool:
+    return isinstance(value, list) and len(value) <= most and all(map(_text, value))
+
+
+def _sizes(value: Any, *counts: int) -> bool:
+    return isinstance(value, list) and len(value) in counts and all(map(_whole, value)) and math.prod(value) > 0
+
+
+def _among(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: type(value) is type(values[0]) and value in values
+
+
+# What a model's file says of its run, and whether that can be so. `id` binds it to its config.json, `stopped` is None until
+# the training has ended, `condition` was the label of older runs, `table` is a Schema.
+RUN: dict[str, Callable[[Any], bool]] = {"id": _text, "image_shape": lambda v: _sizes(v, 2, 3), "condition": _whole}
+RUN |= {"watch_test": _among(False, True), "backend": _among(*MODULES), "stopped": _text}
+RUN |= {"versions": lambda v: isinstance(v, dict) and len(v) < 100 and _texts([*v, *v.values()])}
+RUN |= {"reading": lambda v: isinstance(v, dict), "table": lambda v: isinstance(v, dict)}
+UNSAID = ("image_shape", "condition", "stopped", "table")  # may be None
 LATER: dict[str, Any] = {"reading": {}, "table": None}  # what older files do not say, and what holds for them
-RUN |= {"reading": dict, "table": dict | None}  # table: a Schema
-READING: dict[str, Any] = {"array": str, "resize": list, "mode": str, "background": int}  # keywords of load_dataset
-READING |= {"label": str | int, "drop": list, "columns": list}
-READING |= {"delimiter": str, "encoding": str, "decimal": str, "header": bool}
+READING: dict[str, Callable[[Any], bool]] = {"array": _text, "mode": _among(*WORDS), "background": _among(0, 255)}
+READING |= {"resize": lambda v: _sizes(v, 2) and math.prod(v) <= PIXELS, "label": lambda v: _text(v) or _whole(v)}
+READING |= {"drop": _texts, "columns": _texts, "delimiter": lambda v: _text(v, 2), "decimal": _among(".", ",")}
+READING |= {"encoding": lambda v: _text(v, 100) and v.isprintable(), "header": _among(False, True)}  # of load_dataset
 
 
 def reading_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -116,20 +151,25 @@ def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
             config = json.loads(config_file.read_text())
         except (OSError, ValueError, RecursionError):
             config = None
-    kinds = {"image_shape": list | None, "condition": int | None, "data": str | None}
-    if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
+    D = vae.n_features_in_
+    kinds = {"image_shape": RUN["image_shape"], "condition": RUN["condition"], "data": _text}
+    right = isinstance(config, dict) and all(config.get(n) is None or can_be(config[n]) for n, can_be in kinds.items())
+    if not right or math.prod(config.get("image_shape") or [D]) != D:
         if vae.run_ is None:
             raise ModelFileError(f"{config_file} is not what train writes; restore it or train again")
         config = {"run": None}
     if vae.run_ is None:
         return dict(config | LATER)
     known = LATER | vae.run_
-    right = known.keys() == RUN.keys() and all(isinstance(known[name], kind) for name, kind in RUN.items())
+    right = known.keys() == RUN.keys() and all(
+        n in UNSAID if known[n] is None else can_be(known[n]) for n, can_be in RUN.items()
+    )
     try:
-        right = right and (known["table"] is None or Schema.from_dict(known["table"]).width == vae.n_features_in_)
+        right = right and math.prod(known["image_shape"] or [D]) == D
+        right = right and (known["table"] is None or Schema.from_dict(known["table"]).width == D)
     except ValueError:
         right = False
-    if not right or not all(isinstance(v, READING.get(n, ())) for n, v in reading_of(known).items()):
+    if not right or not all(n in READING and READING[n](v) for n, v in reading_of(known).items()):
         raise ModelFileError(f"what {file} says of its run is not what train writes; copy or train it again")
     if config and config.get("run") != vae.run_["id"]:
         say(f"{config_file} is damaged, or of another run than {file.name}; where data are needed, name them")

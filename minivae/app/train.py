@@ -20,7 +20,7 @@ import numpy as np
 from minivae import __version__, evaluation
 from minivae.app.drawing import embedded, figures
 from minivae.app.recorder import Recorder, ending
-from minivae.app.runs import READING, RUN, Run, config_of, going_on, reading_of
+from minivae.app.runs import READING, RUN, Run, config_of, going_on
 from minivae.architecture import Architecture, parameter_layout
 from minivae.conditions import Condition
 from minivae.data.datasets import Dataset, load_dataset
@@ -100,8 +100,9 @@ def train(options: argparse.Namespace) -> int:
 def resume(options: argparse.Namespace) -> int:
     """Go on with a run: its own options, over which any that is given wins, as far as it can change now."""
     for name in ("out", "overwrite", "condition", *READING):
-        if getattr(options, name, None):
-            raise DataError(f"--resume goes on with a run where it is, as it began; leave --{name} out")
+        if (value := getattr(options, name, None)) is not None:
+            no = "no-" * (value is False)
+            raise DataError(f"--resume goes on with a run where it is, as it began; leave --{no}{name} out")
     path = Path(options.resume)
     if not path.is_dir():
         raise FileNotFoundError(f"there is no run folder {path}; --resume takes one that `minivae train` wrote")
@@ -129,8 +130,7 @@ def resume(options: argparse.Namespace) -> int:
         vae.set_params(**given, verbose=0 if options.quiet else 1)
         settings = resolved(checked_settings(vae), 0, False, vae.settings_)
         changed = [name for name in given if settings[name] != before[name]]
-        how, vae_run = reading_of(run), Run(vae, run, path)
-        dataset = load_dataset(options.data or run["data"], download=options.download, schema=vae_run.schema, **how)
+        dataset = Run(vae, run, path).dataset(options.data, options.download)
         held_fraction(settings, False, len(dataset.train), began=True)
         if options.data is not None:
             run["data"] = _portable(options.data)

@@ -113,6 +113,7 @@ def load_dataset(
     decimal: str | None = None,
     header: bool | None = None,
     schema: Schema | None = None,
+    width: int | None = None,
     array: str | None = None,
     resize: Sequence[int] | None = None,
     mode: str | None = None,
@@ -135,6 +136,7 @@ def load_dataset(
     drop, columns : of a table, the columns to leave out, or the only ones to take
     delimiter, encoding, decimal, header : of text, see `minivae.data.text.read_table`
     schema : of a table, what its columns are, as those of the table that a model was trained on: found by name
+    width : of an array, the columns that a model reads: one that has no more than these has no label among them
 
     Raises
     ------
@@ -146,6 +148,10 @@ def load_dataset(
         return _table(_of_frame(source, drop), "frame", "the frame", which, schema)
     if isinstance(source, str) and source in _KNOWN:
         return _load_digits() if source == "digits" else _load_idx(source, download)
+    if not isinstance(source, str | os.PathLike):
+        raise DataError(
+            f"a dataset has a name or a path, or is a data frame, not {type(source).__name__}; fit takes arrays"
+        )
     path = Path(os.path.expanduser(source))
     if not str(source).strip() or "\0" in str(source) or not path.exists():
         import difflib
@@ -172,7 +178,7 @@ def load_dataset(
 
     train, test = flat(stored.array), None if stored.test is None else flat(stored.test)
     image_shape, labels, tested, reading = shape[1:] or None, stored.labels, stored.test_labels, stored.reading
-    if label is not None and schema is None:
+    if label is not None and schema is None and train.shape[1] != width:
         column = int(find(list(map(str, range(train.shape[1]))), label, str(path)))
         if train.shape[1] < 2:
             raise DataError(f"{path} has no column beside {label}; pass one with data too")

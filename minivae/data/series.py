@@ -42,12 +42,12 @@ def read_series(path: Path) -> Stored:
         names = [channels.pop()[0].strip() for _, channels in rows]
     shapes = Counter(tuple(map(len, channels)) for _, channels in rows)
     shape = max(shapes, key=lambda shape: shapes[shape])
-    odd = next((number for number, channels in rows if tuple(map(len, channels)) != shape), 0)
-    if odd or len(set(shape)) != 1:
-        raise DataError(
-            f"{path}: {len(rows) - shapes[shape]:,} of {len(rows):,} series are not {len(shape)} x {max(shape, default=0)} "
-            f"values as most are (line {odd or rows[0][0]}); cut or fill them to one length"
-        )
+    even = len(set(shape)) == 1
+    odd = next((number for number, channels in rows if (tuple(map(len, channels)) == shape) != even), 0)
+    if odd:
+        most = f"as {shapes[shape]:,} of {len(rows):,} series have"
+        wanted = f"not {len(shape)} x {shape[0]} values, {most}" if even else f"channels of {sorted(set(shape))} values"
+        raise DataError(f"{path}, line {odd}: {wanted if shape else 'no values'}; cut or fill all series to one length")
     X = np.empty((len(rows), sum(shape)))
     for i, (number, channels) in enumerate(rows):
         values = [value.strip() for channel in channels for value in channel]

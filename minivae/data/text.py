@@ -81,7 +81,7 @@ def _reader(
             file.seek(0)
             try:
                 text = io.TextIOWrapper(file, encoding=encoding or ("utf-16" if marked else "utf-8-sig"), newline="")
-            except LookupError as error:
+            except (LookupError, ValueError) as error:  # a zero character in its name, say
                 raise DataError(
                     f"{path}: there is no encoding {str(encoding)[:40]!r}; pass one such as latin-1"
                 ) from error

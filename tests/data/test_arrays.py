@@ -207,3 +207,24 @@ def test_a_run_of_a_chosen_array_and_its_test_part(tmp_path, capfd, monkeypatch)
     with pytest.raises(DataError, match="holds no array 'other'"):
         open_run("run2").dataset("y.npz")
     assert os.path.exists("run2/model.npz")
+
+
+def test_pictures_of_another_shape_are_refused(tmp_path, capsys, monkeypatch):
+    """As many pixels, in other places."""
+    monkeypatch.chdir(tmp_path)
+    X = np.random.default_rng(0).uniform(size=(30, 6, 8))
+    for name, shape in {"a": (6, 8), "b": (8, 6), "c": (2, 4, 6), "flat": (48,)}.items():
+        np.save(f"{name}.npy", X.reshape(-1, *shape))
+    assert (
+        main(["train", "a.npy", "--epochs", "1", "--hidden-dims", "4", "--no-figures", "--quiet", "--out", "run"]) == 0
+    )
+    for name in ("b", "c"):
+        capsys.readouterr()
+        assert main(["encode", "run", f"{name}.npy"]) == 1
+        assert "and the model was trained on (6, 8)" in capsys.readouterr().err
+    assert main(["encode", "run", "flat.npy"]) == main(["encode", "run", "a.npy"]) == 0
+
+
+def test_an_array_is_no_name_of_one():
+    with pytest.raises(DataError, match="a name or a path, or is a data frame, not ndarray"):
+        load_dataset(np.eye(3))

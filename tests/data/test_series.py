@@ -40,7 +40,9 @@ def test_series_without_labels(tmp_path):
         (HEAD, "no rows below a line @data"),
         (HEAD + "@data\n", "no rows below a line @data"),
         ("@timeStamps true\n@data\n(0,1),(1,2)\n", "time stamp beside each value"),
-        (HEAD + "@classLabel true\n@data\n1,2:a\n1,2:b\n1,2,3:a\n", r"1 of 3 series are not 1 x 2 .*\(line 9\)"),
+        (HEAD + "@classLabel true\n@data\n1,2:a\n1,2:b\n1,2,3:a\n", r"line 9: not 1 x 2 values, as 2 of 3 series have"),
+        (HEAD + "@classLabel true\n@data\na\nb\n", "line 7: no values"),
+        (HEAD + "@data\n1,2:1\n1,2:1\n", r"line 6: channels of \[1, 2\] values"),
         (HEAD + "@data\n1,2\n1,x\n", r"line 7: .*'x'.*correct the value"),
     ],
 )

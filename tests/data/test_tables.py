@@ -99,6 +99,7 @@ def test_encodings(read, encoding):
         ("a,b\n1,2\n", {"columns": ["a"], "label": "a"}, "'a' is the label"),
         ("a,b\n1,2\n", {"delimiter": "::"}, "not one character"),
         ("a,b\n1,2\n", {"encoding": "klingon"}, "no encoding 'klingon'"),
+        ("a,b\n1,2\n", {"encoding": "\0"}, "no encoding"),
         ("a,b\n1,2\n", {"decimal": "x"}, "neither"),
     ],
 )
@@ -199,6 +200,12 @@ def test_a_table_with_everything_trains_and_other_tables_are_read_by_its_columns
     for change in (
         *({"table": bad} for bad in ({}, [], Schema((Column("a", "number"),)).to_dict())),
         *({"reading": bad} for bad in ({"label": []}, {"delimiter": 3}, {"drop": "a"}, {"stranger": "x"}, None)),
+        *({"reading": bad} for bad in ({"label": True}, {"drop": [[1]]}, {"drop": [None]}, {"columns": [5]})),
+        *({"reading": bad} for bad in ({"encoding": "\0"}, {"mode": "L" * 10**6}, {"header": 1}, {"decimal": ";"})),
+        *({"reading": bad} for bad in ({"background": 7}, {"background": False}, {"resize": [2**40, 1]})),
+        *({"image_shape": bad} for bad in (["a", None], [-1, -4], [5], [1, 4], [2.0, 2], [])),
+        *({"condition": bad} for bad in (-5, True, 2**40)),
+        *({"versions": {"minivae": 1}}, {"backend": "abacus"}, {"id": None}, {"watch_test": 0}),
     ):  # what a model's file says is not trusted
         persistence.save(run.vae, tmp_path / "bad.npz", run=run.vae.run_ | change)
         with pytest.raises(ModelFileError, match="is not what train writes"):
@@ -225,6 +232,10 @@ def test_options_win_over_what_suits_and_have_a_meaning(tmp_path, capsys, monkey
     assert main(["train", "a.npy", "--label", "0", "--conditional", *quick, "--out", "arrays"]) == 0
     assert main(["sample", "arrays", "--y", "2", "-n", "3", "--out", "s.npy"]) == 0
     assert np.load("s.npy").shape == (3, 2)
+    np.save("b.npy", np.load("a.npy")[:, 1:])  # without labels: not another column of it
+    run = open_run("arrays")
+    np.testing.assert_array_equal(run.dataset("b.npy").train, run.dataset().train)
+    assert run.dataset("b.npy").train_labels is None
 
 
 # ---- Whatever is written
