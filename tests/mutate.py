@@ -311,7 +311,7 @@ MUTATIONS = [
     mutation("photographs lie on their side", "data/pictures.py", ("turned = ImageOps.exif_transpose(image)", "turned = image")),
     mutation("columns in another order pass", "conventions.py", ("elif not np.array_equal(seen, known):", "elif set(seen) != set(known):")),
     mutation("small data have large batches", "settings.py", ("1 << min(7, max(4,", "1 << min(7, max(7,")),
-    mutation("the column with the largest numbers fits worst", "app/results.py", (" - widths_of(vae)", "")),
+    mutation("the column with the largest numbers fits worst", "app/results.py", (" - log_sigmas(vae)", "")),
     mutation("results without the number of their row", "app/writing.py", ('else {"row": rows}', "else {}")),
 ]  # fmt: skip
 

@@ -159,7 +159,7 @@ def test_labels_of_a_dataset_are_told_on_the_command_line(tmp_path, capsys):
     assert main(["sample", run, "--y", "3", "-n", "5", "--out", samples]) == 0
     np.testing.assert_array_equal(np.load(samples), vae.sample(5, y=3))
     assert main(["sample", run, "--y", "12", "--out", samples]) == 1
-    assert "y holds 12, and the model was fitted with the labels 0, 1" in capsys.readouterr().err
+    assert "'12' is none of the labels of this model, '0', '1'" in capsys.readouterr().err
     assert main(["reconstruct", run, "-n", "4", "--out", samples]) == 0
     np.testing.assert_array_equal(np.load(samples), vae.reconstruct(dataset.test[:4], dataset.test_labels[:4]))
 

@@ -71,7 +71,7 @@ def sample(options: argparse.Namespace) -> int:
     require_count("n", options.n, 8 * run.vae.n_features_in_)
     y = told(run.vae, options.n, options.y)
     images = run.vae.sample(options.n, y=y, noise=options.noise, random_state=options.random_state)
-    labels = None if y is None else np.broadcast_to(np.ravel(y), options.n)
+    labels = None if y is None or np.size(y) != options.n else np.ravel(y)
     first = beside(run, np.arange(options.n), labels)
     write_means(path, run, images, lambda plots: plots.samples(images, run.image_shape), first)
     return 0

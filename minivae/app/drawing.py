@@ -15,6 +15,7 @@ from minivae.data.batches import Examples
 from minivae.data.checks import as_matrix
 from minivae.data.datasets import Dataset
 from minivae.data.files import DataError
+from minivae.data.schema import listed
 from minivae.estimator import VAE
 
 if TYPE_CHECKING:
@@ -151,17 +152,18 @@ def told(vae: VAE, n: int, words: Sequence[str] | None = None) -> Any:
         if words:
             raise DataError("this model is told no labels; leave --y out, or train one with --conditional")
         return None
-    known = vae.condition_.classes
+    known, width = vae.condition_.classes, vae.condition_.width
     if not words and not known:
         raise DataError("this model is told numbers; name them with --y")
-    kind = float if not known else str if isinstance(known[0], str) else int
+    if known:
+        names = {str(name): name for name in known}
+        if strange := [word for word in words or () if word not in names]:
+            raise DataError(f"{strange[0][:40]!r} is none of the labels of this model, {listed([*names])}; name these")
+        return np.resize(np.array([names[word] for word in words or names]), n)
     try:
-        labels = [kind(word) for word in words] if words else list(known)
+        return np.resize(np.array(words, float).reshape(-1, width), (n, width))
     except ValueError as error:
-        raise DataError(f"--y takes numbers for this model ({error})") from error
-    if not known:
-        return [labels]
-    return np.resize(np.array(labels), n)
+        raise DataError(f"--y takes numbers for this model, {width} a row ({error})") from error
 
 
 def scaled(vae: VAE, X: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A result has one row for each row of the data, in their order; `row`, counted from 0, says which where these are not all.
 Columns have the names of the table that the model was trained on, else x0, x1, ... as errors count them; those of the
-latent space are z1 to zZ, as in the figures.
+latent space are z1 to zZ, as in the figures. A label, or `row`, whose name a result has gets an underscore behind it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+import io
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,10 +26,12 @@ from minivae.app.runs import Part, Run, open_run, pick
 from minivae.app.writing import (
     DELIMITERS,
     FIGURES,
+    RESULT,
     TABLES,
     Columns,
     beside,
     cells,
+    joined,
     lines,
     named,
     numbered,
@@ -39,7 +42,7 @@ from minivae.app.writing import (
 )
 from minivae.data.checks import require_count
 from minivae.data.datasets import Dataset
-from minivae.data.files import Array, DataError, read_npy, table_kind
+from minivae.data.files import Array, DataError, read_npy, read_parquet, table_kind
 from minivae.data.schema import Schema
 from minivae.data.tables import by_schema
 from minivae.data.text import as_it_stands
@@ -88,17 +91,19 @@ def score(options: argparse.Namespace) -> int:
             found["log_likelihood"] = scores.log_likelihood(vae.network_, some, k, vae.seed_)
         found = {name: values.astype(vae.network_.dtype) for name, values in found.items()}
         if worst:
-            table = scores.reconstruction(vae.network_, some, vae.seed_, per_column=True) - widths_of(vae)
+            table = scores.reconstruction(vae.network_, some, vae.seed_, per_column=True) - log_sigmas(vae)
+            table[np.isnan(part.data[some.rows])] = -np.inf  # what was not observed fits as it may, and is not named
             table = np.add.reduceat(table, starts, axis=1)  # a category is one column of the table
             order = np.argsort(-table, axis=1, kind="stable")
+            order[np.isneginf(np.take_along_axis(table, order, axis=1))] = -1  # the last: no name
             for j in worst:
-                found[f"worst{j + 1}"] = np.array(names, object)[order[:, j]]
+                found[f"worst{j + 1}"] = np.array([*names, None], object)[order[:, j]]
         return found
 
     return _write(options, path, run, part, dataset, of)
 
 
-def widths_of(vae: VAE) -> Array:
+def log_sigmas(vae: VAE) -> Array:
     """log sigma of each column [D], 0 where it has none: what a column's units, and its noise, add to its every cell.
 
     Without it the column with the largest numbers would be the one that fits worst in each row.
@@ -118,8 +123,10 @@ def impute(options: argparse.Namespace) -> int:
 
     def of(piece: slice) -> Columns:
         y = None if labels is None else labels[piece]
-        return named(run, vae.impute(part.data[part.rows[piece]], y, n_samples=options.n_samples))
+        filled = vae.impute(part.data[part.rows[piece]], y, n_samples=options.n_samples)
+        return numbered("x", filled, 0) if bare else named(run, filled)  # a category is no number, but its columns are
 
+    bare = path is not None and path.suffix.lower() == ".npy"
     text = path is None or path.suffix.lower() in DELIMITERS
     if text and run.schema is not None and part.split == "all" and table_kind(Path(dataset.source)) == "text":
         return _write(options, path, run, part, dataset, of, functools.partial(_refilled, path, run.schema, dataset))
@@ -158,7 +165,6 @@ def decode(options: argparse.Namespace) -> int:
                 f"this model is told labels, and {options.latents} has none; name one, or one a row, with --y"
             )
         y = told(run.vae, len(Z), options.y or labels)
-        y = y if options.y or run.vae.condition_.classes else np.array(labels, float)
     means = run.vae.inverse_transform(Z, y)
     write_means(path, run, means, lambda plots: plots.samples(means, run.image_shape), {})
     return 0
@@ -178,21 +184,28 @@ def _latents(source: str, vae: VAE) -> tuple[Array, list[str]]:
     """Z [n, latent_dim], and labels where there are some: an array, or a table as encode writes it."""
     if source.lower().endswith(".npy"):
         return read_npy(Path(source)), []
-    delimiter = "\t" if source.lower().endswith(".tsv") else ","
-    text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
-    names, *rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row] or [[]]
-    wanted = [f"z{j + 1}" for j in range(vae.network_.arch.latent_dim)]
-    for name in wanted if rows else ["rows"]:
-        if name not in names:
-            raise DataError(
-                f"{source} has no {'column ' * bool(rows)}{name}; pass a .csv, .tsv or .npy that `minivae encode` wrote"
-            )
-    places = [names.index(name) for name in wanted]
-    beside = [j for j, name in enumerate(names) if name != "row" and name.strip("0123456789") not in ("z", "sigma")]
     try:
-        return np.array([[row[j] for j in places] for row in rows], float), [row[j] for row in rows for j in beside[:1]]
-    except (ValueError, IndexError) as error:
+        names, rows = _cells(source)
+        wanted = [f"z{j + 1}" for j in range(vae.network_.arch.latent_dim)]
+        for name in wanted if rows else ["rows"]:
+            if name not in names:
+                raise ValueError(f"it has no {'column ' * bool(rows)}{name}")
+        places = [names.index(name) for name in wanted]
+        labels = [j for j, name in enumerate(names) if not RESULT.fullmatch(name)]
+        return np.array([[row[j] for j in places] for row in rows], float), [row[j] for row in rows for j in labels[:1]]
+    except (ValueError, IndexError, csv.Error) as error:
         raise DataError(f"{source} cannot be read ({error}); pass what `minivae encode` wrote") from error
+
+
+def _cells(source: str) -> tuple[list[str], list[list[str]]]:
+    """The names of a table's columns, and its rows, as texts."""
+    if source.lower().endswith(".parquet"):
+        table = read_parquet(Path(source)).to_pydict()
+        return [*table], [[*map(str, row)] for row in zip(*table.values())]
+    text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
+    delimiter = "\t" if source.lower().endswith(".tsv") else ","
+    names, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row] or [[]]
+    return names, rows
 
 
 def _write(
@@ -210,7 +223,7 @@ def _write(
 
     def pieces(of: Callable[[slice], Columns]) -> Iterator[Columns]:
         for piece in (slice(start, start + PIECE) for start in range(0, n, PIECE)):
-            yield {name: values[piece] for name, values in first.items()} | of(piece)
+            yield joined({name: values[piece] for name, values in first.items()}, of(piece))
 
     if path is None and options.json:
         records = [dict(zip(table, row)) for table in pieces(of) for row in zip(*(v.tolist() for v in table.values()))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
-import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,20 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*DELIMITERS, ".parquet")
 FIGURES = (".png", ".pdf", ".svg", ".jpg")
 ROWS = 4096  # of a table that become text at a time
+RESULT = re.compile(r"row|(z|sigma)\d+")  # what decode takes for no label
 Columns = dict[str, Array]  # [n] each, by name: numbers, or objects, which are texts and None
 
 
-def out_path(out: str | None, *endings: str) -> Path | None:
+def out_path(out: str | None, *endings: str, option: str = "--out") -> Path | None:
     """The file that --out names, None for standard output. Raises, before the work is done, where it cannot be written."""
-    if out is None or out == "-":
+    if out is None or (out == "-" and option == "--out"):
         return None
     path = Path(out)
     if path.suffix.lower() not in endings:
-        raise DataError(f"--out {out} ends in none of {', '.join(endings)}; choose the one that you want")
+        raise DataError(f"{option} {out} ends in none of {', '.join(endings)}; choose the one that you want")
     if path.suffix.lower() == ".parquet":
         _parquet()
-    if not os.access(place_of(path).parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"the folder of {path} cannot be written to; choose another")
+    place_of(path)
     return path
 
 
@@ -53,17 +53,28 @@ def beside(run: Run, rows: Array, labels: Any) -> Columns:
     """What stands before results: the number of each row where these are not all from the first on, and labels."""
     found = {} if np.array_equal(rows, np.arange(len(rows))) else {"row": rows}
     label = (run.schema.label if run.schema else None) or "label"
+    label += "_" * bool(RESULT.fullmatch(label))
     return found if labels is None else found | {label: np.asarray(labels)}
 
 
+def joined(first: Columns, table: Columns) -> Columns:
+    """What stands before a table, and the table; of two columns of one name the former gets underscores behind its own."""
+    apart: Columns = {}
+    for name, values in first.items():
+        while name in table or name in apart:
+            name += "_"
+        apart[name] = values
+    return apart | table
+
+
 def write(path: Path | None, pieces: Iterator[Columns]) -> None:
-    """Pieces of a table, one below the other, to a file or to standard output. An array has neither names nor texts."""
+    """Pieces of a table, one below the other, to a file or to standard output; to .npy only of numbers."""
     kind = "" if path is None else path.suffix.lower()
     if path is None or kind in DELIMITERS:
         write_text(path, _texts(pieces, DELIMITERS.get(kind, ",")))
     elif kind == ".npy":
         array = np.concatenate([np.column_stack([*piece.values()]) for piece in pieces])
-        write_atomically(path, lambda file: np.save(file, array))
+        write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
     else:
         table = list(pieces)
         whole = {name: np.concatenate([piece[name] for piece in table]) for name in table[0]}
@@ -87,7 +98,7 @@ def write_means(path: Path | None, run: Run, means: Array, draw: Callable[[Any],
     kind = "" if path is None else path.suffix.lower()
     if kind in TABLES or path is None:
         X = means * run.vae.divide_by_
-        table = first | named(run, X)
+        table = joined(first, named(run, X))
         cuts = range(0, len(X), ROWS)
         write(path, ({name: values[at : at + ROWS] for name, values in table.items()} for at in cuts))
     elif kind == ".npy":

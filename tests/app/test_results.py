@@ -106,7 +106,14 @@ def test_decode_takes_what_encode_wrote(capsys, monkeypatch):
     assert main(["encode", "mine"]) == 0
     monkeypatch.setattr(sys, "stdin", io.StringIO(capsys.readouterr().out.split("\n", 3)[-1]))
     assert main(["decode", "mine", "-"]) == 1  # no header
-    assert "- has no column z1" in capsys.readouterr().err
+    assert "it has no column z1" in capsys.readouterr().err
+    for content in (b"z1,z2,label\n0,1,\xe4\n", b"z1,z2\n0," + b"1" * 200_000, b"z1,z2\n0\n", b"z1,z2\n", b""):
+        Path("bad.csv").write_bytes(content)
+        assert main(["decode", "mine", "bad.csv"]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("minivae: bad.csv cannot be read (") and len(said.splitlines()) == 1
+    Path("bad.parquet").write_bytes(b"PAR1")
+    assert main(["decode", "mine", "bad.parquet"]) == 1 and "bad.parquet" in capsys.readouterr().err
 
 
 def test_what_a_model_is_told_goes_along(capsys):
@@ -162,6 +169,16 @@ def test_score_is_what_the_methods_say(capsys):
         assert main(["score", "mine", bad, "-1"]) == 1 and bad[2:].replace("-", "_") in capsys.readouterr().err
 
 
+def test_what_was_not_observed_is_not_what_fits_worst(capsys):
+    X = np.where(np.arange(90)[:, None] == 5, np.nan, np.load("holes.npy"))
+    np.save("emptier.npy", X)
+    assert main(["score", "h", "emptier.npy", "--worst", "4"]) == 0
+    table = read(capsys.readouterr().out)
+    for i, seen in enumerate(~np.isnan(X)):
+        assert sorted(table[f"worst{j + 1}"][i] for j in range(seen.sum())) == [f"x{j}" for j in np.flatnonzero(seen)]
+        assert all(table[f"worst{j + 1}"][i] == "" for j in range(seen.sum(), 4))
+
+
 def test_impute_fills_what_is_missing_and_nothing_else(capsys):
     vae, X = VAE.load("h/model.npz"), np.load("holes.npy")
     assert main(["impute", "h", "--n-samples", "20", "--out", "full.npy"]) == 0
@@ -183,6 +200,44 @@ def test_parquet(capsys):
         np.array([table["z1"], table["z2"]]).T, VAE.load("digits/model.npz").transform(RAW.test)
     )
     assert table["label"] == RAW.test_labels.tolist()
+    assert (
+        main(["encode", "told", "--out", "z.parquet"]) == main(["decode", "told", "z.parquet", "--out", "x.npy"]) == 0
+    )
+    np.testing.assert_array_equal(np.load("x.npy"), VAE.load("told/model.npz").reconstruct(RAW.test, RAW.test_labels))
+
+
+def test_yes_and_no_are_told_as_they_are_written(capsys):
+    X, y = np.random.default_rng(0).uniform(size=(40, 3)), np.arange(40) % 2 == 0
+    np.savez("b.npz", X=X, y=y)
+    assert main(["train", "b.npz", *FAST, "--conditional", "--out", "b"]) == 0
+    assert main(["encode", "b", "--out", "z.csv"]) == main(["decode", "b", "z.csv", "--out", "x.npy"]) == 0
+    np.testing.assert_array_equal(np.load("x.npy"), VAE.load("b/model.npz").reconstruct(X, y))
+    assert main(["sample", "b", "--y", "True", "-n", "2", "--out", "s.npy"]) == 0
+    np.testing.assert_array_equal(np.load("s.npy"), VAE.load("b/model.npz").sample(2, y=True))
+    assert main(["sample", "b", "--y", "Yes", "--out", "s.npy"]) == 1
+    assert "'Yes' is none of the labels of this model, 'False', 'True'" in capsys.readouterr().err
+
+
+def test_nothing_is_lost_where_two_columns_have_one_name(capsys):
+    rng = np.random.default_rng(0)
+    with open("names.csv", "w") as file:
+        rows = ("{},{},{},{}\n".format("ab"[i % 2], *rng.normal(size=3)) for i in range(40))
+        file.writelines(["z1,row,kl,c\n", *rows])
+    assert main(["train", "names.csv", "--label", "z1", *FAST, "--conditional", "--out", "n"]) == 0
+    assert main(["encode", "n", "--out", "z.csv"]) == main(["decode", "n", "z.csv", "--out", "x.npy"]) == 0
+    data, vae = load_dataset("names.csv", label="z1"), VAE.load("n/model.npz")
+    np.testing.assert_array_equal(np.load("x.npy"), vae.reconstruct(data.train, data.train_labels))
+    assert [*read(Path("z.csv").read_text())] == ["z1_", "z1", "z2"]
+    capsys.readouterr()
+    assert main(["reconstruct", "n", "-n", "9", "--split", "validation", "--out", "-"]) == 0
+    table = read(capsys.readouterr().out)
+    assert [*table] == ["row_", "z1_", "row", "kl", "c"] and table["row_"] == vae.held_rows_.astype(str).tolist()
+    assert main(["train", "names.csv", "--label", "kl", *FAST, "--out", "n2"]) == 0
+    capsys.readouterr()
+    assert main(["score", "n2"]) == 0
+    table = read(capsys.readouterr().out)
+    assert [*table][:4] == ["kl_", "elbo", "kl", "anomaly_score"]
+    np.testing.assert_allclose(np.array(table["kl_"], float), load_dataset("names.csv").train[:, -2])
 
 
 @pytest.mark.parametrize(
@@ -279,6 +334,9 @@ def test_an_imputed_table_is_the_file_but_for_its_holes(penguins, capsys, monkey
                 assert cell == value if isinstance(value, str) else float(cell.replace(",", ".")) == value
         assert filled > 10
     assert Path("full.csv").read_text(encoding="utf-8").startswith("id;species;bill, mm;mass;sex;note;side\n1;")
+    assert main(["impute", "penguins", "--n-samples", "9", "--out", "full.npy"]) == 0  # a matrix, as there are texts
+    np.testing.assert_array_equal(np.load("full.npy"), vae.impute(dataset.train, n_samples=9))
+    capsys.readouterr()
     assert main(["impute", "penguins", "full.csv", "--out", "-"]) == 0  # which is a table to read again
     assert capsys.readouterr().out.endswith(Path("full.csv").read_text(encoding="utf-8"))
 
