@@ -11,6 +11,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 _bars = list[Any]()  # those on the terminal now
+TROUBLE = (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError, RuntimeError)  # told in a line
+
+
+def one_line(trouble: object) -> str:
+    return " ".join(str(trouble).split()) or type(trouble).__name__
 
 
 def say(line: str) -> None:

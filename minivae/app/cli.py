@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
-from minivae.progress import say
+from minivae.progress import TROUBLE, one_line, say
 
 MEANS = (
     "a figure (.png, .pdf, .svg), or numbers: .csv, .tsv, .parquet in the data's own units, .npy as well, but of uint8 "
@@ -69,7 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
         model(sub)
         which_data(sub, "all rows")
         kinds = ".csv, .tsv, .parquet" + ("" if name == "score" else " or .npy")
-        sub.add_argument("-o", "--out", help=f"a file: {kinds} (default: CSV on standard output)")
+        text = f"a file: {kinds} (default: CSV on standard output); a label named as a result has an underscore behind"
+        sub.add_argument("-o", "--out", help=text)
         sub.add_argument("--quiet", action="store_true", help="no progress")
         as_json(sub)
         return sub
@@ -153,7 +155,9 @@ def build_parser() -> argparse.ArgumentParser:
         "decode", "decode latent points, as encode writes them", "minivae decode runs/wine z.csv --out wine.csv"
     )
     model(decode)
-    decode.add_argument("latents", metavar="Z", help="a .csv, .tsv or .npy file, or - for CSV on standard input")
+    decode.add_argument(
+        "latents", metavar="Z", help="a .csv, .tsv, .parquet or .npy file, or - for CSV on standard input"
+    )
     decode.add_argument(
         "--y", nargs="+", metavar="LABEL", help="what a conditional model is told (default: Z's labels)"
     )
@@ -205,6 +209,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    with warnings.catch_warnings():  # which would be told with a place in our source
+        warnings.showwarning = lambda message, *_: say(one_line(message))
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = None
     _fill_places()
     try:
@@ -216,10 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("minivae: interrupted")
         return 130
-    except (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError, RuntimeError) as error:
+    except TROUBLE as error:
         if options is None or options.debug:
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = one_line(error)
         if isinstance(error, OSError) and error.errno and not error.filename:  # of a file it would have the name
             text = f"standard output cannot be written to ({error.strerror})"
         if not isinstance(error, BrokenPipeError):  # the reader has left, as in `minivae gradcheck | head`

@@ -12,16 +12,16 @@ import numpy as np
 
 from minivae import evaluation, samples, scores
 from minivae.app.runs import Part, Run, open_run, pick
+from minivae.app.writing import FIGURES, out_path
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.data.datasets import Dataset
 from minivae.likelihoods import COUNTS, ONE_HOT
-from minivae.progress import bar, say
+from minivae.progress import TROUBLE, bar, one_line, say
 from minivae.storage.modelfile import json_text
 
 SEED = 0  # of the noise that all runs share, and of the pixels that are drawn from grey values
 ROWS = 2048  # with noise of their own at a time
-TROUBLE = (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError, RuntimeError)
 KEY = ("the data", "the part of the data", "binarize", "the scale of values", "densities and probabilities")
 
 
@@ -76,6 +76,8 @@ class Row(NamedTuple):
 def compare(options: argparse.Namespace) -> int:
     if options.limit is not None:
         require_count("limit", options.limit)
+    if options.figure is not None:
+        out_path(options.figure, *FIGURES, option="--figure")
     names = [name for given in options.runs for name in sorted(glob.glob(given)) or [given]]  # Windows leaves us the *
     groups: dict[Any, list[Row]] = {}
     datasets: dict[Any, Dataset] = {}
@@ -88,7 +90,7 @@ def compare(options: argparse.Namespace) -> int:
             except TROUBLE as error:
                 if options.debug:
                     raise
-                failed[name] = " ".join(str(error).split()) or type(error).__name__
+                failed[name] = one_line(error)
                 say(f"minivae: {name} is left out: {failed[name]}")
             advance(1)
     if not groups:
@@ -101,7 +103,7 @@ def compare(options: argparse.Namespace) -> int:
         differ = [what for what, *values in zip(KEY, *groups, strict=True) if len(set(values)) > 1]
         notes.append(f"{len(found)} groups whose nats do not compare: they differ in {', '.join(differ)}")
     every = [row.told["settings"] for rows in found for row in rows]
-    varied = [name for name in every[0] if len({repr(settings.get(name)) for settings in every}) > 1]
+    varied = [n for n in every[0] if n != "verbose" and len({repr(settings.get(n)) for settings in every}) > 1]
     for i, rows in enumerate(found):
         for row in rows:
             row.told["settings"] = {name: row.told["settings"].get(name) for name in varied}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,21 @@ def test_nothing_is_announced_before_all_is_accepted(arguments, words, capsys, d
     said = capsys.readouterr()
     assert words in said.err and len(said.err.splitlines()) == 1 and said.out == ""
     assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("option", ["--no-header", "--header", "--overwrite", "--drop=a"])
+def test_nor_is_an_option_of_a_new_run_where_one_goes_on(option, run_folder, capsys):
+    assert main(["train", "--resume", "run", option]) == 1
+    assert f"leave {option.partition('=')[0]} out" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line_without_its_place(run_folder, capsys, digits):
+    np.save("beyond.npy", 1.25 * digits[0][:9])
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["score", "run", "beyond.npy"]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("X: ") and len(said.splitlines()) == 1
 
 
 def test_nor_is_a_training_that_cannot_go_on(run_folder, capsys, digits):

@@ -215,6 +215,13 @@ def test_the_figure_shows_the_curves_and_the_differences(capsys, tmp_path, monke
     ]
 
 
+def test_a_figure_of_no_kind_is_refused_before_the_work(capsys, monkeypatch):
+    monkeypatch.setattr(compare, "_measure", lambda *_: pytest.fail("the work had begun"))
+    for figure in ("runs.foo", "-"):
+        assert main(["compare", "a", "--figure", figure]) == 1
+        assert f"--figure {figure} ends in none of .png" in capsys.readouterr().err
+
+
 def test_a_model_that_no_command_trained(capsys):
     """It names no data: they are asked for, and then it stands beside the others."""
     train("a")
