@@ -671,7 +671,8 @@ def test_range_for_bernoulli():
     X[2, 3] = 16
     sentence = (
         r"likelihood 'bernoulli' needs data in \[0, 1\]; column 3 reaches 16; "
-        r"scale the columns to \[0, 1\] \(standardize=True, --standardize\) or choose likelihood='gaussian', or 'poisson' for counts"
+        r"scale the columns to \[0, 1\] \(standardize=True, --standardize\) or choose likelihood='gaussian', "
+        "or 'poisson' for counts"
     )
     with refuses(f"^{sentence}$"):
         check_range(summarize(X), "bernoulli")
