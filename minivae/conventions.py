@@ -31,7 +31,7 @@ def string_names(X: Any) -> np.ndarray | None:
 
     Raises TypeError where only some are, as scikit-learn does.
     """
-    labels = frames.labels(X) if frames.is_frame(X) else []
+    labels = frames.labels(X) if frames.library(X) else []
     strings = [isinstance(label, str) for label in labels]
     if any(strings) and not all(strings):
         raise TypeError(

@@ -44,7 +44,6 @@ from minivae.data.checks import require_count
 from minivae.data.datasets import Dataset
 from minivae.data.files import Array, DataError, read_npy, read_parquet, table_kind
 from minivae.data.schema import Schema
-from minivae.data.tables import by_schema
 from minivae.data.text import as_it_stands
 from minivae.estimator import VAE
 from minivae.progress import bar
@@ -137,10 +136,10 @@ def _refilled(path: Path | None, schema: Schema, dataset: Dataset, of: Callable[
     """The text of the data's file as it stands, but for the cells that were missing and that the model knows."""
     source = Path(dataset.source)
     how = {name: dataset.reading.get(name) for name in ("delimiter", "encoding", "decimal", "header")}
-    with as_it_stands(source, **how) as (table, before, rows, delimiter, decimal):
+    with as_it_stands(source, **how, schema=schema) as (table, before, rows, delimiter, decimal):
         if path is not None and path.suffix.lower() not in Path(source.name.lower()).suffixes:
             delimiter = DELIMITERS[path.suffix.lower()]
-        names = list(by_schema(table, schema)[0].columns)
+        names = list(table.columns)
         starts = np.cumsum([0, *(column.width for column in schema.columns[:-1])])
         head = list(islice(rows, before)) or ([names] if table.headed else [])  # which may stand in a comment
         yield lines(head, delimiter)

@@ -39,8 +39,14 @@ class Run:
         source = other or self.config.get("data")
         if source is None:
             raise DataError("this model file does not say what it was trained on; name a dataset or file with --data")
-        width = self.vae.n_features_in_
-        dataset = load_dataset(source, download=download, schema=self.schema, width=width, **reading_of(self.config))
+        width, schema = self.vae.n_features_in_, self.schema
+        dataset = load_dataset(source, download=download, schema=schema, width=width, **reading_of(self.config))
+        if schema is not None and "missing" in dataset.suits and self.vae.settings_["missing"] == "error":
+            row, column = np.argwhere(np.isnan(dataset.train))[0]
+            raise DataError(
+                f"{dataset.source}, row {row} (from 0) has no value in column {schema.names[column]!r}, and the model was "
+                "trained on a table without holes; fill the cell, or train with --missing ignore"
+            )
         for note in dataset.notes if other else ():  # those of its own data were said when it was trained
             say(note)
         shape, known = dataset.image_shape, self.image_shape
@@ -166,7 +172,9 @@ def config_of(vae: VAE, file: Path, config_file: Path) -> dict[str, Any]:
     )
     try:
         right = right and math.prod(known["image_shape"] or [D]) == D
-        right = right and (known["table"] is None or Schema.from_dict(known["table"]).width == D)
+        if right and known["table"] is not None:
+            units = vae.network_.arch.column_units()
+            right = Schema.from_dict(known["table"]).agrees(vae.settings_["likelihood"], units)
     except ValueError:
         right = False
     if not right or not all(n in READING and READING[n](v) for n, v in reading_of(known).items()):

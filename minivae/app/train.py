@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,14 @@ def train(options: argparse.Namespace) -> int:
     settings, n = checked_settings(vae), len(dataset.train)
     held = round(n * held_fraction(settings, False, n))
     settings = resolved(settings, n - held, held > 0)
+    table = dataset.schema and dataset.schema.to_dict()
+    if dataset.schema is not None and table is None:
+        what = f"{dataset.name} has more columns, or longer names, than a model's file holds"
+        if any(column.values for column in dataset.schema.columns):
+            raise DataError(
+                f"{what}, and its texts mean nothing without; leave them out (--drop), or shorten the names"
+            )
+        dataset = replace(dataset, notes=(*dataset.notes, f"{what}: the columns of other tables are read by position"))
     run: dict[str, Any] = {
         "id": secrets.token_hex(8),
         "image_shape": _image_shape(options.image_shape, dataset),
@@ -82,7 +91,7 @@ def train(options: argparse.Namespace) -> int:
         "watch_test": watch_test,
         "backend": backend(settings["backend"]),
         "reading": dataset.reading,
-        "table": dataset.schema and dataset.schema.to_dict(),
+        "table": table,
         "versions": {"minivae": __version__, "numpy": np.__version__, "python": platform.python_version()},
         "stopped": None,
     }

@@ -12,16 +12,8 @@ import numpy as np
 from minivae.data.opening import Array, DataError, Stored, room
 from minivae.storage.archives import Archive, Header, open_regular, reason
 
-DATA = (
-    "x",
-    "images",
-    "imgs",
-    "data",
-    "features",
-    "inputs",
-    "arr_0",
-    "",
-)  # the first that is there; "" is `train` alone
+# The first that is there; "" is `train` alone.
+DATA = ("x", "images", "imgs", "data", "features", "inputs", "arr_0", "")
 LABELS = ("y", "labels", "label", "targets", "target", "classes", "class")
 _PART = re.compile(r"_?(train|test|val|dev)(?:ing|id|idation)?_?")  # as in x_train, train_images, Xtrain
 

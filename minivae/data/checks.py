@@ -37,7 +37,7 @@ def as_matrix(X: Any, name: str = "X") -> Array:
     if isinstance(X, np.ma.MaskedArray):
         raise DataError(f"{name} is a masked array; pass {name}.filled(value) with the value for the masked entries")
     try:
-        if frames.is_frame(X):
+        if frames.library(X):
             X = frames.matrix(X, name)
         elif hasattr(X, "__dlpack__") and not hasattr(X, "__array__"):
             X = np.from_dlpack(X)

@@ -16,8 +16,8 @@ import numpy as np
 from minivae.data import frames
 from minivae.data.checks import as_matrix
 from minivae.data.files import KINDS, Array, DataError, read_file, read_idx, read_parquet, table_kind
-from minivae.data.schema import Schema, Table
-from minivae.data.tables import by_schema, describe, described, find, suits
+from minivae.data.schema import Schema, Table, listed
+from minivae.data.tables import describe, described, find, printable, suits
 from minivae.data.text import read_table
 
 _MAX_DOWNLOAD = 2**26  # bytes; the largest published file has 26 MB
@@ -144,8 +144,8 @@ def load_dataset(
     """
     how: dict[str, Any] = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal, "header": header}
     which = {"label": label, "drop": list(drop), "columns": list(columns)}
-    if frames.is_frame(source):
-        return _table(_of_frame(source, drop), "frame", "the frame", which, schema)
+    if frames.library(source):
+        return _table(_of_frame(source), "frame", "the frame", which, schema)
     if isinstance(source, str) and source in _KNOWN:
         return _load_digits() if source == "digits" else _load_idx(source, download)
     if not isinstance(source, str | os.PathLike):
@@ -162,12 +162,12 @@ def load_dataset(
             f"pass one of the names {', '.join(_KNOWN)}, or a path to: {KINDS}"
         )
     if (kind := table_kind(path)) and path.is_file():
-        rows = read_table(path, **how) if kind == "text" else _of_frame(read_parquet(path), drop)
+        rows = read_table(path, **how, schema=schema) if kind == "text" else _of_frame(read_parquet(path))
         dataset = _table(rows, path.name, str(path), which, schema)
         given = {
             name: value for name, value in ((how if kind == "text" else {}) | which).items() if value not in (None, [])
         }
-        return replace(dataset, reading=given)
+        return replace(dataset, reading={**rows.reading, **given})
     stored = read_file(path, array=array, resize=resize, mode=mode, background=background)
     shape = stored.array.shape
     if len(shape) < 2 or 0 in shape:
@@ -198,28 +198,38 @@ def _without(X: Array, column: int) -> tuple[Array, Array]:
     return np.delete(X, column, axis=1), told.astype(int) if whole else told
 
 
-def _of_frame(frame: Any, drop: Sequence[str]) -> Table:
-    read = dict(frames.columns(frame, skip=drop))
-    columns = {name: read.get(name, np.zeros(0)) for name in frames.names(frame)}
-    return Table(columns, None, True, (), lambda row, name: f"row {row} (from 0), column {name!r}")
+def _of_frame(frame: Any) -> Table:
+    return Table(
+        dict(frames.columns(frame)), None, True, (), lambda row, name: f"row {row} (from 0), column {name!r}", True
+    )
 
 
 def _table(rows: Table, name: str, source: str, which: dict[str, Any], schema: Schema | None) -> Dataset:
     """A table as a dataset: what its columns are is found out, or told by the schema of another."""
-    notes = rows.notes
+    notes, names, told = rows.notes, list(rows.columns), schema is not None
     if schema is None:
         schema, said = describe(rows, source, **which)
         notes += said
-    else:
-        rows, said = by_schema(rows, schema)
-        notes += said
-    taken, names = [column.name for column in schema.columns], list(rows.columns)
-    if rows.matrix is not None and not any(column.values for column in schema.columns) and set(taken) <= set(names):
+    elif ignored := [
+        name for name in names if name not in schema.order and name not in {c.name for c in schema.columns}
+    ]:
+        notes += (f"columns that the model does not know are ignored: {listed(ignored)}",)
+    taken = [column.name for column in schema.columns]
+    for column in taken:
+        cells = rows.columns.get(column, np.empty(0))
+        for row in np.flatnonzero(np.isinf(cells))[:1] if cells.dtype != object else ():
+            raise DataError(
+                f"{rows.place(row, column)}: {cells[row]} in column {column!r} is not finite; correct it or leave it empty"
+            )
+    plain = all(c.kind == "number" or not (told or c.values) for c in schema.columns)  # no cell of it can be wrong
+    if rows.matrix is not None and plain and set(taken) <= set(names):
         X = rows.matrix if taken == names else rows.matrix[:, [names.index(column) for column in taken]]
     else:
         X = schema.encode(rows.columns, source, rows.place)
-    labels = schema.labels(rows.columns)
-    return Dataset(name, X, None, labels, None, None, source, notes, {}, schema, suits(schema, X))
+    labels = schema.labels(rows.columns, rows.place)
+    return Dataset(
+        name, X, None, labels, None, None, source, tuple(map(printable, notes)), {}, schema, suits(schema, X)
+    )
 
 
 def _load_digits() -> Dataset:

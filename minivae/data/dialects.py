@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,29 +71,57 @@ class Dialect:
             return " "
         return max(marks, key=first.count, default=",")
 
-    def recognise_decimal(self, cells: list[str]) -> None:
+    def recognise_decimal(self, cells: list[str], known: bool = False) -> None:
+        """known: a decimal mark that was given is that of another table."""
         commas = [cell for cell in cells if _COMMA.fullmatch(cell)]
-        points = any("." in cell and is_number(cell) for cell in cells)
-        if self.decimal is None and self.delimiter != "," and commas and not points:
+        points = [cell for cell in cells if "." in cell and is_number(cell)]
+        if known and self.decimal == "," and points and not commas:
+            first, other = points[0][:40], not all(_GROUPED["."].fullmatch(cell) for cell in points)
+            self.decimal = None if other else ","
+            said = "is read with a decimal point" if other else f"is read as {first.replace('.', '')}"
+            self.notes.append(f"the model was trained on a table with decimal commas; {first} {said}")
+        elif self.decimal is None and self.delimiter != "," and commas and not points:
             if all(_GROUPED[","].fullmatch(cell) for cell in commas):
+                fix = "say which with decimal=',' (--decimal ,) or decimal='.' (--decimal .)"
                 raise DataError(
-                    f"{self.path}: {commas[0][:40]!r} is a fraction in some countries and thousands in others; say which "
-                    "with decimal=',' (--decimal ,) or decimal='.' (--decimal .)"
+                    f"{self.path}: {commas[0][:40]!r} is a fraction in some countries and thousands in others; "
+                    + ("write it without the comma: the model was trained on a table without any" if known else fix)
                 )
             self.decimal = ","
             self.notes.append(f"decimal commas: {commas[0][:40]} is read as {commas[0][:40].replace(',', '.')}")
 
     def is_header(self, first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
-        """Names, none of them a number; or with numbers that rise by 1, as a frame's columns and years do."""
-        numbers = [j for j, c in enumerate(first) if self.number(c) is not None and c.strip() not in NO_NUMBER]
-        if not numbers:  # but for a row of nan
-            return not {cell.strip() for cell in first} <= NO_NUMBER - {""}
-        if not rest or not _rising([first[j] for j in numbers]) or _rising(rest[0]):
-            return False
-        others = [j for j in range(len(first)) if j not in numbers]
-        if any(j < len(row) and row[j].strip() and self.number(row[j]) is not None for row in rest for j in others):
-            return True  # a name above numbers
-        return len(numbers) >= (4 if not others else 1 if not first[0].strip() else 3)
+        """Names, none of them a number; or with numbers that rise evenly, as a frame's columns and years do."""
+        first = [cell.strip() for cell in first]
+        below = [[row[j].strip() for row in rest if j < len(row)] for j in range(len(first))]
+        numbers = [j for j, cell in enumerate(first) if self._says_number(cell)]
+        counted = [[cell for cell in cells if self._says_number(cell)] for cells in below]
+        shown, named = (
+            f"the first line ({', '.join(first)[:40]})",
+            any(counted[j] for j in set(range(len(first))) - {*numbers}),
+        )
+        if not numbers:
+            if set(first) <= NO_NUMBER - {""}:  # a row of nan
+                return False
+            if rest and not named:
+                self.notes.append(
+                    f"{shown} is taken for a header, as its place alone says; if it is a row: --no-header"
+                )
+            return True
+        cells = [first[j] for j in numbers]
+        years = _years(cells) and 2 * sum(map(_years, ([c] for j in numbers for c in below[j]))) < len(rest) * len(
+            cells
+        )
+        rising = bool(rest) and (_rising(cells) or (years and len(cells) > 1 and _rising(cells, 2)))
+        enough = 4 if len(cells) == len(first) else 1 if not first[0] else 3
+        if rising and ((years and len(cells) > 1) or (not _rising(rest[0]) and (named or len(cells) >= enough))):
+            return True
+        if rest and (named or years or (rising and len(cells) > 2) or not all(counted[j] for j in numbers)):
+            self.notes.append(f"{shown} is taken for a row; if it holds names: --header")
+        return False
+
+    def _says_number(self, cell: str) -> bool:
+        return self.number(cell) is not None and cell.strip() not in NO_NUMBER
 
     def unique(self, names: list[str] | None, rows: list[list[str]]) -> list[str]:
         """A name for each column, as pandas gives them; numbers where there is no header."""
@@ -143,12 +172,17 @@ class Dialect:
         return float(cell) if is_number(cell) else None
 
 
-def _rising(cells: Sequence[str]) -> bool:
-    """Whole numbers, each one more than the one before it."""
+def _rising(cells: Sequence[str], least: int = 3) -> bool:
+    """Whole numbers, each as much more than the one before it: by 1 where they are fewer than `least`."""
     cells = [cell.strip() for cell in cells]
     if not cells or not all(cell.isdecimal() and len(cell) < 10 for cell in cells):
         return False
-    return [int(cell) for cell in cells] == list(range(int(cells[0]), int(cells[0]) + len(cells)))
+    steps = {int(b) - int(a) for a, b in pairwise(cells)}
+    return len(steps) < 2 and all(step == 1 or (step > 0 and len(cells) >= least) for step in steps)
+
+
+def _years(cells: Sequence[str]) -> bool:
+    return all(cell.isdecimal() and len(cell) == 4 and 1500 <= int(cell) <= 2100 for cell in cells)
 
 
 def tells_size(first: Sequence[str], second: Sequence[str]) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minivae.data.files import Array, DataError
+from minivae.data.dialects import MISSING
+from minivae.data.opening import Array, DataError
 
 LIBRARIES = {"pandas": "DataFrame", "polars": "DataFrame", "pyarrow": "Table"}
 
@@ -19,11 +20,6 @@ def library(X: Any) -> str:
         if LIBRARIES.get(root) == kind.__name__:
             return root
     return ""
-
-
-def is_frame(X: Any) -> bool:
-    """Whether X is a data frame whose columns `columns` can read."""
-    return bool(library(X))
 
 
 def labels(X: Any) -> list[Any]:
@@ -42,13 +38,16 @@ def names(X: Any) -> list[str]:
     return found
 
 
-def columns(X: Any, skip: Collection[str] = ()) -> Iterator[tuple[str, Array]]:
-    """Name and values [n] of each column but those to skip: numbers as float64 with NaN where missing, or str | None.
+def columns(X: Any) -> Iterator[tuple[str, Array]]:
+    """Name and values [n] of each column: numbers as float64 with NaN where missing, or str | None.
 
     Numbers are those of any width, yes and no, nullable and decimal columns; text, categories (as text, whatever they are)
-    and enums are object arrays. Raises DataError naming a column of anything else, such as dates or lists.
+    and enums are object arrays, and so is anything else, such as dates and lists: as the text that it would be in a file.
     """
-    for name, values in _stored(X, skip):
+    for name, values, odd in _stored(X):
+        if odd:
+            texts = [str(value) for value in values]
+            values = np.array([None if t in MISSING or t == "NaT" else t for t in texts], object)
         yield name, values if values.dtype == object else values.astype(np.float64, copy=False)
 
 
@@ -57,8 +56,15 @@ def matrix(X: Any, what: str = "X") -> Array:
 
     Raises DataError naming the first column that holds no numbers.
     """
-    found = dict(_stored(X, ()))
-    for name, values in found.items():
+    found: dict[str, Array] = {}
+    for name, values, odd in _stored(X):
+        found[name] = values
+        if odd:
+            dates = values.dtype.kind in "mM" or "date" in odd or odd in ("Timestamp", "Period", "time")
+            fix = "days since the first" if dates else "a column for each part"
+            raise DataError(
+                f"column {name!r} holds values of type {odd}; write it as numbers, such as {fix}, or drop it"
+            )
         if values.dtype == object:
             first = next(value for value in values if value is not None)
             raise DataError(
@@ -77,28 +83,24 @@ def are_numbers(kinds: Collection[type]) -> bool:
     return all((hasattr(k, "__float__") and not issubclass(k, compound)) or k is type(None) for k in kinds)
 
 
-def _stored(X: Any, skip: Collection[str]) -> Iterator[tuple[str, Array]]:
-    """Name and values of each column: numbers as stored (float64 where some are missing), text as objects."""
+def _stored(X: Any) -> Iterator[tuple[str, Array, str]]:
+    """Name and values of each column: numbers as stored (float64 where some are missing), text as objects.
+
+    With them the types of values that are neither, else "".
+    """
     read = {"pandas": _pandas, "polars": _polars, "pyarrow": _pyarrow}[library(X)]
     for place, name in enumerate(names(X)):
-        if name in skip:
-            continue
         values = read(X, place)
         kinds = set(map(type, values)) if values.dtype == object else set()
         if values.ndim == 1 and values.dtype.kind in "fiub":
-            yield name, values
+            yield name, values, ""
         elif values.ndim == 1 and values.dtype == object and are_numbers(kinds):
-            yield name, values.astype(np.float64)
+            yield name, values.astype(np.float64), ""
         elif values.ndim == 1 and values.dtype == object and kinds <= {str, type(None)}:
-            yield name, values
+            yield name, values, ""
         else:
             kinds -= {type(None)}
-            held = " and ".join(sorted(k.__name__ for k in kinds)) if kinds else str(values.dtype)
-            dates = values.dtype.kind in "mM" or "date" in held or held in ("Timestamp", "Period", "time")
-            fix = "days since the first" if dates else "a column for each part"
-            raise DataError(
-                f"column {name!r} holds values of type {held}; write it as numbers, such as {fix}, or drop it"
-            )
+            yield name, values, " and ".join(sorted(k.__name__ for k in kinds)) if kinds else str(values.dtype)
 
 
 def _pandas(X: Any, place: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minivae.data.opening import Array, DataError
+from minivae.likelihoods import runs
 
 # One column [N]: float64 with NaN where a cell is missing, or objects: texts, None where one is missing.
 Columns = Mapping[str, Array]
 
 CATEGORIES = 1000  # texts that a category can have at most
-STORED = (2**15, 2**21)  # columns, and characters of all texts together, of a table that a model's file describes
+STORED = (2**22, 2**17)  # of a model's file, which counts both: half of its characters, and of its commas and brackets
 _KINDS = {"number": "gaussian", "binary": "bernoulli", "category": "categorical"}
 UNKNOWN = "(missing)"  # the label of a row that has none, among texts
 
@@ -25,6 +27,8 @@ class Table(NamedTuple):
 
     notes : lines for the user
     place : where the cell of a row and a column stands, for a message
+    typed : whether the source says that texts are texts, so that those of digits are no numbers
+    reading : what was recognised and holds for other files too
     """
 
     columns: Columns
@@ -32,6 +36,8 @@ class Table(NamedTuple):
     headed: bool
     notes: tuple[str, ...]
     place: Callable[[int, str], str]
+    typed: bool = False
+    reading: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,13 @@ class Column:
 class Schema:
     """The columns that a model reads; `order` names all columns of the file, those that were left out and the label too.
 
-    label : the column that is told or shown and never trained on
+    label : the column that is told or shown and never trained on; label_texts: its cells are texts, whatever they look like
     """
 
     columns: tuple[Column, ...]
     label: str | None = None
     order: tuple[str, ...] = ()
+    label_texts: bool = False
 
     @property
     def width(self) -> int:
@@ -73,11 +80,45 @@ class Schema:
         )
 
     @property
+    def texts(self) -> set[str | None]:
+        """The columns whose cells are texts, also where they look like numbers."""
+        return {c.name for c in self.columns if c.values} | ({self.label} if self.label_texts else set())
+
+    def placed(self, count: int, source: str) -> tuple[str, ...]:
+        """The names of so many columns without a header. Raises DataError unless they can mean one thing only."""
+        taken = [column.name for column in self.columns]
+        order = self.order or tuple(taken)
+        meant = (order, [n for n in order if n != self.label], taken, [n for n in order if n in (*taken, self.label)])
+        found = {tuple(names) for names in meant if len(names) == count}
+        if len(found) != 1:
+            what = "may be one or another of those" if found else "are not as many as those"
+            raise DataError(
+                f"{source} has no header, and its {count:,} columns {what} that the model was trained on, "
+                f"{listed(order)}; add a header that names them"
+            )
+        return found.pop()
+
+    @property
     def likelihood(self) -> str:
         """What suits these columns, for example "gaussian*3 categorical*4 bernoulli"."""
         widths = [(_KINDS[c.kind], c.width, i if c.kind == "category" else -1) for i, c in enumerate(self.columns)]
-        runs = [(name, sum(w for _, w, _ in group)) for (name, _), group in groupby(widths, lambda run: run[::2])]
-        return runs[0][0] if len(runs) == 1 else " ".join(f"{name}*{n}" if n > 1 else name for name, n in runs)
+        found = [(name, sum(w for _, w, _ in group)) for (name, _), group in groupby(widths, lambda run: run[::2])]
+        return found[0][0] if len(found) == 1 else " ".join(f"{name}*{n}" if n > 1 else name for name, n in found)
+
+    def agrees(self, likelihood: str, units: Array) -> bool:
+        """Whether a model of this likelihood, with shift and scale of its columns [2, D], can be of such a table."""
+        if self.width != units.shape[1]:
+            return False
+        each = [(c, at) for at, c in enumerate(self.columns) for _ in range(c.width)]  # each column of the matrix
+        one_hot = [
+            each[r.column : r.column + r.count] for r in runs(likelihood, self.width) if r.likelihood == "categorical"
+        ]
+        whole = all(
+            not any(c.values for c, _ in run) or (len({at for _, at in run}) == 1 and len(run) == run[0][0].width > 1)
+            for run in one_hot
+        )
+        coded = [c.kind != "number" for c, _ in each]  # the mean and the spread of 0 and 1
+        return whole and bool(((units >= 0) & (units <= 1))[:, coded].all())
 
     def encode(
         self, table: Columns, source: str = "the table", place: Callable[[int, str], str] | None = None
@@ -92,7 +133,7 @@ class Schema:
                 f"{source} lacks the column{'s' * (len(missing) > 1)} {listed(missing)} that the model was trained on; "
                 f"it has {listed(list(table))}"
             )
-        where = place or (lambda row, name: f"{source}, row {row} (from 0), column {name!r}")
+        where = place or _row
         matrix = np.empty((len(table[self.columns[0].name]), self.width))
         at = 0
         for column in self.columns:
@@ -110,11 +151,14 @@ class Schema:
                         "the model was trained; correct the cell or leave it empty"
                     )
                 cells = np.full(len(cells), np.nan)
+            for row in np.flatnonzero((cells < 0) | (cells > 1))[:1] if column.kind == "binary" else ():
+                raise DataError(
+                    f"{where(row, column.name)}: {cells[row]:g} is not 0 or 1, as all cells of column {column.name!r} "
+                    "were when the model was trained; correct the cell or leave it empty"
+                )
             out[:, 0] = cells
             return
-        if cells.dtype != object:  # texts that look like numbers, or nothing but missing cells
-            texts = (str(int(cell)) if cell.is_integer() else repr(cell) for cell in cells.tolist() if cell == cell)
-            cells = np.array([None if cell != cell else next(texts) for cell in cells.tolist()], object)
+        cells = _as_texts(cells)
         codes = {text: code for code, text in enumerate(column.values)} | {None: -1}
         found = np.fromiter((codes.get(cell, -2) for cell in cells), np.int64, len(cells))
         for row in np.flatnonzero(found == -2)[:1]:
@@ -128,14 +172,28 @@ class Schema:
             out[:, 0] = found
         out[found < 0] = np.nan
 
-    def labels(self, table: Columns) -> Array | None:
-        """[N]: texts, whole numbers, or float64; None where the table has no such column."""
+    def labels(self, table: Columns, place: Callable[[int, str], str] | None = None) -> Array | None:
+        """[N]: texts, whole numbers, or float64; None where the table has no such column, or no value in it.
+
+        Raises DataError naming the place of a text among numbers, or of a whole number that float64 cannot tell from others.
+        """
         if self.label is None or self.label not in table:
             return None
-        cells = table[self.label]
-        if cells.dtype == object:
-            return np.array([UNKNOWN if cell is None else cell for cell in cells])
-        return cells.astype(np.int64) if bool((cells == np.rint(cells)).all() and (abs(cells) < 2**53).all()) else cells
+        cells, where = table[self.label], place or _row
+        if self.label_texts:
+            cells = _as_texts(cells)
+            return np.array([UNKNOWN if c is None else c for c in cells]) if any(c is not None for c in cells) else None
+        for row in [i for i, cell in enumerate(cells) if cell is not None][:1] if cells.dtype == object else ():
+            wrong = f"{cells[row][:40]!r} is not a number, as all labels were when the model was trained"
+            raise DataError(f"{where(row, self.label)}: {wrong}; correct the label or leave it empty")
+        if cells.dtype == object or np.isnan(cells).all():
+            return None
+        for row in np.flatnonzero(abs(cells) >= 2**53)[:1]:
+            wrong = f"a label of {cells[row]:g} cannot be told from the next whole number"
+            raise DataError(
+                f"{where(row, self.label)}: {wrong}; write labels of so many digits with a letter before them"
+            )
+        return cells.astype(np.int64) if bool((cells == np.rint(cells)).all()) else cells
 
     def decode(self, X: Array) -> dict[str, Array]:
         """The columns of a matrix [n, D] in the table's own form: numbers, and of texts the most probable.
@@ -163,24 +221,27 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any] | None:
         """As lists of texts; None where it is too large for a model's file."""
-        texts: list[str] = [text for c in self.columns for text in (c.name, *c.values)] + list(self.order)
-        if len(self.columns) > STORED[0] or len(texts) > 3 * STORED[0] or sum(map(len, texts)) > STORED[1]:
-            return None
         columns = [[column.name, column.kind, *column.values] for column in self.columns]
-        return {"columns": columns, "label": self.label, "order": list(self.order)}
+        told = {"label": self.label, "label_texts": self.label_texts}
+        state = {"columns": columns, "order": list(self.order), **told}
+        return state if _fits(state) else None
 
     @classmethod
     def from_dict(cls, state: Any) -> Schema:
         """A Schema from what to_dict gave. Raises ValueError unless it is that, whoever wrote it."""
-        if not isinstance(state, dict) or state.keys() != {"columns", "label", "order"}:
-            raise ValueError("a table's description must hold columns, label and order")
+        if not isinstance(state, dict) or state.keys() != {"columns", "label", "label_texts", "order"}:
+            raise ValueError("a table's description must hold columns, label, label_texts and order")
         columns, label, order = state["columns"], state["label"], state["order"]
         lists = isinstance(columns, list) and isinstance(order, list) and all(isinstance(c, list) for c in columns)
         texts: list[Any] = [text for words in (*columns, order) for text in words] if lists else [None]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(label, str | None):
+        if (
+            not all(isinstance(text, str) for text in texts)
+            or not isinstance(label, str | None)
+            or type(state["label_texts"]) is not bool
+        ):
             raise ValueError("the columns of a table are not described by texts")
-        if not 0 < len(columns) <= STORED[0] or len(texts) > 4 * STORED[0] or sum(map(len, texts)) > STORED[1]:
-            raise ValueError(f"a table has from 1 to {STORED[0]:,} columns, of {STORED[1]:,} characters together")
+        if not columns or not _fits(state):
+            raise ValueError("a table has no columns, or more than a model's file holds")
         for words in columns:
             values = words[2:]
             few = {"number": (0,), "binary": (0, 2), "category": range(1, CATEGORIES + 1)}
@@ -191,7 +252,25 @@ class Schema:
             raise ValueError("the names of a table's columns are not there once each")
         if label in names or (label is not None and label not in order):
             raise ValueError("a table's label is not one of its other columns")
-        return cls(tuple(Column(w[0], w[1], tuple(w[2:])) for w in columns), label, tuple(order))
+        return cls(tuple(Column(w[0], w[1], tuple(w[2:])) for w in columns), label, tuple(order), state["label_texts"])
+
+
+def _fits(state: dict[str, Any]) -> bool:
+    """Whether a model's file has room for it, and for as much again."""
+    text = json.dumps(state)
+    return len(text) <= STORED[0] and sum(map(text.count, ",[{")) <= STORED[1]
+
+
+def _row(row: int, name: str) -> str:
+    return f"row {row} (from 0), column {name!r}"
+
+
+def _as_texts(cells: Array) -> Array:
+    """Numbers [N] as the texts that they are in a column of texts, None where one is missing; texts as they are."""
+    if cells.dtype == object:
+        return cells
+    texts = [None if c != c else str(int(c)) if c.is_integer() else repr(c) for c in cells.tolist()]
+    return np.array(texts, object)
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minivae.data.dialects import NO_NUMBER, is_number
+from minivae.data.dialects import MISSING, NO_NUMBER, is_number
 from minivae.data.opening import Array, DataError
 from minivae.data.schema import CATEGORIES, Column, Schema, Table, listed
 
@@ -79,7 +79,11 @@ def describe(
         raise DataError(
             f"{source} has no column to train on ({'; '.join(notes)[:300] or 'each was left out'}); choose some"
         )
-    return Schema(tuple(found), label, tuple(names)), tuple(notes)
+    texts = label is not None and table.columns[label].dtype == object
+    schema = Schema(tuple(found), label, tuple(names), texts)
+    if label is not None and schema.labels(table.columns, table.place) is None:
+        notes.append(f"label {label!r}: no value in any row")
+    return schema, tuple(notes)
 
 
 def _numbers(name: str, cells: Array) -> Column | str:
@@ -97,9 +101,10 @@ def _texts(name: str, cells: Array, table: Table, asked: bool) -> Column | str:
     if not counts:
         return "no value in any row"
     rows = len(cells) - missing
-    like = sum(count for text, count in counts.items() if _LIKE_A_NUMBER.fullmatch(text) or text in NO_NUMBER)
+    like = sum(count for text, count in counts.items() if len(text) < 80 and _LIKE_A_NUMBER.fullmatch(text))
+    blank = sum(counts[text] for text in NO_NUMBER - MISSING)  # which a column of numbers would have instead of one
     dates = all(map(_DATE.fullmatch, counts))
-    if (2 * like >= rows and not dates) or len(cells) == 1:
+    if not table.typed and ((like and 2 * like >= rows - blank and not dates) or len(cells) == 1):
         some = [(i, c) for i, c in enumerate(cells) if c is not None and c not in NO_NUMBER]
         row, cell = next(((i, c) for i, c in some if not is_number(c)), None) or next(
             (i, c) for i, c in some if "." in c
@@ -130,18 +135,6 @@ def _is_index(name: str, cells: Array) -> bool:
     return bool(_INDEX.fullmatch(name) or _INDEX.fullmatch(name.lower())) and bool((np.diff(cells) > 0).all())
 
 
-def by_schema(table: Table, schema: Schema) -> tuple[Table, tuple[str, ...]]:
-    """The table with the schema's names where it has none of its own and as many columns, and lines of what is ignored."""
-    names = list(table.columns)
-    taken = [column.name for column in schema.columns]
-    if not table.headed:
-        orders = (schema.order, tuple(n for n in schema.order if n != schema.label), tuple(taken))
-        if order := next((order for order in orders if len(order) == len(names)), None):
-            return table._replace(columns=dict(zip(order, table.columns.values()))), ()
-    ignored = [name for name in names if name not in taken and name not in schema.order]
-    return table, (f"columns that the model does not know are ignored: {listed(ignored)}",) if ignored else ()
-
-
 def suits(schema: Schema, X: Array) -> dict[str, object]:
     """Settings of VAE that suit a table: its likelihood, unless all of it lies in [0, 1]; standardised; holes ignored."""
     holes, kinds = bool(np.isnan(X).any()), {column.kind for column in schema.columns}
@@ -170,4 +163,9 @@ def described(schema: Schema, X: Array, labels: Array | None) -> tuple[str, ...]
         shown = cell[:20] if isinstance(cell, str) else "missing" if cell is None or cell != cell else f"{cell:.6g}"
         cells.append(f"{name[:20]} {shown}")
     lines.append(f"first row: {', '.join(cells)}{', ...' if len(schema.columns) > 6 else ''}")
-    return tuple(lines)
+    return tuple(map(printable, lines))
+
+
+def printable(line: str) -> str:
+    """Without what a terminal would obey: names and cells may hold anything."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

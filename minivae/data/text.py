@@ -18,7 +18,7 @@ import numpy as np
 
 from minivae.data.dialects import MISSING, Dialect, is_number, tells_size
 from minivae.data.opening import Array, DataError, opened, room
-from minivae.data.schema import Table
+from minivae.data.schema import Schema, Table
 
 LINE = 2**22  # characters of the longest line
 COLUMNS = 2**16  # of a table that is not numbers alone
@@ -35,6 +35,7 @@ def read_table(
     encoding: str | None = None,
     decimal: str | None = None,
     header: bool | None = None,
+    schema: Schema | None = None,
 ) -> Table:
     """Read text, plain or gzip, whose cells are separated by tabs, semicolons, bars, commas or blanks, quoted or not.
 
@@ -42,13 +43,15 @@ def read_table(
     ----------
     delimiter, decimal, header : recognised unless given: a character ("," or "." for decimal; the other one may then group
         thousands), and whether the first line holds names; it does where none of its cells is a number, or where the
-        numbers rise by 1 as those of a frame or of years do
+        numbers rise evenly as those of a frame or of years do
     encoding : UTF-8, or UTF-16 with its byte order mark, unless given
+    schema : which columns are texts, and what columns are called where no header says it; the decimal mark is then that
+        of the table that the schema is of, unless the text shows another
 
     Numbers become float64, a cell of `MISSING` NaN; a column with anything else holds texts. Raises DataError naming the
     line of whatever cannot be read.
     """
-    with _reader(path, delimiter, encoding, decimal, header) as reader:
+    with _reader(path, delimiter, encoding, decimal, header, schema) as reader:
         return reader.read()
 
 
@@ -69,6 +72,7 @@ def _reader(
     encoding: str | None = None,
     decimal: str | None = None,
     header: bool | None = None,
+    schema: Schema | None = None,
 ) -> Iterator[_Reader]:
     if delimiter is not None and len(delimiter.replace("\\t", "\t")) != 1:
         raise DataError(f"delimiter {delimiter[:40]!r} is not one character; pass one, such as ';' (tab: '\\t')")
@@ -85,7 +89,7 @@ def _reader(
                 raise DataError(
                     f"{path}: there is no encoding {str(encoding)[:40]!r}; pass one such as latin-1"
                 ) from error
-            yield _Reader(path, text, delimiter and delimiter.replace("\\t", "\t"), decimal, header)
+            yield _Reader(path, text, delimiter and delimiter.replace("\\t", "\t"), decimal, header, schema)
     except UnicodeError as error:
         raise DataError(_undecodable(path, encoding or "UTF-8")) from error
     except MemoryError as error:
@@ -124,9 +128,11 @@ def _undecodable(path: Path, encoding: str) -> str:
 class _Reader(Dialect):
     """The lines of a file, several times over: a sample, then numbers alone, then whatever is there."""
 
-    def __init__(self, path: Path, text: IO[str], delimiter: str | None, decimal: str | None, header: bool | None):
+    def __init__(
+        self, path: Path, text: IO[str], delimiter: str | None, decimal: str | None, header: bool | None, schema: Any
+    ):
         super().__init__(path, delimiter, decimal)
-        self.text, self.header, self.start = text, header, 0
+        self.text, self.header, self.schema, self.start = text, header, schema, 0
 
     def read(self) -> Table:
         sample, comment = self._sample()
@@ -135,17 +141,20 @@ class _Reader(Dialect):
         if not rows:
             next(self.cut(self._lines()), None)  # which says what is wrong, if anything
             raise DataError(f"{self.path} holds no rows; pass a table with one example per line")
-        self.recognise_decimal([cell.strip() for row in rows for cell in row])
+        self.recognise_decimal([cell.strip() for row in rows for cell in row], self.schema is not None)
         first, names = rows[0], None
         odd = self.header is None and len(rows) > 1 and tells_size(first, rows[1])
-        headed = not odd and (self.header if self.header is not None else self.is_header(first, rows[1:]))
+        sure = self.header
+        if sure is None and self.schema is not None and not all(c.name.isdecimal() for c in self.schema.columns):
+            sure = {c.name for c in self.schema.columns} <= {cell.strip() for cell in first} or None
+        headed = not odd and (self.is_header(first, rows[1:]) if sure is None else sure)
         if headed:
             names = [cell.strip() for cell in first]
         elif comment and not odd:  # numpy.savetxt writes names so
             words = self.cut_sample([comment.lstrip("# ")], self.delimiter)
             if words and len(words[0]) == len(first) > 1 and not any(map(is_number, words[0])):
                 names = [cell.strip() for cell in words[0]]
-        if odd or (headed and self.header is None and any(map(is_number, first))):
+        if odd or (headed and sure is None and any(map(is_number, first))):
             what = "tells rows and columns: no row" if odd else "is taken for a header; if it is a row: --no-header"
             self.notes.append(f"the first line ({', '.join(first)[:40]}) {what}")
         rows = rows[odd or headed :]
@@ -153,8 +162,15 @@ class _Reader(Dialect):
             next(islice(self.cut(self._lines()), 1, None), None)  # an open quote, perhaps
             raise DataError(f"{self.path} holds a header but no rows; add one example per line below it")
         names, headed_by = self.unique(names, rows), names is not None
+        if self.schema is not None and not headed_by:
+            names = list(self.schema.placed(len(names), str(self.path)))
+        texts = {j for j, name in enumerate(names) if self.schema is not None and name in self.schema.texts}
         columns, matrix, places = {}, None, array("q")
-        if self.decimal != "," and all(len(row) == len(names) and all(map(is_number, row)) for row in rows):
+        if (
+            self.decimal != ","
+            and not texts
+            and all(len(row) == len(names) and all(map(is_number, row)) for row in rows)
+        ):
             with suppress(ValueError):  # of a cell that is missing or no number, which the slow way finds
                 lines = (line for line in self._lines() if line.strip())
                 mark = None if self.delimiter == " " else self.delimiter
@@ -162,13 +178,14 @@ class _Reader(Dialect):
                 matrix = np.loadtxt(lines, ndmin=2, delimiter=mark, skiprows=skip, comments=None, quotechar='"')
                 columns = dict(zip(names, matrix.T))
         if matrix is None:
-            columns = self._columns(names, odd or headed, places)
+            columns = self._columns(names, odd or headed, places, texts)
         order = {name: j for j, name in enumerate(names, 1)}
 
         def place(row: int, name: str) -> str:
             return f"{self.path}, {f'line {places[row]}' if places else f'row {row} (from 0)'}, column {order[name]}"
 
-        return Table(columns, matrix, headed_by, tuple(self.notes), place)
+        reading = {"decimal": self.decimal} if self.decimal == "," else {}
+        return Table(columns, matrix, headed_by, tuple(self.notes), place, reading=reading)
 
     def _lines(self) -> Iterator[str]:
         """Every line from the first on that belongs to the table."""
@@ -201,14 +218,13 @@ class _Reader(Dialect):
 
     # ---- Cell by cell
 
-    def _columns(self, names: list[str], skip: bool, places: array[int]) -> dict[str, Array]:
+    def _columns(self, names: list[str], skip: bool, places: array[int], texts: set[int]) -> dict[str, Array]:
         """Chunk by chunk, so that numbers take up 8 bytes; once more where a column of numbers turns out to hold texts."""
         if len(names) > COLUMNS:
             raise DataError(
                 f"{self.path} has {len(names):,} columns, and not only numbers in them, of which {COLUMNS:,} are accepted; "
                 "store the numbers as .npy"
             )
-        texts: set[int] = set()
         while True:
             chunks: list[list[Array]] = [[] for _ in names]
             known: list[dict[str, str | None]] = [dict.fromkeys(MISSING) for _ in texts]

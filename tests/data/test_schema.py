@@ -45,7 +45,7 @@ def test_a_table_becomes_a_matrix_by_the_names_of_its_columns_and_comes_back():
         np.testing.assert_array_equal(cells, TABLE[name])
     np.testing.assert_array_equal(SCHEMA.labels(TABLE), [3, 1, 2])
     assert SCHEMA.labels(TABLE).dtype.kind == "i"
-    assert Schema(COLUMNS, "note").labels({"note": texts("b", None)}).tolist() == ["b", "(missing)"]
+    assert Schema(COLUMNS, "note", label_texts=True).labels({"note": texts("b", None)}).tolist() == ["b", "(missing)"]
     assert SCHEMA.labels({}) is None
 
 
@@ -81,7 +81,16 @@ def test_what_does_not_fit_is_named():
 def test_it_survives_a_file_and_nothing_else_does():
     state = json.loads(json.dumps(SCHEMA.to_dict()))
     assert Schema.from_dict(state) == SCHEMA
-    assert Schema(tuple(Column(str(i), "number") for i in range(40_000))).to_dict() is None
+    for name, fits in (
+        ("{}", 43_000),
+        ("{}-chr1:1,000,000-2,000,001", 14_000),
+        ("{}" + 52 * "x", 30_000),
+    ):  # as a file counts
+        for n in (fits, 2 * fits):
+            large = Schema(tuple(Column(name.format(i), "number") for i in range(n)))
+            assert (large.to_dict() is not None) == (n == fits)
+            if n == fits:
+                assert Schema.from_dict(large.to_dict()) == large
     columns = state["columns"]
     wrong = [
         *(None, [], {}, state | {"more": 1}, state | {"columns": []}, state | {"columns": "age"}),
@@ -89,6 +98,7 @@ def test_it_survives_a_file_and_nothing_else_does():
         *(state | {"columns": [*columns, ["x", "category", *v]]} for v in ([], ["b", "a"], ["a", "a"], [1], [None])),
         *(state | {"columns": [*columns, ["x", "binary", *v]]} for v in (["a"], ["a", "b", "c"])),
         *(state | {"columns": [*columns, bad]} for bad in (["age", "number"], ["stranger", "number"])),
+        *(state | {"label_texts": bad} for bad in (None, 1, "yes")),
         *(state | {"label": bad} for bad in (1, "age", "stranger", [])),
         *(state | {"order": bad} for bad in (None, "age", [1], ["age", "age"], ["age"], ["x" * 2**22])),
     ]
