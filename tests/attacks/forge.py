@@ -42,7 +42,7 @@ def first_version(path, target) -> Path:
     arrays, told = entries(path), config(path)
     history = persistence.records(arrays.pop("history"), told.pop("history_columns"), told["settings"]["latent_dim"])
     arrays = {name: array for name, array in arrays.items() if not name.startswith("training.")}
-    told = {name: value for name, value in told.items() if name not in ("training", "run")}
+    told = {name: value for name, value in told.items() if name not in ("training", "run", "automatic")}
     told |= {"format_version": 1, "history": history, "units": arrays.pop("units").tolist()}
     return model(target, arrays, told, digest=False)
 
