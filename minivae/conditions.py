@@ -49,15 +49,13 @@ class Condition:
         if len(y) != n:
             raise DataError(f"y has {len(y)} rows where {n} are needed; pass one for each, or one for all")
         if self.classes:
-            known = np.array(self.classes)
+            known = ", ".join(map(str, self.classes))
             y = y.ravel() if y.ndim == 2 and y.shape[1] == 1 else y
             place = {label: i for i, label in enumerate(self.classes)}
             rows = [place.get(label, -1) for label in y.tolist()] if y.ndim == 1 else [-1]
             if -1 in rows:
                 wrong = y.ravel()[rows.index(-1)]
-                raise DataError(
-                    f"y holds {wrong!s}, and the model was fitted with the labels {', '.join(map(str, known))}"
-                )
+                raise DataError(f"y holds {wrong!s}, and the model was fitted with the labels {known}")
             return np.eye(self.width, dtype=dtype)[rows]
         y = y.astype(np.float64).reshape(len(y), -1)
         if y.shape[1] != self.width:

@@ -75,9 +75,7 @@ class Fitted(Conventions):
         if Z.shape[1] != latent_dim:
             raise DataError(f"Z has {Z.shape[1]} columns, and this model has latent_dim={latent_dim}; pass as many")
         for row, column in np.argwhere(~np.isfinite(Z))[:1]:
-            raise DataError(
-                f"Z holds {Z[row, column]} at row {row}, column {column} (counted from 0); leave such rows out"
-            )
+            raise DataError(f"Z holds {Z[row, column]} at row {row}, column {column} (from 0); leave such rows out")
         return evaluation.decode(self.network_, Z, self._side(y, len(Z)))
 
     def reconstruct(self, X: Any, y: Any = None) -> np.ndarray:

@@ -122,13 +122,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model(sample)
     sample.add_argument("-n", "--n", type=int, default=64, help="how many (default: 64)")
-    sample.add_argument(
-        "--y", nargs="+", metavar="LABEL", help="what a conditional model is told (default: all, in turns)"
-    )
+    sample.add_argument("--y", nargs="+", metavar="LABEL", help="what a model is told (default: all labels, in turns)")
     sample.add_argument("--noise", action="store_true", help="draw data from p(x|z) instead of showing its mean")
-    sample.add_argument(
-        "--random-state", "--seed", type=int, help="seed (default: the model's, so that each run draws the same)"
-    )
+    seed = "seed (default: the model's, so that each run draws the same)"
+    sample.add_argument("--random-state", "--seed", type=int, help=seed)
     sample.add_argument("-o", "--out", default="samples.png", help=f"{MEANS} (default: samples.png)")
 
     reconstruct = command(
@@ -137,9 +134,8 @@ def build_parser() -> argparse.ArgumentParser:
     model(reconstruct)
     which_data(reconstruct)
     reconstruct.add_argument("-n", "--n", type=int, default=10, help="how many, from the first on (default: 10)")
-    reconstruct.add_argument(
-        "-o", "--out", default="reconstructions.png", help=f"{MEANS} (default: reconstructions.png)"
-    )
+    out = "reconstructions.png"
+    reconstruct.add_argument("-o", "--out", default=out, help=f"{MEANS} (default: {out})")
 
     encode = table(
         "encode",
@@ -147,9 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
         "minivae encode runs/wine new.csv --out z.csv",
         "minivae encode runs/wine | head",
     )
-    encode.add_argument(
-        "--sigma", action="store_true", help="and the posterior's standard deviations, sigma1 to sigmaZ"
-    )
+    encode.add_argument("--sigma", action="store_true", help="and its standard deviations, sigma1 to sigmaZ")
 
     decode = command(
         "decode", "decode latent points, as encode writes them", "minivae decode runs/wine z.csv --out wine.csv"

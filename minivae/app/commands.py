@@ -8,16 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from minivae import scores
-from minivae.app.compare import Measured, active_of, spread, standard_error
-from minivae.app.compare import compare as compare
+from minivae.app.compare import Measured, active_of, compare, spread, standard_error  # noqa: F401
 from minivae.app.drawing import compared, figures, first_of, told
-from minivae.app.results import decode as decode
-from minivae.app.results import encode as encode
-from minivae.app.results import impute as impute
-from minivae.app.results import score as score
+from minivae.app.results import decode, encode, impute, score  # noqa: F401  (cli.py looks for commands here)
 from minivae.app.runs import open_run, pick
-from minivae.app.train import backend, say_collapse
-from minivae.app.train import train as train
+from minivae.app.train import backend, say_collapse, train  # noqa: F401
 from minivae.app.writing import FIGURES, TABLES, beside, out_path, write_means
 from minivae.data.checks import require_count
 from minivae.data.datasets import NAMES, dataset_status
@@ -41,19 +36,11 @@ def evaluate(options: argparse.Namespace) -> int:
     if measured.active is not None:
         say_collapse(measured.active, vae.latent_dim)
     result = {
-        "data": dataset.name,
-        "split": part.split,
-        "examples": n,
-        "elbo": float(elbo.mean()),
-        "recon": float(measured.recon.mean()),
-        "kl": float(measured.kl.mean()),
-        "log_likelihood": float(log_p.mean()),
-        "log_likelihood_standard_error": standard_error(log_p),
-        "n_samples": options.n_samples,
-        "active_units": measured.active,
-        "latent_dim": vae.latent_dim,
-        "binarize": examples.fixed().binarize,
-    }
+        "data": dataset.name, "split": part.split, "examples": n, "elbo": float(elbo.mean()),
+        "recon": float(measured.recon.mean()), "kl": float(measured.kl.mean()), "log_likelihood": float(log_p.mean()),
+        "log_likelihood_standard_error": standard_error(log_p), "n_samples": options.n_samples,
+        "active_units": measured.active, "latent_dim": vae.latent_dim, "binarize": examples.fixed().binarize,
+    }  # fmt: skip
     if options.json:
         print(json_text(result))
         return 0

@@ -129,9 +129,7 @@ def _measure(name: str, options: argparse.Namespace, datasets: dict[Any, Dataset
     measured, vae = Measured.of(run, part, SEED, own=True), run.vae
     units, whole = vae.network_.arch.column_units(), np.ones(vae.n_features_in_, bool)
     for column in vae.network_.arch.runs:
-        if (
-            column.likelihood != "bernoulli"
-        ):  # densities are in the table's own units, however columns were standardized
+        if column.likelihood != "bernoulli":  # densities are in the table's own units, standardized or not
             units[:, column.columns] = [[0.0], [1.0]]
             whole[column.columns] = column.data in (COUNTS, ONE_HOT)
     history, examples, elbo = vae.history_, measured.examples, measured.elbo
@@ -165,9 +163,7 @@ def _rank(rows: list[Row]) -> list[str]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    settings = [
-        name for name in rows[0]["settings"] if name not in ("latent_dim", "epochs")
-    ]  # these have their columns
+    settings = [n for n in rows[0]["settings"] if n not in ("latent_dim", "epochs")]  # these have their columns
     lines = [["run", *settings, "ELBO", "behind the best", "recon", "kl", "active", "parameters", "epochs", "seconds"]]
     for row in rows:
         values = [row["settings"][name] for name in settings]

@@ -54,13 +54,9 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         unit, n = vae.divide_by_, max(1000, len(X))
         y = None if vae.condition_ is None or labels is None else np.resize(labels, n)
         drawn["reconstructions"] = compared(run, X, vae.reconstruct(X, labels), rows)
-        samples, spread_of = vae.sample(n, y=y, noise=True, random_state=vae.seed_) * unit, wide.first(5000)
-        drawn["samples"] = tables.histograms(
-            np.asarray(spread_of.data[spread_of.rows]),
-            samples,
-            names,
-            f"{everywhere}; samples are drawn from p(x|z), z from the prior",
-        )
+        samples, lie = vae.sample(n, y=y, noise=True, random_state=vae.seed_) * unit, wide.first(5000)
+        told_of = f"{everywhere}; samples are drawn from p(x|z), z from the prior"
+        drawn["samples"] = tables.histograms(np.asarray(lie.data[lie.rows]), samples, names, told_of)
         seen = np.ma.masked_invalid(X.astype(np.float64))
         centre, spread = (part.filled(0) for part in (seen.mean(axis=0), seen.std(axis=0)))
         spread[spread == 0] = 1

@@ -135,47 +135,33 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
     import inspect
 
     from minivae.app.train import RECIPES, recipe_options
+    from minivae.data.opening import KINDS
     from minivae.estimator import VAE
 
     recipes = "".join(f"\n  {name}: {recipe_options(recipe)}" for name, recipe in RECIPES.items())
     train.epilog = f"{train.epilog}\nnamed datasets bring settings, over which any option wins:{recipes}"
     train.usage = "minivae train [-h] DATA [options]\n       minivae train [-h] --resume RUN [options]"
-    train.add_argument(
-        "data",
-        metavar="DATA",
-        nargs="?",
-        help="a dataset (see `minivae data`), a .npy, .npz or .csv file, or a folder of images",
-    )
-    train.add_argument(
+    add, instead = train.add_argument, "replace the run in a folder, once the new one is complete"
+    add("data", metavar="DATA", nargs="?", help=f"a dataset (see `minivae data`), or a file: {KINDS}")
+    add(
         "--resume", metavar="RUN", help="go on with a run that was cut short, or to more --epochs; its own options hold"
     )
-    train.add_argument("-o", "--out", help="run folder (default: runs/NAME, with a number where that exists)")
-    instead = "replace the run in a folder, once the new one is complete"
-    train.add_argument("--overwrite", action="store_true", default=None, help=instead)
-    train.add_argument("--download", action="store_true", help="fetch a named dataset that is not on this machine")
-    train.add_argument(
-        "--image-shape", type=int, nargs="+", metavar="N", help="height, width [, 3] of a row, for figures"
-    )
-    train.add_argument(
-        "--resize", type=int, nargs=2, metavar=("H", "W"), help="bring pictures to this height and width"
-    )
-    train.add_argument("--array", metavar="NAME", help="the array of a .npz that is the data")
-    train.add_argument(
-        "--label", metavar="COLUMN", help="column, by name or from 0, that colours figures; not trained on"
-    )
-    train.add_argument("--condition", metavar="COLUMN", help="the same as --label COLUMN --conditional")
-    train.add_argument("--drop", nargs="+", metavar="COLUMN", help="columns of the table to leave out")
-    train.add_argument("--columns", nargs="+", metavar="COLUMN", help="the only columns of the table to train on")
-    train.add_argument("--delimiter", metavar="C", help="what separates the cells of a text (default: recognised)")
-    train.add_argument(
-        "--encoding", metavar="NAME", help="of a text, such as latin-1 (default: UTF-8, or UTF-16 if so marked)"
-    )
-    train.add_argument("--decimal", choices=(".", ","), help="decimal mark of a text (default: recognised)")
-    train.add_argument(
-        "--header", action=argparse.BooleanOptionalAction, help="whether a text begins with names (default: recognised)"
-    )
-    train.add_argument("--no-figures", action="store_true", help="write no figures")
-    train.add_argument("--quiet", action="store_true", help="no progress")
+    add("-o", "--out", help="run folder (default: runs/NAME, with a number where that exists)")
+    add("--overwrite", action="store_true", default=None, help=instead)
+    add("--download", action="store_true", help="fetch a named dataset that is not on this machine")
+    add("--image-shape", type=int, nargs="+", metavar="N", help="height, width [, 3] of a row, for figures")
+    add("--resize", type=int, nargs=2, metavar=("H", "W"), help="bring pictures to this height and width")
+    add("--array", metavar="NAME", help="the array of a .npz that is the data")
+    add("--label", metavar="COLUMN", help="column, by name or from 0, that colours figures; not trained on")
+    add("--condition", metavar="COLUMN", help="the same as --label COLUMN --conditional")
+    add("--drop", nargs="+", metavar="COLUMN", help="columns of the table to leave out")
+    add("--columns", nargs="+", metavar="COLUMN", help="the only columns of the table to train on")
+    add("--delimiter", metavar="C", help="what separates the cells of a text (default: recognised)")
+    add("--encoding", metavar="NAME", help="of a text, such as latin-1 (default: UTF-8, or UTF-16 if so marked)")
+    add("--decimal", choices=(".", ","), help="decimal mark of a text (default: recognised)")
+    add("--header", action=argparse.BooleanOptionalAction, help="whether a text begins with names (or recognised)")
+    add("--no-figures", action="store_true", help="write no figures")
+    add("--quiet", action="store_true", help="no progress")
     defaults = inspect.signature(VAE).parameters
     for title, options in train_options().items():
         group = train.add_argument_group(title)

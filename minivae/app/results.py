@@ -21,29 +21,14 @@ from typing import Any
 import numpy as np
 
 from minivae import evaluation, scores
+from minivae.app import writing
 from minivae.app.drawing import told
 from minivae.app.runs import Part, Run, open_run, pick
-from minivae.app.writing import (
-    DELIMITERS,
-    FIGURES,
-    RESULT,
-    TABLES,
-    Columns,
-    beside,
-    cells,
-    joined,
-    lines,
-    named,
-    numbered,
-    out_path,
-    write,
-    write_means,
-    write_text,
-)
+from minivae.app.writing import Columns
 from minivae.data.checks import require_count
 from minivae.data.datasets import Dataset
 from minivae.data.files import Array, DataError, read_npy, read_parquet, table_kind
-from minivae.data.schema import Schema
+from minivae.data.schema import Column, Schema
 from minivae.data.text import as_it_stands
 from minivae.estimator import VAE
 from minivae.progress import bar
@@ -53,33 +38,30 @@ PIECE = 4 * evaluation.CHUNK  # rows in memory at a time: whole chunks, so that 
 
 
 def encode(options: argparse.Namespace) -> int:
-    path = out_path(options.out, *TABLES, ".npy")
+    path = writing.out_path(options.out, *writing.TABLES, ".npy")
     run, part, dataset = _rows(options)
     examples = run.vae.examples(part.data, part.rows, part.told)
 
     def of(piece: slice) -> Columns:
         mu, logvar = evaluation.posterior(run.vae.network_, replace(examples, rows=examples.rows[piece]))
         with np.errstate(over="ignore"):
-            return numbered("z", mu) | (numbered("sigma", np.exp(logvar / 2)) if options.sigma else {})
+            return writing.numbered("z", mu) | (writing.numbered("sigma", np.exp(logvar / 2)) if options.sigma else {})
 
     return _write(options, path, run, part, dataset, of)
 
 
 def score(options: argparse.Namespace) -> int:
-    path = out_path(options.out, *TABLES)
+    path = writing.out_path(options.out, *writing.TABLES)
     k = options.n_samples
     if k is not None:
         require_count("n_samples", k)
     if options.worst is not None and options.worst < 0:
         raise ValueError(f"worst must be at least 0, not {options.worst}")
     run, part, dataset = _rows(options)
-    vae, schema = run.vae, run.schema
-    if schema is None:
-        names, widths = list(numbered("x", np.empty((0, vae.n_features_in_)), 0)), [1] * vae.n_features_in_
-    else:
-        names, widths = [c.name for c in schema.columns], [c.width for c in schema.columns]
-    worst = range(min(len(names), (3 if schema else 0) if options.worst is None else options.worst))
-    starts = np.cumsum([0, *widths[:-1]])
+    vae, few = run.vae, 3 if run.schema else 0
+    columns = run.schema.columns if run.schema else [Column(f"x{j}", "number") for j in range(vae.n_features_in_)]
+    worst = range(min(len(columns), few if options.worst is None else options.worst))
+    names, starts = [c.name for c in columns], np.cumsum([0, *(c.width for c in columns[:-1])])
     examples = vae.examples(part.data, part.rows, part.told)
 
     def of(piece: slice) -> Columns:
@@ -115,7 +97,7 @@ def log_sigmas(vae: VAE) -> Array:
 
 
 def impute(options: argparse.Namespace) -> int:
-    path = out_path(options.out, *TABLES, ".npy")
+    path = writing.out_path(options.out, *writing.TABLES, ".npy")
     run, part, dataset = _rows(options)
     vae, labels = run.vae, part.labels if run.vae.condition_ is not None else None
     vae.examples(part.data, part.rows, part.told)  # all rows are looked at before the first is written
@@ -123,10 +105,10 @@ def impute(options: argparse.Namespace) -> int:
     def of(piece: slice) -> Columns:
         y = None if labels is None else labels[piece]
         filled = vae.impute(part.data[part.rows[piece]], y, n_samples=options.n_samples)
-        return numbered("x", filled, 0) if bare else named(run, filled)  # a category is no number, but its columns are
+        return writing.numbered("x", filled, 0) if bare else writing.named(run, filled)  # texts are no numbers
 
     bare = path is not None and path.suffix.lower() == ".npy"
-    text = path is None or path.suffix.lower() in DELIMITERS
+    text = path is None or path.suffix.lower() in writing.DELIMITERS
     if text and run.schema is not None and part.split == "all" and table_kind(Path(dataset.source)) == "text":
         return _write(options, path, run, part, dataset, of, functools.partial(_refilled, path, run.schema, dataset))
     return _write(options, path, run, part, dataset, of)
@@ -138,34 +120,32 @@ def _refilled(path: Path | None, schema: Schema, dataset: Dataset, of: Callable[
     how = {name: dataset.reading.get(name) for name in ("delimiter", "encoding", "decimal", "header")}
     with as_it_stands(source, **how, schema=schema) as (table, before, rows, delimiter, decimal):
         if path is not None and path.suffix.lower() not in Path(source.name.lower()).suffixes:
-            delimiter = DELIMITERS[path.suffix.lower()]
+            delimiter = writing.DELIMITERS[path.suffix.lower()]
         names = list(table.columns)
         starts = np.cumsum([0, *(column.width for column in schema.columns[:-1])])
         head = list(islice(rows, before)) or ([names] if table.headed else [])  # which may stand in a comment
-        yield lines(head, delimiter)
+        yield writing.lines(head, delimiter)
         for start in range(0, len(dataset.train), PIECE):
             piece = slice(start, start + PIECE)
             holes, some = np.isnan(dataset.train[piece]), list(islice(rows, PIECE))
             for at, (name, values) in zip(starts, of(piece).items()):
                 filled, j = np.flatnonzero(holes[:, at]), names.index(name)
-                for row, text in zip(filled, cells(values[filled])):
+                for row, text in zip(filled, writing.cells(values[filled])):
                     some[row][j] = text if values.dtype == object else text.replace(".", decimal)
-            yield lines(some, delimiter)
+            yield writing.lines(some, delimiter)
 
 
 def decode(options: argparse.Namespace) -> int:
-    path = out_path(options.out, *TABLES, ".npy", *FIGURES)
+    path = writing.out_path(options.out, *writing.TABLES, ".npy", *writing.FIGURES)
     run = open_run(options.model)
     Z, labels = _latents(options.latents, run.vae)
     y: Any = None
     if run.vae.condition_ is not None:
         if not options.y and not labels:
-            raise DataError(
-                f"this model is told labels, and {options.latents} has none; name one, or one a row, with --y"
-            )
+            raise DataError(f"this model is told labels; {options.latents} has none: name one, or one a row, with --y")
         y = told(run.vae, len(Z), options.y or labels)
     means = run.vae.inverse_transform(Z, y)
-    write_means(path, run, means, lambda plots: plots.samples(means, run.image_shape), {})
+    writing.write_means(path, run, means, lambda plots: plots.samples(means, run.image_shape), {})
     return 0
 
 
@@ -190,7 +170,7 @@ def _latents(source: str, vae: VAE) -> tuple[Array, list[str]]:
             if name not in names:
                 raise ValueError(f"it has no {'column ' * bool(rows)}{name}")
         places = [names.index(name) for name in wanted]
-        labels = [j for j, name in enumerate(names) if not RESULT.fullmatch(name)]
+        labels = [j for j, name in enumerate(names) if not writing.RESULT.fullmatch(name)]
         return np.array([[row[j] for j in places] for row in rows], float), [row[j] for row in rows for j in labels[:1]]
     except (ValueError, IndexError, csv.Error) as error:
         raise DataError(f"{source} cannot be read ({error}); pass what `minivae encode` wrote") from error
@@ -218,11 +198,11 @@ def _write(
 ) -> int:
     """What `of` says of the rows of each piece; text: as lines of its own making."""
     n, bare = len(part.rows), path is not None and path.suffix.lower() == ".npy"
-    first = {} if bare else beside(run, part.rows, part.labels)
+    first = {} if bare else writing.beside(run, part.rows, part.labels)
 
     def pieces(of: Callable[[slice], Columns]) -> Iterator[Columns]:
         for piece in (slice(start, start + PIECE) for start in range(0, n, PIECE)):
-            yield joined({name: values[piece] for name, values in first.items()}, of(piece))
+            yield writing.joined({name: values[piece] for name, values in first.items()}, of(piece))
 
     if path is None and options.json:
         records = [dict(zip(table, row)) for table in pieces(of) for row in zip(*(v.tolist() for v in table.values()))]
@@ -236,9 +216,9 @@ def _write(
             return found
 
         if text is None:
-            write(path, pieces(counted))
+            writing.write(path, pieces(counted))
         else:
-            write_text(path, text(counted))
+            writing.write_text(path, text(counted))
     if path is not None and options.json:
         print(json_text({"out": str(path), "data": dataset.name, "split": part.split, "rows": n}))
     elif path is not None:

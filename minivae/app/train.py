@@ -117,24 +117,19 @@ def resume(options: argparse.Namespace) -> int:
         raise FileNotFoundError(f"there is no run folder {path}; --resume takes one that `minivae train` wrote")
     with Folder(path) as folder:
         folder.again()
-        if not (folder.place / CHECKPOINT).is_file():
-            raise FileNotFoundError(
-                f"{path} holds no {CHECKPOINT} to go on from; name the folder of one run, or train anew"
-            )
+        kept = folder.place / CHECKPOINT
+        if not kept.is_file():
+            raise FileNotFoundError(f"{path} holds no {CHECKPOINT} to go on from; name a run's folder, or train anew")
         given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
-        vae = VAE.load(folder.place / CHECKPOINT)
+        vae = VAE.load(kept)
         if vae.run_ is None or getattr(vae, "trainer_", None) is None or vae.trainer_.best is None:
-            raise DataError(
-                f"{folder.place / CHECKPOINT} is not what train writes there; if fit did: fit(X, resume=True)"
-            )
-        run = config_of(vae, folder.place / CHECKPOINT, folder.place / CONFIG)
+            raise DataError(f"{kept} is not what train writes there; if fit did: fit(X, resume=True)")
+        run = config_of(vae, kept, folder.place / CONFIG)
         if options.data is None and run.get("data") is None:
-            raise DataError(
-                f"nothing says on which data {path} was trained; name them: minivae train DATA --resume {path}"
-            )
+            raise DataError(f"nothing says on which data {path} was trained: minivae train DATA --resume {path}")
         before = vae.settings_ | {"backend": run["backend"]}
         if (wanted := given.get("backend", run["backend"])) != backend(vae.backend):  # another one rounds differently
-            vae = VAE.load(folder.place / CHECKPOINT, backend=wanted)
+            vae = VAE.load(kept, backend=wanted)
         vae.run_ = None
         vae.set_params(**given, verbose=0 if options.quiet else 1)
         settings = resolved(checked_settings(vae), 0, False, vae.settings_)
@@ -274,11 +269,8 @@ def _model_name(settings: dict[str, Any], columns: int) -> str:
 
 def recipe_options(recipe: dict[str, Any]) -> str:
     """A recipe as it would be typed."""
-    words = {
-        f"--{name.replace('_', '-')}": "" if value is True else shlex.quote(str(value))
-        for name, value in recipe.items()
-    }
-    return " ".join(f"{name} {value}".strip() for name, value in words.items())
+    values = {n: "" if value is True else f" {shlex.quote(str(value))}" for n, value in recipe.items()}
+    return " ".join(f"--{name.replace('_', '-')}{value}" for name, value in values.items())
 
 
 def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[Path], active: int) -> None:
@@ -289,11 +281,8 @@ def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[P
         out = {"out": str(folder.path), "stopped": vae.stopped_, "kept": kept, "verdict": word, "advice": lines}
         print(json_text(out | {"active_units": active, "files": list(map(str, files))}))
         return
-    seconds = sum(record["seconds"] for record in vae.history_)
-    print(
-        f"{_model_name(vae.settings_, vae.n_features_in_)}, {vae.n_parameters_:,} parameters: "
-        f"{len(vae.history_)} epochs, {seconds:.1f} s of training"
-    )
+    name, seconds = _model_name(vae.settings_, vae.n_features_in_), sum(record["seconds"] for record in vae.history_)
+    print(f"{name}, {vae.n_parameters_:,} parameters: {len(vae.history_)} epochs, {seconds:.1f} s of training")
     for part, name in {"": "train", "val_": "validation", "test_": "test"}.items():
         if f"{part}loss" in kept:
             numbers = "   ".join(f"{n} {kept[part + n]:.2f}" for n in ("loss", "recon", "kl"))
@@ -308,11 +297,11 @@ def _report(options: argparse.Namespace, vae: VAE, folder: Folder, drawn: list[P
 def _image_shape(given: list[int] | None, dataset: Dataset) -> list[int] | None:
     shape = dataset.image_shape if given is None else tuple(given)
     columns = dataset.train.shape[1]
-    if given is None and shape is not None and len(shape) not in (2, 3):
+    if shape is None or (given is None and len(shape) not in (2, 3)):
         return None
-    if shape is not None and (len(shape) not in (2, 3) or math.prod(shape) != columns):
+    if len(shape) not in (2, 3) or min(shape) < 1 or math.prod(shape) != columns:
         raise DataError(f"--image-shape {' '.join(map(str, shape))} does not hold the {columns} columns of the data")
-    return None if shape is None else list(shape)
+    return list(shape)
 
 
 def _portable(data: str) -> str:

@@ -321,6 +321,7 @@ def test_a_diverging_run_says_so(capsys):
         (["plot", "nowhere"], "there is no model at nowhere"),
         (["data", "cifar"], "'cifar' is not a named dataset"),
         (["train", "digits", "--image-shape", "9", "9"], "does not hold the 64 columns"),
+        (["train", "digits", "--image-shape", "-8", "-8"], "does not hold the 64 columns"),
         (["train", "digits", "--sigma", "big", "--likelihood", "gaussian"], "sigma must be a positive number"),
         pytest.param(
             ["train", "digits", "--backend", "cupy"],
@@ -425,7 +426,7 @@ def test_evaluate_finds_the_held_out_rows_and_binarizes_them_as_score_does_of_th
     assert -elbo == pytest.approx(kept["val_loss"], abs=2)  # other draws of the same pixels
     np.save("mine.npy", digits[0][:50])
     assert main(["evaluate", "run", "--split", "validation"]) == 1
-    assert "has 50 rows, fewer than when the model was trained" in capsys.readouterr().err
+    assert "has 50 rows, fewer than when it was trained on" in capsys.readouterr().err
 
 
 def test_a_file_on_disk_is_not_copied_for_a_few_of_its_rows(capsys, digits, monkeypatch):
