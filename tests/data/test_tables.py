@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import gzip
 import io
 import os
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import minivae.data.schema
 from minivae import DataError, load_dataset
 from minivae.app.cli import main
 from minivae.app.runs import open_run
@@ -62,6 +64,11 @@ def read(tmp_path):
         ("a,s\n1,x\n2,y\n3,z\n4,x\n,\n", ("a", "s=x", "s=y", "s=z"),
          [[1, 1, 0, 0], [2, 0, 1, 0], [3, 0, 0, 1], [4, 1, 0, 0], [nan] * 4]),
         ("a,s\n1,no\n2,yes\n3,\n", ("a", "s"), [[1, 0], [2, 1], [3, nan]]),
+        ("a,s\n1,-\n2,+\n3,-\n", ("a", "s"), [[1, 1], [2, 0], [3, 1]]),
+        ("c,2019,2020\nF,0.5,2\nG,7,9\n", ("2019", "2020"), [[0.5, 2], [7, 9]]),
+        ("2018,2019,2020\n5,0,2\n", ("2018", "2019", "2020"), [[5, 0, 2]]),
+        ("c,2000,2005,2010\nF,1,2,3\nG,7,8,1\n", ("2000", "2005", "2010"), [[1, 2, 3], [7, 8, 1]]),
+        ("F,2000,2005\nG,1990,2010\n", ("1", "2"), [[2000, 2005], [1990, 2010]]),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
@@ -101,6 +108,9 @@ def test_encodings(read, encoding):
         ("a,b\n1,2\n", {"encoding": "klingon"}, "no encoding 'klingon'"),
         ("a,b\n1,2\n", {"encoding": "\0"}, "no encoding"),
         ("a,b\n1,2\n", {"decimal": "x"}, "neither"),
+        ("a,b\n1,2\n3,1e400\n", {}, r"row 1 \(from 0\), column 2: inf in column 'b' is not finite; correct it"),
+        ("a,b\nx,-inf\ny,3\n", {}, r"line 2, column 2: -inf in column 'b' is not finite"),
+        ("a,b\n12345678901234567,2\n12345678901234568,3\n", {"label": "a"}, "label of 1.23457e.16 cannot be told from"),
     ],
 )
 def test_what_is_no_table_is_named(read, text, how, words):
@@ -132,6 +142,16 @@ def test_what_was_decided_is_said(read):
         "first row: t -999, same 7",
     )
     assert repr(dataset) == "Dataset('t.csv', 12 rows of 2 float64, labels)"
+    for text, what in (("red,yes\nbe,no\nbe,no\nred,yes\n", "a header, as its place alone says; if it is a row: --no-header"),
+                       ("x,2019\ny,5\n", "a row; if it holds names: --header"),
+                       ("0,1,2\n5,0,2\n", "a row; if it holds names: --header")):  # fmt: skip
+        assert read(text).notes[0].endswith(f"is taken for {what}")
+    blank = read("k,\x1b[1m\n,1\n,2\n", label="k")
+    assert blank.notes == ("label 'k': no value in any row",) and blank.train_labels is None
+    assert blank.described()[-1] == "first row: \N{REPLACEMENT CHARACTER}[1m 1"
+    assert (
+        "a" not in read("a,b\n" + ("1" + " " * 99_999 + "x,2\n") * 9).schema.names
+    )  # each in the time of one look at it
     assert read("a;b\n1,5;2\n3;4\n").notes == ("decimal commas: 1,5 is read as 1.5",)
     assert read("id,name\n1,x\n2,y\n3,z\n", columns=["id", "name"]).schema.names == ("id", "name=x", "name=y", "name=z")
 
@@ -143,10 +163,56 @@ def test_what_suits_a_table(read):
     assert read("0.5,5\n1,2\n").suits == {"likelihood": "gaussian", "standardize": True}
 
 
+CODES = "c,k,x,y,id\n" + "".join(
+    f"{('A', '01', '1', 'B', 'C')[i % 5]},{'a1'[i % 2]},{i}.5,{i % 2},n{i}\n" for i in range(40)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("c,k,x,y\n01,1,5,1\n", [[1, 0, 0, 0, 0, 5, 1]]),
+        ("c,k,x,y\n1,a,5,0\nA,1,2,1\n", [[0, 1, 0, 0, 0, 5, 0], [0, 0, 1, 0, 0, 2, 1]]),
+        ("c,k,x,y\n02,a,5,0\n", "line 2, column 1: '02' is none of the values"),
+        ("c,k,x,y\n01,a,5,2\n", "line 2, column 4: 2 is not 0 or 1"),
+        ("01,1,5,1,n\n1,a,6,0,n\n", [[1, 0, 0, 0, 0, 5, 1], [0, 1, 0, 0, 0, 6, 0]]),
+        ("02,1,5,1,n\n", "line 1, column 1: '02' is none of the values"),
+        ("01,1,5,1\n", "has no header, and its 4 columns may be one or another of"),
+        ("01,5\n", "has no header, and its 2 columns are not as many as"),
+    ],
+)
+def test_another_table_is_read_by_the_kinds_and_places_of_the_columns(read, text, words):
+    model = read(CODES, label="k").schema
+    assert Schema.from_dict(model.to_dict()) == model
+    if isinstance(words, str):
+        with pytest.raises(DataError, match=words):
+            read(text, schema=model)
+    else:
+        other = read(text, schema=model)
+        np.testing.assert_array_equal(other.train, words)
+        assert set(other.train_labels.tolist()) <= {"a", "1"}
+
+
+def test_the_decimal_mark_of_a_model_holds_for_other_tables_unless_they_show_another(read):
+    first = read("a;b\n1,5;2,25\n2,5;3\n")
+    assert first.reading == {"decimal": ","}
+    cases = (("1,234;2", [[1.234, 2]], 0), ("1.5;2", [[1.5, 2]], 1), ("1.234;2", [[1234, 2]], 1))
+    for text, rows, said in cases:
+        other = read(f"a;b\n{text}\n", schema=first.schema, **first.reading)
+        np.testing.assert_array_equal(other.train, rows)
+        assert len(other.notes) == said
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars", "parquet"])
 def test_frames_and_parquet_are_tables_too(library, tmp_path):
     module = pytest.importorskip("polars" if library == "polars" else "pandas", reason="frames need their library")
     frame = module.DataFrame({"a": [1.5, None, 3], "s": ["x", None, "y"], "k": [2, 1, 2], "id": ["p", "q", "r"]})
+    days = module.DataFrame({"d": [datetime.date(2024, 1, n) for n in (1, 2, 3)], "n": ["1", "2", "1"], "x": [1, 2, 4]})
+    assert load_dataset(days).notes == (
+        "column 'd': dates; left out",
+    )  # texts of digits are texts: their frame says so
+    assert load_dataset(days, drop=["0"]).schema.names == ("n", "x")
+    assert load_dataset(days, label="n", drop=["n"]).train_labels.tolist() == ["1", "2", "1"]
     if library == "parquet":
         pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'minivae[parquet]'")
         frame.to_parquet(tmp_path / "t.parquet")
@@ -165,6 +231,14 @@ def test_frames_and_parquet_are_tables_too(library, tmp_path):
 
 PENGUINS = "species;mass;sex;wing\n" + "".join(
     f"{'ABC'[i % 3]};{3000 + 37 * (i % 17)},5;{('', 'f', 'm')[i % 3 and 1 + i % 2]};{180 + i % 9}\n" for i in range(90)
+)
+
+
+# mass, sex, wing: numbers that are yes and no, or the three of one category, have other means, spreads, likelihoods
+LIES = (
+    [["mass", "binary", "no", "yes"], ["sex", "binary", "f", "m"], ["wing", "number"]],
+    [["mass", "number"], ["sex", "binary", "f", "m"], ["wing", "binary"]],
+    [["mass", "category", "a", "b", "c"]],
 )
 
 
@@ -199,6 +273,7 @@ def test_a_table_with_everything_trains_and_other_tables_are_read_by_its_columns
     assert run.dataset("bare.csv").train_labels.tolist() == ["A", "C"]
     for change in (
         *({"table": bad} for bad in ({}, [], Schema((Column("a", "number"),)).to_dict())),
+        *({"table": run.vae.run_["table"] | {"columns": bad}} for bad in LIES),
         *({"reading": bad} for bad in ({"label": []}, {"delimiter": 3}, {"drop": "a"}, {"stranger": "x"}, None)),
         *({"reading": bad} for bad in ({"label": True}, {"drop": [[1]]}, {"drop": [None]}, {"columns": [5]})),
         *({"reading": bad} for bad in ({"encoding": "\0"}, {"mode": "L" * 10**6}, {"header": 1}, {"decimal": ";"})),
@@ -236,6 +311,27 @@ def test_options_win_over_what_suits_and_have_a_meaning(tmp_path, capsys, monkey
     run = open_run("arrays")
     np.testing.assert_array_equal(run.dataset("b.npy").train, run.dataset().train)
     assert run.dataset("b.npy").train_labels is None
+
+
+def test_a_table_that_no_model_file_describes_is_read_by_position_or_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(minivae.data.schema, "STORED", (60, 2**17))
+    (tmp_path / "p.csv").write_text(PENGUINS)
+    quick = ["--epochs", "1", "--hidden-dims", "8", "--backend", "numpy", "--no-figures", "--out", "run"]
+    assert main(["train", "p.csv", *quick]) == 1
+    assert "its texts mean nothing without; leave them out (--drop)" in capsys.readouterr().err
+    assert main(["train", "p.csv", *quick, "--drop", "species", "sex"]) == 0
+    assert "the columns of other tables are read by position" in capsys.readouterr().err
+    assert main(["encode", "run", "--out", "z.csv"]) == 0 and open_run("run").schema is None
+    monkeypatch.setattr(minivae.data.schema, "STORED", (2**22, 2**17))
+    assert main(["train", "p.csv", *quick[:-1], "whole", "--drop", "species", "sex"]) == 0
+    (tmp_path / "holes.csv").write_text("mass;wing\n3,5;2\n;3\n")
+    (tmp_path / "z.csv").write_text("z1,z2\n" + "1" * 200_000 + ",2\n")
+    for command, words in ((["encode", "whole", "--data", "holes.csv"], "row 1 (from 0) has no value in column 'mass'"),
+                           (["decode", "whole", "z.csv"], "z.csv cannot be read (field larger")):  # fmt: skip
+        capsys.readouterr()
+        assert main(command) == 1
+        assert words in capsys.readouterr().err
 
 
 # ---- Whatever is written
