@@ -95,29 +95,24 @@ class Dialect:
         first = [cell.strip() for cell in first]
         below = [[row[j].strip() for row in rest if j < len(row)] for j in range(len(first))]
         numbers = [j for j, cell in enumerate(first) if self._says_number(cell)]
-        counted = [[cell for cell in cells if self._says_number(cell)] for cells in below]
-        shown, named = (
-            f"the first line ({', '.join(first)[:40]})",
-            any(counted[j] for j in set(range(len(first))) - {*numbers}),
-        )
+        mixed = [any(map(self._says_number, cells)) for cells in below]  # whether there are numbers
+        named = any(says and j not in numbers for j, says in enumerate(mixed))  # a name above them
+        shown = f"the first line ({', '.join(first)[:40]}) is taken for a"
         if not numbers:
             if set(first) <= NO_NUMBER - {""}:  # a row of nan
                 return False
             if rest and not named:
-                self.notes.append(
-                    f"{shown} is taken for a header, as its place alone says; if it is a row: --no-header"
-                )
+                self.notes.append(f"{shown} header, as its place alone says; if it is a row: --no-header")
             return True
         cells = [first[j] for j in numbers]
-        years = _years(cells) and 2 * sum(map(_years, ([c] for j in numbers for c in below[j]))) < len(rest) * len(
-            cells
-        )
+        dated = sum(_years([cell]) for j in numbers for cell in below[j])
+        years = _years(cells) and 2 * dated < len(rest) * len(cells)
         rising = bool(rest) and (_rising(cells) or (years and len(cells) > 1 and _rising(cells, 2)))
         enough = 4 if len(cells) == len(first) else 1 if not first[0] else 3
         if rising and ((years and len(cells) > 1) or (not _rising(rest[0]) and (named or len(cells) >= enough))):
             return True
-        if rest and (named or years or (rising and len(cells) > 2) or not all(counted[j] for j in numbers)):
-            self.notes.append(f"{shown} is taken for a row; if it holds names: --header")
+        if rest and (named or years or (rising and len(cells) > 2) or not all(mixed[j] for j in numbers)):
+            self.notes.append(f"{shown} row; if it holds names: --header")
         return False
 
     def _says_number(self, cell: str) -> bool:

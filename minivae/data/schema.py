@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minivae.data.opening import Array, DataError
-from minivae.likelihoods import runs
+from minivae.likelihoods import is_mixed, runs
 
 # One column [N]: float64 with NaN where a cell is missing, or objects: texts, None where one is missing.
 Columns = Mapping[str, Array]
@@ -107,18 +107,13 @@ class Schema:
 
     def agrees(self, likelihood: str, units: Array) -> bool:
         """Whether a model of this likelihood, with shift and scale of its columns [2, D], can be of such a table."""
-        if self.width != units.shape[1]:
-            return False
-        each = [(c, at) for at, c in enumerate(self.columns) for _ in range(c.width)]  # each column of the matrix
-        one_hot = [
-            each[r.column : r.column + r.count] for r in runs(likelihood, self.width) if r.likelihood == "categorical"
-        ]
-        whole = all(
-            not any(c.values for c, _ in run) or (len({at for _, at in run}) == 1 and len(run) == run[0][0].width > 1)
-            for run in one_hot
-        )
-        coded = [c.kind != "number" for c, _ in each]  # the mean and the spread of 0 and 1
-        return whole and bool(((units >= 0) & (units <= 1))[:, coded].all())
+        each = [column for column in self.columns for _ in range(column.width)]  # of the matrix
+        for run in runs(likelihood) if len(each) == units.shape[1] and is_mixed(likelihood) else ():
+            held = each[run.column : run.column + run.count]
+            if run.likelihood == "categorical" and any(c.values for c in held) and held != held[:1] * held[0].width:
+                return False
+        coded = [column.kind != "number" for column in each]  # the mean and the spread of 0 and 1
+        return len(each) == units.shape[1] and bool(((units >= 0) & (units <= 1))[:, coded].all())
 
     def encode(
         self, table: Columns, source: str = "the table", place: Callable[[int, str], str] | None = None
@@ -143,14 +138,7 @@ class Schema:
 
     def _fill(self, out: Array, column: Column, cells: Array, where: Callable[[int, str], str]) -> None:
         if not column.values:
-            if cells.dtype == object:
-                row = next((i for i, cell in enumerate(cells) if cell is not None), None)
-                if row is not None:
-                    raise DataError(
-                        f"{where(row, column.name)}: {cells[row][:40]!r} is not a number, as all cells of it were when "
-                        "the model was trained; correct the cell or leave it empty"
-                    )
-                cells = np.full(len(cells), np.nan)
+            cells = _as_numbers(cells, column.name, where)
             for row in np.flatnonzero((cells < 0) | (cells > 1))[:1] if column.kind == "binary" else ():
                 raise DataError(
                     f"{where(row, column.name)}: {cells[row]:g} is not 0 or 1, as all cells of column {column.name!r} "
@@ -183,17 +171,12 @@ class Schema:
         if self.label_texts:
             cells = _as_texts(cells)
             return np.array([UNKNOWN if c is None else c for c in cells]) if any(c is not None for c in cells) else None
-        for row in [i for i, cell in enumerate(cells) if cell is not None][:1] if cells.dtype == object else ():
-            wrong = f"{cells[row][:40]!r} is not a number, as all labels were when the model was trained"
-            raise DataError(f"{where(row, self.label)}: {wrong}; correct the label or leave it empty")
-        if cells.dtype == object or np.isnan(cells).all():
-            return None
+        cells = _as_numbers(cells, self.label, where)
         for row in np.flatnonzero(abs(cells) >= 2**53)[:1]:
             wrong = f"a label of {cells[row]:g} cannot be told from the next whole number"
-            raise DataError(
-                f"{where(row, self.label)}: {wrong}; write labels of so many digits with a letter before them"
-            )
-        return cells.astype(np.int64) if bool((cells == np.rint(cells)).all()) else cells
+            raise DataError(f"{where(row, self.label)}: {wrong}; write them with a letter before their digits")
+        whole = bool((cells == np.rint(cells)).all())
+        return None if np.isnan(cells).all() else cells.astype(np.int64) if whole else cells
 
     def decode(self, X: Array) -> dict[str, Array]:
         """The columns of a matrix [n, D] in the table's own form: numbers, and of texts the most probable.
@@ -263,6 +246,14 @@ def _fits(state: dict[str, Any]) -> bool:
 
 def _row(row: int, name: str) -> str:
     return f"row {row} (from 0), column {name!r}"
+
+
+def _as_numbers(cells: Array, name: str, where: Callable[[int, str], str]) -> Array:
+    """Numbers [N] as they are; of texts, all of which must be missing, NaN."""
+    for row in [i for i, cell in enumerate(cells) if cell is not None][:1] if cells.dtype == object else ():
+        wrong = f"{cells[row][:40]!r} is not a number, as all cells of it were when the model was trained"
+        raise DataError(f"{where(row, name)}: {wrong}; correct the cell or leave it empty")
+    return cells if cells.dtype != object else np.full(len(cells), np.nan)
 
 
 def _as_texts(cells: Array) -> Array:

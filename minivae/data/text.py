@@ -67,12 +67,7 @@ def as_it_stands(path: Path, **how: Any) -> Iterator[tuple[Table, int, Iterator[
 
 @contextmanager
 def _reader(
-    path: Path,
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    decimal: str | None = None,
-    header: bool | None = None,
-    schema: Schema | None = None,
+    path: Path, delimiter: Any = None, encoding: Any = None, decimal: Any = None, header: Any = None, schema: Any = None
 ) -> Iterator[_Reader]:
     if delimiter is not None and len(delimiter.replace("\\t", "\t")) != 1:
         raise DataError(f"delimiter {delimiter[:40]!r} is not one character; pass one, such as ';' (tab: '\\t')")

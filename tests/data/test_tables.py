@@ -142,7 +142,7 @@ def test_what_was_decided_is_said(read):
         "first row: t -999, same 7",
     )
     assert repr(dataset) == "Dataset('t.csv', 12 rows of 2 float64, labels)"
-    for text, what in (("red,yes\nbe,no\nbe,no\nred,yes\n", "a header, as its place alone says; if it is a row: --no-header"),
+    for text, what in (("r,yes\nbe,no\nbe,no\nr,yes\n", "a header, as its place alone says; if it is a row: --no-header"),
                        ("x,2019\ny,5\n", "a row; if it holds names: --header"),
                        ("0,1,2\n5,0,2\n", "a row; if it holds names: --header")):  # fmt: skip
         assert read(text).notes[0].endswith(f"is taken for {what}")
