@@ -69,9 +69,9 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         drawn["samples"] = prior_samples(vae, shape, labels)
     drawn["kl"] = plots.kl_per_dimension(kl, active, first_of(part, len(mu)))
     if latent_dim >= 2:
-        dims = np.sort(np.argsort(-points.var(axis=0))[:2]).tolist()  # the two that are used most
-        told_of = wide.first(5000).labels
-        drawn["latent"] = plots.latent_scatter(points[:5000], told_of, dims=tuple(dims), rows=everywhere)
+        a, b = np.sort(np.argsort(-points.var(axis=0))[:2]).tolist()  # the two that are used most
+        beside = wide.first(5000).labels
+        drawn["latent"] = plots.latent_scatter(points[:5000], beside, dims=(a, b), rows=everywhere)
     if latent_dim == 2:
         small = shape is not None and max(shape) < 16  # fewer cells, so that a few pixels each can be read
         drawn["manifold"] = plots.manifold(decode, shape, size=12 if small else 20, told=given)

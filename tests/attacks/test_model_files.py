@@ -46,7 +46,7 @@ def plain(tmp_path_factory):
     """A model that is told nothing, of one likelihood."""
     path = tmp_path_factory.mktemp("plain") / "model.npz"
     X = np.random.default_rng(0).random((20, 3))
-    VAE(2, hidden_dims=(2,), epochs=1, backend="numpy", random_state=0).fit(X).save(path)
+    VAE(2, hidden_dims=(2,), epochs=1, batch_size=16, backend="numpy", random_state=0).fit(X).save(path)
     return path, forge.entries(path), forge.config(path), path.read_bytes()
 
 
