@@ -80,9 +80,7 @@ def train(options: argparse.Namespace) -> int:
     if dataset.schema is not None and table is None:
         what = f"{dataset.name} has more columns, or longer names, than a model's file holds"
         if any(column.values for column in dataset.schema.columns):
-            raise DataError(
-                f"{what}, and its texts mean nothing without; leave them out (--drop), or shorten the names"
-            )
+            raise DataError(f"{what}, and its texts mean nothing without; leave them out (--drop), or shorten names")
         dataset = replace(dataset, notes=(*dataset.notes, f"{what}: the columns of other tables are read by position"))
     run: dict[str, Any] = {
         "id": secrets.token_hex(8),

@@ -44,9 +44,8 @@ def read_npz(path: Path, array: str | None = None, **_: Any) -> Stored:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged archive
         raise DataError(f"cannot read {path} as a NumPy file ({reason(error)}); save or copy it again") from error
-    notes = (
-        [f"the data are {names[0]}" + f", their labels {names[1]}" * (names[1] is not None)] if len(headers) > 1 else []
-    )
+    told = "" if names[1] is None else f", their labels {names[1]}"
+    notes = [f"the data are {names[0]}{told}"] if len(headers) > 1 else []
     for part in (0, 2):
         held[part + 1], note = _told(path, names[part], held[part], names[part + 1], held[part + 1])
         notes += note
@@ -71,9 +70,7 @@ def shown(name: str, header: Header | None) -> str:
 def _fits(path: Path, archive: Archive, names: Any, more: int = 0) -> None:
     needed = more + sum(archive.header(name).end for name in names if name is not None)
     if needed > (limit := room()):
-        raise DataError(
-            f"{path} unpacks to {needed:,} bytes, more than the {limit:,} accepted; store its data as .npy instead"
-        )
+        raise DataError(f"{path} unpacks to {needed:,} bytes, more than the {limit:,} accepted; store it as .npy")
 
 
 def _chosen(path: Path, headers: dict[str, Header | None], array: str | None) -> list[str | None]:
@@ -85,14 +82,11 @@ def _chosen(path: Path, headers: dict[str, Header | None], array: str | None) ->
 
     data = array if array in headers else None
     if array is None:
-        ranks = {
-            name: DATA.index(word) for name, (part, word) in roles.items() if part in ("", "train") and word in DATA
-        }
+        right = {name: word for name, (part, word) in roles.items() if part in ("", "train") and word in DATA}
         others = [name for name in headers if roles[name][1] not in LABELS]
         tables = [name for name in others if (h := headers[name]) and len(h.shape) > 1 and h.dtype.kind in "biuf"]
-        data = min(ranks, key=ranks.__getitem__, default=None) or next(
-            (one[0] for one in (others, tables) if len(one) == 1), None
-        )
+        sole = next((one[0] for one in (others, tables) if len(one) == 1), None)
+        data = min(right, key=lambda name: DATA.index(right[name]), default=sole)
     if data is None:
         held = ", ".join(shown(name, header) for name, header in headers.items())[:300]
         wrong = "the arrays" if array is None else f"no array {array!r}, but"

@@ -51,9 +51,7 @@ def as_matrix(X: Any, name: str = "X") -> Array:
         array = _from_objects(array, name)
     if array.dtype.kind not in "fiub":
         about = "Complex data not supported: " if array.dtype.kind == "c" else ""
-        raise DataError(
-            f"{about}{name} has dtype {array.dtype}, not real numbers; convert it to float32 or uint8 first"
-        )
+        raise DataError(f"{about}{name} has dtype {array.dtype}, not real numbers; convert it to float32 first")
     if array.ndim != 2:
         how = f"{name}.reshape(len({name}), -1)"
         if array.ndim < 2:
@@ -61,9 +59,7 @@ def as_matrix(X: Any, name: str = "X") -> Array:
         raise DataError(f"{name} has shape {array.shape}, not rows and columns. Reshape your data: pass {how}")
     for count, what in zip(array.shape, ("sample", "feature")):
         if not count:
-            raise DataError(
-                f"{name} has 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required; pass at least one"
-            )
+            raise DataError(f"{name} has 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required")
     whole = sparse or (array.flags.aligned and not any(stride % array.itemsize for stride in array.strides))
     if not sparse and whole and array.dtype == dense_dtype(array.dtype):
         return array
@@ -263,9 +259,7 @@ def check_range(summary: Summary, likelihood: str, units: Any = (), slack: float
         reaches = f"column {first + high.argmax()} reaches {high.max():g}{where}"
         if run.data in (COUNTS, ONE_HOT):
             if low.min() < 0:
-                raise DataError(
-                    f"{needs}; {falls} (Negative values in data); choose likelihood='gaussian' for such data"
-                )
+                raise DataError(f"{needs}; {falls} (Negative values in data); choose likelihood='gaussian'")
             broken = np.full(1, np.nan) if summary.broken is None else summary.broken[run.columns]
             for column in np.flatnonzero(np.isfinite(broken))[:1]:
                 fix = "set divide_by=1 (--divide-by 1) or choose" if after else "round the data or choose"

@@ -16,7 +16,7 @@ import numpy as np
 from minivae.data import frames
 from minivae.data.checks import as_matrix
 from minivae.data.files import KINDS, Array, DataError, read_file, read_idx, read_parquet, table_kind
-from minivae.data.schema import Schema, Table, listed
+from minivae.data.schema import Schema, Table, listed, place_of
 from minivae.data.tables import describe, described, find, printable, suits
 from minivae.data.text import read_table
 
@@ -199,9 +199,7 @@ def _without(X: Array, column: int) -> tuple[Array, Array]:
 
 
 def _of_frame(frame: Any) -> Table:
-    return Table(
-        dict(frames.columns(frame)), None, True, (), lambda row, name: f"row {row} (from 0), column {name!r}", True
-    )
+    return Table(dict(frames.columns(frame)), None, True, (), place_of, True)
 
 
 def _table(rows: Table, name: str, source: str, which: dict[str, Any], schema: Schema | None) -> Dataset:
@@ -218,18 +216,16 @@ def _table(rows: Table, name: str, source: str, which: dict[str, Any], schema: S
     for column in taken:
         cells = rows.columns.get(column, np.empty(0))
         for row in np.flatnonzero(np.isinf(cells))[:1] if cells.dtype != object else ():
-            raise DataError(
-                f"{rows.place(row, column)}: {cells[row]} in column {column!r} is not finite; correct it or leave it empty"
-            )
+            what = f"{cells[row]} in column {column!r} is not finite"
+            raise DataError(f"{rows.place(row, column)}: {what}; correct it or leave it empty")
     plain = all(c.kind == "number" or not (told or c.values) for c in schema.columns)  # no cell of it can be wrong
     if rows.matrix is not None and plain and set(taken) <= set(names):
         X = rows.matrix if taken == names else rows.matrix[:, [names.index(column) for column in taken]]
     else:
         X = schema.encode(rows.columns, source, rows.place)
     labels = schema.labels(rows.columns, rows.place)
-    return Dataset(
-        name, X, None, labels, None, None, source, tuple(map(printable, notes)), {}, schema, suits(schema, X)
-    )
+    notes = tuple(map(printable, notes))
+    return Dataset(name, X, None, labels, None, None, source, notes, {}, schema, suits(schema, X))
 
 
 def _load_digits() -> Dataset:

@@ -55,9 +55,8 @@ def read_file(path: Path, **how: Any) -> Stored:
 def table_kind(path: Path) -> str:
     """Whether the name of a file says that it holds a table: "text", "parquet", or ""."""
     bare = path.name.lower().removesuffix(".gz")
-    return (
-        "text" if bare.endswith((".csv", ".tsv", ".txt")) else "parquet" if bare.endswith((".parquet", ".pq")) else ""
-    )
+    kinds = {"text": (".csv", ".tsv", ".txt"), "parquet": (".parquet", ".pq")}
+    return next((kind for kind, endings in kinds.items() if bare.endswith(endings)), "")
 
 
 def read_parquet(path: Path) -> Any:
@@ -70,9 +69,7 @@ def read_parquet(path: Path) -> Any:
         with open_regular(path) as file:
             stored = parquet.ParquetFile(file)
             if (needed := 8 * stored.metadata.num_rows * stored.metadata.num_columns) > (limit := room()):
-                raise DataError(
-                    f"{path} unpacks to {needed:,} bytes, more than the {limit:,} accepted; pass fewer columns"
-                )
+                raise DataError(f"{path} unpacks to {needed:,} bytes, more than the {limit:,} accepted; pass less")
             return stored.read()
     except DataError:
         raise
@@ -115,9 +112,7 @@ def read_idx(path: Path, sha256: str | None = None, max_bytes: int | None = None
             payload += chunk
     if len(payload) != expected:
         held = "more than that" if len(payload) > expected else f"only {len(payload):,}"
-        raise DataError(
-            f"{path} declares the shape {shape}, {expected:,} bytes, but holds {held}; copy or download it again"
-        )
+        raise DataError(f"{path} declares the shape {shape}, {expected:,} bytes, but holds {held}; copy it again")
     if sha256 is not None:
         import hashlib
 
@@ -142,9 +137,7 @@ def read_npy(path: Path) -> Array:
             if header.end > size:
                 raise Unreadable(f"it declares the shape {header.shape}, {header.end:,} bytes, but holds only {size:,}")
             if header.end < size:
-                raise Unreadable(
-                    "more than one array was saved into it, where np.savez(path, X=data, y=labels) keeps both"
-                )
+                raise Unreadable("more than one array was saved into it; np.savez(path, X=data, y=labels) keeps both")
             order: Any = "F" if header.fortran else "C"
             return np.memmap(file, header.dtype, "r", header.begin, header.shape, order)
     except Exception as error:  # NumPy raises many types for a damaged header, ValueError and SyntaxError among them

@@ -62,9 +62,7 @@ def matrix(X: Any, what: str = "X") -> Array:
         if odd:
             dates = values.dtype.kind in "mM" or "date" in odd or odd in ("Timestamp", "Period", "time")
             fix = "days since the first" if dates else "a column for each part"
-            raise DataError(
-                f"column {name!r} holds values of type {odd}; write it as numbers, such as {fix}, or drop it"
-            )
+            raise DataError(f"column {name!r} holds values of type {odd}; write it as numbers, as {fix}, or drop it")
         if values.dtype == object:
             first = next(value for value in values if value is not None)
             raise DataError(

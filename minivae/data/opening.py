@@ -15,9 +15,7 @@ from minivae import processors
 from minivae.storage.archives import Unreadable, open_regular
 
 Array = NDArray[Any]
-KINDS = (
-    "IDX (.idx, *-ubyte), .npy, .npz, .csv, .tsv, .txt, .ts (IDX and text also as .gz), .parquet, or a folder of images"
-)
+KINDS = "IDX (.idx, *-ubyte), .npy, .npz, .csv, .tsv, .txt, .ts (IDX, text also .gz), .parquet, or a folder of images"
 
 
 class DataError(ValueError):

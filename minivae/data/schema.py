@@ -128,7 +128,7 @@ class Schema:
                 f"{source} lacks the column{'s' * (len(missing) > 1)} {listed(missing)} that the model was trained on; "
                 f"it has {listed(list(table))}"
             )
-        where = place or _row
+        where = place or place_of
         matrix = np.empty((len(table[self.columns[0].name]), self.width))
         at = 0
         for column in self.columns:
@@ -167,7 +167,7 @@ class Schema:
         """
         if self.label is None or self.label not in table:
             return None
-        cells, where = table[self.label], place or _row
+        cells, where = table[self.label], place or place_of
         if self.label_texts:
             cells = _as_texts(cells)
             return np.array([UNKNOWN if c is None else c for c in cells]) if any(c is not None for c in cells) else None
@@ -244,7 +244,7 @@ def _fits(state: dict[str, Any]) -> bool:
     return len(text) <= STORED[0] and sum(map(text.count, ",[{")) <= STORED[1]
 
 
-def _row(row: int, name: str) -> str:
+def place_of(row: int, name: str) -> str:
     return f"row {row} (from 0), column {name!r}"
 
 

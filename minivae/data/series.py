@@ -54,9 +54,7 @@ def read_series(path: Path) -> Stored:
         try:
             X[i] = [np.nan if value in ("?", "NaN") else float(value) for value in values]
         except ValueError as error:
-            raise DataError(
-                f"{path}, line {number}: {error}; correct the value, or write ? where there is none"
-            ) from error
+            raise DataError(f"{path}, line {number}: {error}; correct the value, or write ? for none") from error
     labels: Array | None = np.array(names) if told else None
     for kind in (np.float64, np.int64) if labels is not None else ():
         with suppress(ValueError):

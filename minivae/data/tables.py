@@ -76,9 +76,7 @@ def describe(
     if same:
         notes.append(f"the same number in every row: {listed(same)}")
     if not found:
-        raise DataError(
-            f"{source} has no column to train on ({'; '.join(notes)[:300] or 'each was left out'}); choose some"
-        )
+        raise DataError(f"{source} has no column to train on ({'; '.join(notes)[:300] or 'all left out'}); choose some")
     texts = label is not None and table.columns[label].dtype == object
     schema = Schema(tuple(found), label, tuple(names), texts)
     if label is not None and schema.labels(table.columns, table.place) is None:
@@ -106,9 +104,7 @@ def _texts(name: str, cells: Array, table: Table, asked: bool) -> Column | str:
     dates = all(map(_DATE.fullmatch, counts))
     if not table.typed and ((like and 2 * like >= rows - blank and not dates) or len(cells) == 1):
         some = [(i, c) for i, c in enumerate(cells) if c is not None and c not in NO_NUMBER]
-        row, cell = next(((i, c) for i, c in some if not is_number(c)), None) or next(
-            (i, c) for i, c in some if "." in c
-        )
+        row, cell = next(((i, c) for i, c in some if not is_number(c)), some[0])
         hint = "--decimal , or --decimal . says what its mark is; " if "," in cell or is_number(cell) else ""
         named = f", as others of column {name!r} are" if table.headed else ""
         raise DataError(

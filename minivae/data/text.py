@@ -18,7 +18,7 @@ import numpy as np
 
 from minivae.data.dialects import MISSING, Dialect, is_number, tells_size
 from minivae.data.opening import Array, DataError, opened, room
-from minivae.data.schema import Schema, Table
+from minivae.data.schema import Table
 
 LINE = 2**22  # characters of the longest line
 COLUMNS = 2**16  # of a table that is not numbers alone
@@ -28,15 +28,7 @@ PART = 2**16  # cells that are texts at a time
 SAMPLE = (50, 2**18)  # lines, or characters, by which a table is recognised
 
 
-def read_table(
-    path: Path,
-    *,
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    decimal: str | None = None,
-    header: bool | None = None,
-    schema: Schema | None = None,
-) -> Table:
+def read_table(path: Path, **how: Any) -> Table:
     """Read text, plain or gzip, whose cells are separated by tabs, semicolons, bars, commas or blanks, quoted or not.
 
     Parameters
@@ -51,7 +43,7 @@ def read_table(
     Numbers become float64, a cell of `MISSING` NaN; a column with anything else holds texts. Raises DataError naming the
     line of whatever cannot be read.
     """
-    with _reader(path, delimiter, encoding, decimal, header, schema) as reader:
+    with _reader(path, **how) as reader:
         return reader.read()
 
 
@@ -81,9 +73,7 @@ def _reader(
             try:
                 text = io.TextIOWrapper(file, encoding=encoding or ("utf-16" if marked else "utf-8-sig"), newline="")
             except (LookupError, ValueError) as error:  # a zero character in its name, say
-                raise DataError(
-                    f"{path}: there is no encoding {str(encoding)[:40]!r}; pass one such as latin-1"
-                ) from error
+                raise DataError(f"{path}: there is no encoding {str(encoding)[:40]!r}; pass another") from error
             yield _Reader(path, text, delimiter and delimiter.replace("\\t", "\t"), decimal, header, schema)
     except UnicodeError as error:
         raise DataError(_undecodable(path, encoding or "UTF-8")) from error
@@ -102,9 +92,7 @@ def check_size(path: Path, file: IO[bytes]) -> None:
     if packed > limit or size > limit:
         raise DataError(f"{path} has more than the {limit:,} bytes of text accepted; store the data as .npy")
     if size > expected:
-        raise DataError(
-            f"{path} unpacks to over {PACKED[1]} times its size, as tables do not; unpack it yourself if it is one"
-        )
+        raise DataError(f"{path} unpacks to over {PACKED[1]} times its size, as tables do not; if it is one, unpack it")
 
 
 def _undecodable(path: Path, encoding: str) -> str:
@@ -123,9 +111,7 @@ def _undecodable(path: Path, encoding: str) -> str:
 class _Reader(Dialect):
     """The lines of a file, several times over: a sample, then numbers alone, then whatever is there."""
 
-    def __init__(
-        self, path: Path, text: IO[str], delimiter: str | None, decimal: str | None, header: bool | None, schema: Any
-    ):
+    def __init__(self, path: Path, text: IO[str], delimiter: Any, decimal: Any, header: bool | None, schema: Any):
         super().__init__(path, delimiter, decimal)
         self.text, self.header, self.schema, self.start = text, header, schema, 0
 
@@ -239,9 +225,7 @@ class _Reader(Dialect):
                     else:
                         more.add(j)
                 if held > room():
-                    raise DataError(
-                        f"{self.path} holds more different texts than memory is there for; leave such columns out"
-                    )
+                    raise DataError(f"{self.path} holds more different texts than fit into memory; leave some out")
             if not more:
                 return {name: np.concatenate(chunks[j]) for j, name in enumerate(names)}
             texts |= more

@@ -186,7 +186,7 @@ def test_several_arrays_in_one_npy_are_not_cut_in_silence(tmp_path):
     with open(tmp_path / "x.npy", "wb") as file:
         np.save(file, X)
         np.save(file, Y)
-    refuses(tmp_path / "x.npy", "more than one array was saved into it, where np.savez")
+    refuses(tmp_path / "x.npy", "more than one array was saved into it; np.savez")
 
 
 def test_a_run_of_a_chosen_array_and_its_test_part(tmp_path, capfd, monkeypatch):

@@ -317,7 +317,7 @@ def test_idx_sentences(tmp_path):
         (b"\0\0\x0a\x01\0\0\0\x01a", "not an IDX file"),
         (b"\0\0\x08\x02\0\0", "cut short inside its IDX header"),
         (b"\0\0\x08\x02\0\0\0\0\0\0\0\x02", "holds no values"),
-        (b"\0\0\x08\x01\0\0\0\x03ab", "3 bytes, but holds only 2; copy or download"),
+        (b"\0\0\x08\x01\0\0\0\x03ab", "3 bytes, but holds only 2; copy it again"),
         (b"\0\0\x08\x01\0\0\0\x03abcd", "holds more than that"),
     ]:
         path.write_bytes(content)
