@@ -61,6 +61,8 @@ def sample(options: argparse.Namespace) -> int:
     labels = None if y is None or np.size(y) != options.n else np.ravel(y)
     first = beside(run, np.arange(options.n), labels)
     write_means(path, run, images, lambda plots: plots.samples(images, run.image_shape), first)
+    if not options.noise and (path is None or path.suffix.lower() not in FIGURES):
+        say("these are decoder means, smoother than rows of the data; --noise draws such rows")
     return 0
 
 

@@ -71,9 +71,12 @@ def score(options: argparse.Namespace) -> int:
         if k is not None:
             found["log_likelihood"] = scores.log_likelihood(vae.network_, some, k, vae.seed_)
         found = {name: values.astype(vae.network_.dtype) for name, values in found.items()}
+        holes = np.isnan(part.data[some.rows])
+        if vae.network_.arch.missing != "error":  # a row of which little was observed has little to be strange in
+            found["missing"] = holes[:, starts].sum(axis=1)
         if worst:
             table = scores.reconstruction(vae.network_, some, vae.seed_, per_column=True) - log_sigmas(vae)
-            table[np.isnan(part.data[some.rows])] = -np.inf  # what was not observed fits as it may, and is not named
+            table[holes] = -np.inf  # what was not observed fits as it may, and is not named
             table = np.add.reduceat(table, starts, axis=1)  # a category is one column of the table
             order = np.argsort(-table, axis=1, kind="stable")
             order[np.isneginf(np.take_along_axis(table, order, axis=1))] = -1  # the last: no name

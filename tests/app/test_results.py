@@ -357,7 +357,9 @@ def test_columns_have_the_names_of_the_table(penguins, capsys):
     np.testing.assert_array_equal(matrix(table, "z"), vae.transform(dataset.train))
     assert main(["score", "penguins"]) == 0
     table = read(capsys.readouterr().out)
-    assert [*table][-3:] == ["worst1", "worst2", "worst3"]
+    assert [*table][-4:] == ["missing", "worst1", "worst2", "worst3"]
+    starts = [0, *range(3, dataset.train.shape[1])]
+    assert table["missing"] == np.isnan(dataset.train[:, starts]).sum(axis=1).astype(str).tolist()
     # beside what a column's units and noise add to each of its cells: the largest numbers do not fit worst in each row
     cells = vae.anomaly_score(dataset.train, per_column=True) - np.nan_to_num(np.log(vae.sigma_))
     by_column = np.column_stack([cells[:, :3].sum(axis=1), *cells[:, 3:].T])
