@@ -59,7 +59,9 @@ def as_matrix(X: Any, name: str = "X") -> Array:
         raise DataError(f"{name} has shape {array.shape}, not rows and columns. Reshape your data: pass {how}")
     for count, what in zip(array.shape, ("sample", "feature")):
         if not count:
-            raise DataError(f"{name} has 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required")
+            raise DataError(
+                f"{name} has 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required; pass at least one"
+            )
     whole = sparse or (array.flags.aligned and not any(stride % array.itemsize for stride in array.strides))
     if not sparse and whole and array.dtype == dense_dtype(array.dtype):
         return array
@@ -80,9 +82,8 @@ def _from_objects(array: Array, name: str) -> Array:
     with suppress(OverflowError):  # of a whole number beyond them all
         if frames.are_numbers(set(map(type, flat))):
             return flat.astype(np.float64).reshape(array.shape)
-    place = next(
-        i for i, v in enumerate(flat) if not frames.are_numbers({type(v)}) or (isinstance(v, int) and abs(v) >= 2**1023)
-    )
+    wrong = (not frames.are_numbers({type(v)}) or (isinstance(v, int) and abs(v) >= 2**1023) for v in flat)
+    place = next(i for i, is_wrong in enumerate(wrong) if is_wrong)
     raise NoNumber(
         f"{name} holds {shown(flat[place])} at {tuple(map(int, np.unravel_index(place, array.shape)))} (counted from 0), "
         "and each argument must be no string and no object but a number that float64 holds; convert or leave out that column"

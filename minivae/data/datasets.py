@@ -164,10 +164,8 @@ def load_dataset(
     if (kind := table_kind(path)) and path.is_file():
         rows = read_table(path, **how, schema=schema) if kind == "text" else _of_frame(read_parquet(path))
         dataset = _table(rows, path.name, str(path), which, schema)
-        given = {
-            name: value for name, value in ((how if kind == "text" else {}) | which).items() if value not in (None, [])
-        }
-        return replace(dataset, reading={**rows.reading, **given})
+        given = which | (how if kind == "text" else {})
+        return replace(dataset, reading={**rows.reading, **{n: v for n, v in given.items() if v not in (None, [])}})
     stored = read_file(path, array=array, resize=resize, mode=mode, background=background)
     shape = stored.array.shape
     if len(shape) < 2 or 0 in shape:

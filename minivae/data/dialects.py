@@ -92,7 +92,6 @@ class Dialect:
 
     def is_header(self, first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
         """Names, none of them a number; or with numbers that rise evenly, as a frame's columns and years do."""
-        first = [cell.strip() for cell in first]
         below = [[row[j].strip() for row in rest if j < len(row)] for j in range(len(first))]
         numbers = [j for j, cell in enumerate(first) if self._says_number(cell)]
         mixed = [any(map(self._says_number, cells)) for cells in below]  # whether there are numbers
@@ -123,6 +122,7 @@ class Dialect:
         width = len(rows[0])
         if names is None:
             return list(map(str, range(width)))
+        names = [name.strip() for name in names]
         if len(names) == width - 1:  # R names no column of row names; or a delimiter ends each row
             names = [*names, ""] if not any(row[-1].strip() for row in rows) else ["", *names]
         elif len(names) == width + 1 and not names[-1]:

@@ -66,11 +66,7 @@ def describe(
             low = np.nanmin(cells)
             if low == np.nanmax(cells):
                 same.append(name)
-            elif (
-                low in _SENTINELS
-                and (count := int((cells == low).sum())) > 1
-                and not ((cells < 0) & (cells > low)).any()
-            ):
+            elif low in _SENTINELS and (count := (cells == low).sum()) > 1 and count == (cells < 0).sum():
                 fix = "if that says that it is missing, leave those cells empty"
                 notes.append(f"column {name!r} is {low:g} in {count} rows, and else never below 0: {fix}")
     if same:

@@ -123,18 +123,18 @@ class _Reader(Dialect):
             next(self.cut(self._lines()), None)  # which says what is wrong, if anything
             raise DataError(f"{self.path} holds no rows; pass a table with one example per line")
         self.recognise_decimal([cell.strip() for row in rows for cell in row], self.schema is not None)
-        first, names = rows[0], None
+        first, names = [cell.strip() for cell in rows[0]], None
         odd = self.header is None and len(rows) > 1 and tells_size(first, rows[1])
         sure = self.header
         if sure is None and self.schema is not None and not all(c.name.isdecimal() for c in self.schema.columns):
-            sure = {c.name for c in self.schema.columns} <= {cell.strip() for cell in first} or None
+            sure = {c.name for c in self.schema.columns} <= {*first} or None
         headed = not odd and (self.is_header(first, rows[1:]) if sure is None else sure)
         if headed:
-            names = [cell.strip() for cell in first]
+            names = first
         elif comment and not odd:  # numpy.savetxt writes names so
             words = self.cut_sample([comment.lstrip("# ")], self.delimiter)
             if words and len(words[0]) == len(first) > 1 and not any(map(is_number, words[0])):
-                names = [cell.strip() for cell in words[0]]
+                names = words[0]
         if odd or (headed and sure is None and any(map(is_number, first))):
             what = "tells rows and columns: no row" if odd else "is taken for a header; if it is a row: --no-header"
             self.notes.append(f"the first line ({', '.join(first)[:40]}) {what}")
@@ -147,11 +147,8 @@ class _Reader(Dialect):
             names = list(self.schema.placed(len(names), str(self.path)))
         texts = {j for j, name in enumerate(names) if self.schema is not None and name in self.schema.texts}
         columns, matrix, places = {}, None, array("q")
-        if (
-            self.decimal != ","
-            and not texts
-            and all(len(row) == len(names) and all(map(is_number, row)) for row in rows)
-        ):
+        plain = all(len(row) == len(names) and all(map(is_number, row)) for row in rows)
+        if plain and not texts and self.decimal != ",":
             with suppress(ValueError):  # of a cell that is missing or no number, which the slow way finds
                 lines = (line for line in self._lines() if line.strip())
                 mark = None if self.delimiter == " " else self.delimiter
