@@ -378,7 +378,7 @@ def expected(columns):
 @given(st.data())
 def test_what_is_read_is_what_was_written(tmp_path_factory, data):
     names, columns = data.draw(tables())
-    how = data.draw(st.sampled_from(["csv", "pandas", "polars", "parquet"]))
+    how = data.draw(st.sampled_from(["csv", "pandas", "polars", "parquet", "pandas frame", "polars frame"]))
     path = tmp_path_factory.getbasetemp() / ("any.parquet" if how == "parquet" else "any.csv")
     rows = len(columns[0])
     if how == "csv":
@@ -404,17 +404,18 @@ def test_what_is_read_is_what_was_written(tmp_path_factory, data):
         path.write_bytes(gzip.compress(blob, 1) if data.draw(st.booleans()) else blob)
         options = {"delimiter": delimiter, "decimal": mark} if data.draw(st.booleans()) else {"decimal": mark}
     else:
-        module = pytest.importorskip("polars" if how == "polars" else "pandas", reason="frames need their library")
+        library = "polars" if how.startswith("polars") else "pandas"
+        module = pytest.importorskip(library, reason="frames need their library")
         frame = module.DataFrame(dict(zip(names, columns)))
         options = {}
         if how == "pandas":
             frame.to_csv(path, index=data.draw(st.booleans()))
         elif how == "polars":
             frame.write_csv(path)
-        else:
+        elif how == "parquet":
             pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'minivae[parquet]'")
             frame.to_parquet(path)
-    dataset = load_dataset(path, **options)
+    dataset = load_dataset(frame if how.endswith("frame") else path, **options)
     np.testing.assert_array_equal(dataset.train, expected(columns))
     assert [column.name for column in dataset.schema.columns] == names
     back = dataset.schema.decode(dataset.train)
