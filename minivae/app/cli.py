@@ -149,12 +149,8 @@ def build_parser() -> argparse.ArgumentParser:
         "decode", "decode latent points, as encode writes them", "minivae decode runs/wine z.csv --out wine.csv"
     )
     model(decode)
-    decode.add_argument(
-        "latents", metavar="Z", help="a .csv, .tsv, .parquet or .npy file, or - for CSV on standard input"
-    )
-    decode.add_argument(
-        "--y", nargs="+", metavar="LABEL", help="what a conditional model is told (default: Z's labels)"
-    )
+    decode.add_argument("latents", metavar="Z", help="a .csv, .tsv, .parquet or .npy file; - is CSV on standard input")
+    decode.add_argument("--y", nargs="+", metavar="LABEL", help="what a model is told (default: the labels in Z)")
     decode.add_argument("-o", "--out", help=f"{MEANS} (default: CSV on standard output)")
 
     score = table(

@@ -37,9 +37,7 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     active, kl = evaluation.active_units(mu), scores.divergence(vae.network_, examples, vae.seed_).mean(axis=0)
     latent_dim = vae.network_.arch.latent_dim
     wide, points = part, mu
-    if (
-        part.split == "validation" and len(part.rows) < FEW
-    ):  # where rows lie is seen of all; how well they fit, of these
+    if part.split == "validation" and len(part.rows) < FEW:  # where rows lie all show; how well they fit, these
         n = len(part.data)
         wide = Part("training and validation", part.data, np.arange(n), dataset.train_labels, part.told)
         points = evaluation.posterior(vae.network_, vae.examples(part.data, None, part.told), np.float64)[0]

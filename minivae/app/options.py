@@ -122,10 +122,7 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
         },
         "data": {
             "binarize": (_choice(*BINARIZE), "draw pixels from grey values: once (static) or at every step (dynamic)"),
-            "divide_by": (
-                {"type": float},
-                "divide the data by this number (default: 255 for uint8 that is not all 0 and 1, else 1)",
-            ),
+            "divide_by": ({"type": float}, "what data are divided by (default: 255 for uint8 not all 0 and 1, else 1)"),
         },
     }
 

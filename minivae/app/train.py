@@ -39,8 +39,9 @@ from minivae.training import INTERRUPTED, Best
 from minivae.verdict import kept_record, verdict
 
 MANY = 2 * 10**7  # parameters, beyond which their cost is said
+Named = dict[str, Any]
 # What suits a named dataset better than VAE's defaults; every option given on the command line wins over it.
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, Named] = {
     "digits": {"batch_size": 32, "epochs": 100, "learning_rate": 2e-3, "schedule": "cosine"},
     "mnist": {"epochs": 20},
     "fashion-mnist": {"epochs": 20},
@@ -82,7 +83,7 @@ def train(options: argparse.Namespace) -> int:
         if any(column.values for column in dataset.schema.columns):
             raise DataError(f"{what}, and its texts mean nothing without; leave them out (--drop), or shorten names")
         dataset = replace(dataset, notes=(*dataset.notes, f"{what}: the columns of other tables are read by position"))
-    run: dict[str, Any] = {
+    run: Named = {
         "id": secrets.token_hex(8),
         "image_shape": _image_shape(options.image_shape, dataset),
         "condition": None,  # in which older files have a label's number
@@ -157,8 +158,8 @@ def _fit(
     options: argparse.Namespace,
     vae: VAE,
     dataset: Dataset,
-    run: dict[str, Any],
-    settings: dict[str, Any],
+    run: Named,
+    settings: Named,
     folder: Folder,
     announce: Callable[[], None],
     resumed: bool = False,
@@ -229,13 +230,7 @@ def say_collapse(active: int, latent_dim: int) -> None:
 
 
 def _announce(
-    settings: dict[str, Any],
-    arch: Architecture,
-    dataset: Dataset,
-    held: int,
-    watch_test: bool,
-    recipe: dict[str, Any],
-    folder: Folder,
+    settings: Named, arch: Architecture, dataset: Dataset, held: int, watch_test: bool, recipe: Named, folder: Folder
 ) -> None:
     """What is about to happen, on standard error."""
     count = size(parameter_layout(arch))
@@ -260,12 +255,12 @@ def _announce(
     say(f"writing to {folder.path}{kept}")
 
 
-def _model_name(settings: dict[str, Any], columns: int) -> str:
+def _model_name(settings: Named, columns: int) -> str:
     widths = "-".join(map(str, [columns, *settings["hidden_dims"], settings["latent_dim"]]))
     return f"{widths} {settings['activation']}, {settings['likelihood']} likelihood"
 
 
-def recipe_options(recipe: dict[str, Any]) -> str:
+def recipe_options(recipe: Named) -> str:
     """A recipe as it would be typed."""
     values = {n: "" if value is True else f" {shlex.quote(str(value))}" for n, value in recipe.items()}
     return " ".join(f"--{name.replace('_', '-')}{value}" for name, value in values.items())
