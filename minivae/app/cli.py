@@ -128,13 +128,11 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--random-state", "--seed", type=int, help=seed)
     sample.add_argument("-o", "--out", default="samples.png", help=f"{MEANS} (default: samples.png)")
 
-    reconstruct = command(
-        "reconstruct", "encode and decode examples into a figure or an array", "minivae reconstruct runs/mnist -n 10"
-    )
+    does, out = "encode and decode examples into a figure or an array", "reconstructions.png"
+    reconstruct = command("reconstruct", does, "minivae reconstruct runs/mnist -n 10")
     model(reconstruct)
     which_data(reconstruct)
     reconstruct.add_argument("-n", "--n", type=int, default=10, help="how many, from the first on (default: 10)")
-    out = "reconstructions.png"
     reconstruct.add_argument("-o", "--out", default=out, help=f"{MEANS} (default: {out})")
 
     encode = table(
@@ -145,9 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     encode.add_argument("--sigma", action="store_true", help="and its standard deviations, sigma1 to sigmaZ")
 
-    decode = command(
-        "decode", "decode latent points, as encode writes them", "minivae decode runs/wine z.csv --out wine.csv"
-    )
+    decode = command("decode", "decode latent points that encode wrote", "minivae decode runs/wine z.csv --out x.csv")
     model(decode)
     decode.add_argument("latents", metavar="Z", help="a .csv, .tsv, .parquet or .npy file; - is CSV on standard input")
     decode.add_argument("--y", nargs="+", metavar="LABEL", help="what a model is told (default: the labels in Z)")

@@ -132,9 +132,7 @@ def data(options: argparse.Namespace) -> int:
     for row in rows:
         mark = "here" if row["available"] else "not here"
         size = f"{row['rows']:,} + {row['test_rows']:,} rows of {row['columns']}"
-        print(f"{row['name']:14} {mark:9} {size}   {row['licence']}")
-        print(f"{'':14} {row['where']}")
-        print(f"{'':14} {row['source']}")
+        print(f"{row['name']:14} {mark:9} {size}   {row['licence']}\n{'':14} {row['where']}\n{'':14} {row['source']}")
     return 0
 
 

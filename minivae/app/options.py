@@ -61,19 +61,14 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
     from minivae.likelihoods import LIKELIHOODS
     from minivae.optimizers import OPTIMIZERS, SCHEDULES
 
+    widths: dict[str, Any] = {"type": _widths, "nargs": "*", "action": _Flatten}
+    known = "; ".join(f"{name}: {l.data}" for name, l in LIKELIHOODS.items())
     return {
         "model": {
             "latent_dim": ({"type": int}, "number of latent dimensions Z"),
-            "hidden_dims": (
-                {"type": _widths, "nargs": "*", "action": _Flatten},
-                "widths of the encoder's hidden layers; the decoder mirrors them",
-            ),
+            "hidden_dims": (widths, "widths of the encoder's hidden layers; the decoder mirrors them"),
             "activation": (_choice(*ACTIVATIONS), "of the hidden layers"),
-            "likelihood": (
-                {"metavar": "NAME"},
-                "; ".join(f"{name}: {l.data}" for name, l in LIKELIHOODS.items())
-                + "; or columns in their order, as 'gaussian*4 poisson categorical*3'",
-            ),
+            "likelihood": ({"metavar": "NAME"}, f"{known}; or columns in order, as 'gaussian*4 poisson categorical*3'"),
             "sigma": ({"type": _sigma}, "of the gaussian: a number, learned, or elementwise"),
             "missing": (_choice(*MISSING), "NaN: an error; not observed; not observed, and the encoder told so"),
             "standardize": (

@@ -114,9 +114,7 @@ class Recorder(Checkpoints):
             if not path.exists() or not os.access(path.parent, os.W_OK):
                 raise
             if not self.locked:
-                say(
-                    f"minivae: {path} cannot be written, close the program that has it open; {MODEL} has the history too"
-                )
+                say(f"minivae: {path} cannot be written, close the program that has it open; {MODEL} has it too")
             self.locked = True
             return
         self.told, self.locked = len(history), False
