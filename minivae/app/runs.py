@@ -215,7 +215,7 @@ def pick(run: Run, dataset: Dataset, split: str | None, own: bool) -> Part:
     if split == "validation" and not len(held_rows):
         raise DataError("training held nothing out of these data; choose --split train or test")
     if len(held_rows) and held_rows[-1] >= n:
-        raise DataError(f"{dataset.name} has {n} rows, fewer than when it was trained on; restore it or pass --data")
+        raise DataError(f"{dataset.name} has {n} rows, fewer than when the model was trained; restore it or use --data")
     rows = held_rows if split == "validation" else np.delete(np.arange(n), held_rows)
     labels = dataset.train_labels
     return Part(split, dataset.train, rows, None if labels is None else labels[rows], labels)

@@ -203,12 +203,11 @@ def _of_frame(frame: Any) -> Table:
 def _table(rows: Table, name: str, source: str, which: dict[str, Any], schema: Schema | None) -> Dataset:
     """A table as a dataset: what its columns are is found out, or told by the schema of another."""
     notes, names, told = rows.notes, list(rows.columns), schema is not None
+    known = {*schema.order, *(column.name for column in schema.columns)} if schema else set()
     if schema is None:
         schema, said = describe(rows, source, **which)
         notes += said
-    elif ignored := [
-        name for name in names if name not in schema.order and name not in {c.name for c in schema.columns}
-    ]:
+    elif ignored := [n for n in names if n not in known]:
         notes += (f"columns that the model does not know are ignored: {listed(ignored)}",)
     taken = [column.name for column in schema.columns]
     for column in taken:
@@ -218,7 +217,8 @@ def _table(rows: Table, name: str, source: str, which: dict[str, Any], schema: S
             raise DataError(f"{rows.place(row, column)}: {what}; correct it or leave it empty")
     plain = all(c.kind == "number" or not (told or c.values) for c in schema.columns)  # no cell of it can be wrong
     if rows.matrix is not None and plain and set(taken) <= set(names):
-        X = rows.matrix if taken == names else rows.matrix[:, [names.index(column) for column in taken]]
+        at = {column: j for j, column in enumerate(names)}
+        X = rows.matrix if taken == names else rows.matrix[:, [at[column] for column in taken]]
     else:
         X = schema.encode(rows.columns, source, rows.place)
     labels = schema.labels(rows.columns, rows.place)

@@ -93,9 +93,10 @@ class Dialect:
     def is_header(self, first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
         """Names, none of them a number; or with numbers that rise evenly, as a frame's columns and years do."""
         below = [[row[j].strip() for row in rest if j < len(row)] for j in range(len(first))]
-        numbers = [j for j, cell in enumerate(first) if self._says_number(cell)]
+        counted = list(map(self._says_number, first))
+        numbers = [j for j, counts in enumerate(counted) if counts]
         mixed = [any(map(self._says_number, cells)) for cells in below]  # whether there are numbers
-        named = any(says and j not in numbers for j, says in enumerate(mixed))  # a name above them
+        named = any(says and not counts for says, counts in zip(mixed, counted))  # a name above them
         shown = f"the first line ({', '.join(first)[:40]}) is taken for a"
         if not numbers:
             if set(first) <= NO_NUMBER - {""}:  # a row of nan

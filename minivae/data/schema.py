@@ -87,8 +87,8 @@ class Schema:
     def placed(self, count: int, source: str) -> tuple[str, ...]:
         """The names of so many columns without a header. Raises DataError unless they can mean one thing only."""
         taken = [column.name for column in self.columns]
-        order = self.order or tuple(taken)
-        meant = (order, [n for n in order if n != self.label], taken, [n for n in order if n in (*taken, self.label)])
+        order, told = self.order or tuple(taken), {*taken, self.label}
+        meant = (order, [n for n in order if n != self.label], taken, [n for n in order if n in told])
         found = {tuple(names) for names in meant if len(names) == count}
         if len(found) != 1:
             what = "may be one or another of those" if found else "are not as many as those"

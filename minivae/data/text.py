@@ -145,7 +145,8 @@ class _Reader(Dialect):
         names, headed_by = self.unique(names, rows), names is not None
         if self.schema is not None and not headed_by:
             names = list(self.schema.placed(len(names), str(self.path)))
-        texts = {j for j, name in enumerate(names) if self.schema is not None and name in self.schema.texts}
+        kept = self.schema.texts if self.schema is not None else set()
+        texts = {j for j, name in enumerate(names) if name in kept}
         columns, matrix, places = {}, None, array("q")
         plain = all(len(row) == len(names) and all(map(is_number, row)) for row in rows)
         if plain and not texts and self.decimal != ",":
