@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cuda_on_cpu
@@ -19,8 +20,9 @@ import pytest
 from training_cases import CASES, suited
 
 from minivae import VAE, NotFinite
-from minivae.architecture import initial_parameters
+from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
+from minivae.data.inplace import InPlace
 from minivae.kernels import AUTO, availability, bind, load
 from minivae.kernels.cuda import backend, launches
 from minivae.kernels.cuda import graph as recorded_step
@@ -57,6 +59,21 @@ def test_data_are_brought_to_the_card_once_for_all_epochs(cupy, monkeypatch):
     val = Examples(DATA, np.arange(40, 60), 255.0, "dynamic")
     trainer.fit(Examples(DATA, np.arange(40), 255.0), 4, val=val)
     assert brought.count(DATA.shape) == 2  # once to train on, once to measure on
+
+
+def test_rows_that_are_brought_train_as_those_that_lie_on_the_card(cupy):
+    sparse = pytest.importorskip("scipy.sparse", reason="SciPy makes sparse matrices")
+    X, y = DATA / 255, np.arange(60) % 3
+    staged = replace(Examples(InPlace(sparse.csr_array(X)), np.arange(60), side=np.eye(3)[y]), units=np.ones((2, 12)))
+    losses = []
+    for kernels, examples in ((load("numpy"), Examples(X - 1, np.arange(60), side=np.eye(3)[y])), (cupy, staged)):
+        arch = Architecture(12, 2, (8,), "tanh", "gaussian", missing="ignore", conditions=3)
+        network = Network(arch, kernels, "float32")
+        network.set_parameters(initial_parameters(arch, 0))
+        trainer = Trainer(network, Optimizer(), Objective(), 13, seed=5)
+        trainer.fit(examples, 4, val=replace(examples, rows=np.arange(7)))
+        losses.append([(record["loss"], record["val_loss"]) for record in trainer.history])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("products", ["cublas", "own"])
