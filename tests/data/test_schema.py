@@ -105,3 +105,21 @@ def test_it_survives_a_file_and_nothing_else_does():
     for bad in wrong:
         with pytest.raises(ValueError):
             Schema.from_dict(bad)
+
+
+def test_it_agrees_with_the_likelihood_and_the_units_of_a_model_or_is_of_another():
+    units = np.array([np.zeros(6), np.ones(6)])
+    for likelihood, agrees in (
+        *((words, True) for words in (SCHEMA.likelihood, "gaussian", "gaussian*4 bernoulli*2")),
+        *((words, False) for words in ("categorical*3 gaussian bernoulli*2", "gaussian categorical*4 bernoulli")),
+    ):
+        assert SCHEMA.agrees(likelihood, units) == agrees
+    assert not SCHEMA.agrees("gaussian", units[:, 1:])
+    for column, agrees in (
+        (0, True),
+        (2, False),
+        (4, False),
+        (5, False),
+    ):  # 37 is the mean of numbers, of no yes and no
+        units[0], units[0, column] = 0, 37
+        assert SCHEMA.agrees("gaussian", units) == agrees
