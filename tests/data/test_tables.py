@@ -203,6 +203,16 @@ def test_the_decimal_mark_of_a_model_holds_for_other_tables_unless_they_show_ano
         assert len(other.notes) == said
 
 
+def test_the_row_index_that_pandas_puts_into_parquet_is_left_out_and_said(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="its index is what is left out")
+    pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'minivae[parquet]'")
+    frame = pandas.DataFrame({"a": np.arange(20.0), "b": np.arange(20.0) ** 2})
+    frame[frame.a % 3 == 0].to_parquet(tmp_path / "t.parquet")
+    dataset = load_dataset(tmp_path / "t.parquet")
+    assert dataset.schema.names == ("a", "b") and len(dataset.train) == 7
+    assert dataset.notes == ("column '__index_level_0__': a row index; left out",)
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars", "parquet"])
 def test_frames_and_parquet_are_tables_too(library, tmp_path):
     module = pytest.importorskip("polars" if library == "polars" else "pandas", reason="frames need their library")
