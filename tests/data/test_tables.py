@@ -207,7 +207,7 @@ def test_the_row_index_that_pandas_puts_into_parquet_is_left_out_and_said(tmp_pa
     pandas = pytest.importorskip("pandas", reason="its index is what is left out")
     pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'minivae[parquet]'")
     frame = pandas.DataFrame({"a": np.arange(20.0), "b": np.arange(20.0) ** 2})
-    frame[frame.a % 3 == 0].to_parquet(tmp_path / "t.parquet")
+    frame.iloc[[1, 4, 6, 7, 12, 18, 19]].to_parquet(tmp_path / "t.parquet")
     dataset = load_dataset(tmp_path / "t.parquet")
     assert dataset.schema.names == ("a", "b") and len(dataset.train) == 7
     assert dataset.notes == ("column '__index_level_0__': a row index; left out",)
