@@ -427,7 +427,7 @@ def test_evaluate_finds_the_held_out_rows_and_binarizes_them_as_score_does_of_th
     assert -elbo == pytest.approx(kept["val_loss"], abs=2)  # other draws of the same pixels
     np.save("mine.npy", digits[0][:50])
     assert main(["evaluate", "run", "--split", "validation"]) == 1
-    assert "has 50 rows, fewer than when it was trained on" in capsys.readouterr().err
+    assert "has 50 rows, fewer than when" in capsys.readouterr().err
 
 
 def test_a_file_on_disk_is_not_copied_for_a_few_of_its_rows(capsys, digits, monkeypatch):
