@@ -49,6 +49,8 @@ class Run:
             )
         for note in dataset.notes if other else ():  # those of its own data were said when it was trained
             say(note)
+        if other and schema is None and dataset.schema is not None:
+            say(f"the model knows no names of columns: those of {dataset.name} are read by position")
         shape, known = dataset.image_shape, self.image_shape
         if other and known and shape and shape != known:  # as many pixels in other places would pass
             raise DataError(

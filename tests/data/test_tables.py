@@ -333,6 +333,9 @@ def test_a_table_that_no_model_file_describes_is_read_by_position_or_refused(tmp
     assert main(["train", "p.csv", *quick, "--drop", "species", "sex"]) == 0
     assert "the columns of other tables are read by position" in capsys.readouterr().err
     assert main(["encode", "run", "--out", "z.csv"]) == 0 and open_run("run").schema is None
+    capsys.readouterr()
+    assert main(["encode", "run", "p.csv", "--out", "z.csv"]) == 0
+    assert "those of p.csv are read by position" in capsys.readouterr().err
     monkeypatch.setattr(minivae.data.schema, "STORED", (2**22, 2**17))
     assert main(["train", "p.csv", *quick[:-1], "whole", "--drop", "species", "sex"]) == 0
     (tmp_path / "holes.csv").write_text("mass;wing\n3,5;2\n;3\n")
