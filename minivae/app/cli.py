@@ -7,6 +7,7 @@ SIGTERM and SIGHUP 130, 143 and 129.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import warnings
@@ -22,12 +23,10 @@ MEANS = (
 # What loads NumPy is imported inside the functions, so that Ctrl-C meanwhile ends in `main` too.
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
+    """typed: the command whose options are asked for, as those of some cost imports; None for those of all."""
     from minivae import __version__
-    from minivae.app import commands
-    from minivae.app.options import Parser, add_train_options
-    from minivae.bench.report import add_arguments as add_bench_arguments
-    from minivae.kernels import MODULES
+    from minivae.app.options import Parser
 
     parser = Parser(
         prog="minivae",
@@ -45,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog="example:\n" + "\n".join(f"  {example}" for example in examples),
         )
-        sub.set_defaults(run=getattr(commands, name))
+        sub.set_defaults(run=name)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return sub
 
@@ -85,7 +84,10 @@ def build_parser() -> argparse.ArgumentParser:
         "minivae train digits --conditional",
         "minivae train --resume runs/mnist --epochs 40",
     )
-    add_train_options(train)
+    if typed in (None, "train"):
+        from minivae.app.options import add_train_options
+
+        add_train_options(train)
     as_json(train)
 
     evaluate = command(
@@ -174,7 +176,10 @@ def build_parser() -> argparse.ArgumentParser:
         "minivae gradcheck",
         "minivae gradcheck --backend all --json",
     )
-    gradcheck.add_argument("--backend", choices=("all", *MODULES), default="numpy", help="default: numpy")
+    if typed in (None, "gradcheck"):
+        from minivae.kernels import MODULES
+
+        gradcheck.add_argument("--backend", choices=("all", *MODULES), default="numpy", help="default: numpy")
     as_json(gradcheck)
 
     data = command("data", "list the named datasets, or fetch one", "minivae data", "minivae data mnist --download")
@@ -188,7 +193,10 @@ def build_parser() -> argparse.ArgumentParser:
         "minivae bench --quick",
         "minivae bench --suite step --out results.json --figure results.png",
     )
-    add_bench_arguments(bench)
+    if typed in (None, "bench"):
+        from minivae.bench.report import add_arguments
+
+        add_arguments(bench)
 
     as_json(command("backends", "say which backends work here, and why", "minivae backends"))
     return parser
@@ -204,8 +212,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     options = None
     _fill_places()
     try:
-        options = build_parser().parse_args(arguments)
-        status = int(options.run(options))
+        arguments = sys.argv[1:] if arguments is None else arguments
+        options = build_parser(next((word for word in arguments if not word.startswith("-")), "")).parse_args(arguments)
+        commands = importlib.import_module("minivae.app.commands")
+        status = int(getattr(commands, options.run)(options))
         if sys.stdout is not None:
             sys.stdout.flush()  # here a full disk can still be told
         return status
