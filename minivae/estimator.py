@@ -194,9 +194,8 @@ class VAE(Fitted):
             rows, held_rows = holdout(len(X), fraction, randomness.permutation(len(X), seed, randomness.HOLDOUT))
         columns, units = (self.n_features_in_, self.units_) if resume else (X.shape[1], None)
         examples, summary = read(X, "X", settings, scale, columns, y=y, condition=condition, units=units)
-        if (
-            fraction and not resume
-        ):  # of what is trained on; but the range is that of all rows, as no value may leave it
+        if fraction and not resume:
+            # of what is trained on; but the range is that of all rows, as no value may leave it
             part = summarize(X, examples.divide_by, "X", rows, missing=settings["missing"] != "error")
             summary = replace(part, minimum=summary.minimum, maximum=summary.maximum)
         units, val, test = column_units(settings, summary) if units is None else units, None, None
