@@ -51,10 +51,12 @@ class Dialect:
             raise DataError(f"{self.path}, line {self.at}: {error}; {fix}") from error
 
     def cut_sample(self, sample: list[str], delimiter: str) -> list[list[str]]:
-        """As far as it goes: the last cell may be open."""
+        """As far as it goes: the last cell may be open; a line whose quotes this delimiter does not fit has no cells."""
         rows: list[list[str]] = []
-        with suppress(DataError):
+        try:
             rows.extend(self.cut(sample, delimiter))
+        except DataError as error:
+            rows += [[]] if "expected after" in str(error) else []
         return rows
 
     def recognise_delimiter(self, sample: list[str]) -> str:

@@ -203,6 +203,14 @@ def test_the_decimal_mark_of_a_model_holds_for_other_tables_unless_they_show_ano
         assert len(other.notes) == said
 
 
+def test_a_mark_that_cannot_cut_quoted_cells_is_no_delimiter(tmp_path):
+    """It makes two cells of the header, and of no other line."""
+    (tmp_path / "t.csv").write_text('t,t|\n"t,",t\n"t,",t\n"t,",t\nt,t0\nt0,t00\nt,t\n')
+    dataset = load_dataset(tmp_path / "t.csv")
+    assert [column.name for column in dataset.schema.columns] == ["t", "t|"]
+    assert dataset.schema.columns[0].values == ("t", "t,", "t0")
+
+
 def test_the_row_index_that_pandas_puts_into_parquet_is_left_out_and_said(tmp_path):
     pandas = pytest.importorskip("pandas", reason="its index is what is left out")
     pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'minivae[parquet]'")
