@@ -65,7 +65,7 @@ class Dialect:
         marks = [mark for mark in "\t;|," if any(mark in line for line in sample[:2])]
         for lines in (sample, sample[1:]):
             for mark in marks if len(lines) > 1 or lines is sample else ():
-                if len(sizes := {len(row) for row in self.cut_sample(lines, mark)}) == 1 and sizes != {1}:
+                if len(sizes := {len(row) for row in self.cut_sample(lines, mark)}) == 1 and max(sizes) > 1:
                     return mark
         words = [line.split() for line in sample]
         even = len(set(map(len, words))) == 1 and len(words[0]) > 1 and all(map(is_number, words[-1]))

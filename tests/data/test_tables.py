@@ -209,6 +209,8 @@ def test_a_mark_that_cannot_cut_quoted_cells_is_no_delimiter(tmp_path):
     dataset = load_dataset(tmp_path / "t.csv")
     assert [column.name for column in dataset.schema.columns] == ["t", "t|"]
     assert dataset.schema.columns[0].values == ("t", "t,", "t0")
+    (tmp_path / "t.csv").write_text('"t","t;"\n' + '"0.5","0.25"\n' * 3)  # here of the header neither
+    assert [column.name for column in load_dataset(tmp_path / "t.csv").schema.columns] == ["t", "t;"]
 
 
 def test_the_row_index_that_pandas_puts_into_parquet_is_left_out_and_said(tmp_path):
