@@ -151,7 +151,7 @@ class _Reader(Dialect):
         plain = all(len(row) == len(names) and all(map(is_number, row)) for row in rows)
         if plain and not texts and self.decimal != ",":
             with suppress(ValueError):  # of a cell that is missing or no number, which the slow way finds
-                lines = (line for line in self._lines() if line.strip())
+                lines = (line for line in self._lines() if line.strip(" \r\n" if self.delimiter == "\t" else None))
                 mark = None if self.delimiter == " " else self.delimiter
                 skip = int(odd or headed)
                 matrix = np.loadtxt(lines, ndmin=2, delimiter=mark, skiprows=skip, comments=None, quotechar='"')

@@ -213,6 +213,11 @@ def test_a_mark_that_cannot_cut_quoted_cells_is_no_delimiter(tmp_path):
     assert [column.name for column in load_dataset(tmp_path / "t.csv").schema.columns] == ["t", "t;"]
 
 
+def test_a_row_of_tabs_is_a_row_without_values(tmp_path):
+    (tmp_path / "t.tsv").write_text("a\tb\n0.5\t1.5\n\t\n\n2.5\t3.5\n")
+    assert np.isnan(load_dataset(tmp_path / "t.tsv").train).all(axis=1).tolist() == [False, True, False]
+
+
 def test_the_row_index_that_pandas_puts_into_parquet_is_left_out_and_said(tmp_path):
     pandas = pytest.importorskip("pandas", reason="its index is what is left out")
     pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'minivae[parquet]'")
