@@ -75,7 +75,7 @@ class VAE(Fitted):
         hold the KL at C it must outweigh the reconstruction, so well above 1). free_bits must be 0. 0 is no capacity.
     init, output_bias : see `architecture.initial_parameters`.
     optimizer, learning_rate, momentum, nesterov, beta1, beta2, epsilon, weight_decay, max_grad_norm, schedule, lr_warmup,
-        decay_every, decay_factor : see `optimizers.Optimizer`. AdamW decays all parameters, as PyTorch's does.
+        decay_every, decay_factor, decay_growth : see `optimizers.Optimizer`. AdamW decays all parameters, as PyTorch's does.
     batch_size, epochs : examples per step, passes over the data. None follows the number of rows: `settings.resolved` says
         how, and settings_ what came of it. epochs None ends when the held-out loss has stopped falling.
     validation_fraction : the part of X held out by fit to choose the best epoch; None is 0.1, or 0 if fit gets X_val.
@@ -128,6 +128,7 @@ class VAE(Fitted):
     lr_warmup: float = 0.0
     decay_every: float = 10.0
     decay_factor: float = 0.5
+    decay_growth: float = 1.0
     batch_size: int | None = None
     epochs: int | None = None
     validation_fraction: float | None = None
@@ -401,7 +402,7 @@ class VAE(Fitted):
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = {"units_": (), "condition_": None} | state  # which older models have not
         if "settings_" in state:
-            state["settings_"] = {"standardize": False} | state["settings_"]
+            state["settings_"] = {"standardize": False, "decay_growth": 1.0} | state["settings_"]
         if "moments" in state:  # as older versions pickled them
             old = state["moments"]
             state["training"] = old["moments"], {"updates": old["updates"], "stopped": old["stopped"], "best": None}

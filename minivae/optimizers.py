@@ -21,8 +21,9 @@ SCHEDULES = ("constant", "step", "cosine")
 class Optimizer:
     """name: "sgd", "adam" (Kingma and Ba 2014) or "adamw" (decoupled weight decay, Loshchilov and Hutter 2017).
 
-    learning_rate: at its highest; schedule "constant", "step" (times decay_factor every decay_every epochs) or "cosine"
-    (to 0 over all epochs). lr_warmup: epochs of linear rise from 0. max_grad_norm: global-norm clipping, None for none.
+    learning_rate: at its highest; schedule "constant", "step" (times decay_factor after each stage: the first has
+    decay_every epochs, each later one decay_growth times those before it) or "cosine" (to 0 over all epochs). lr_warmup:
+    epochs of linear rise from 0. max_grad_norm: global-norm clipping, None for none.
     weight_decay acts on all parameters, biases and log_sigma too, as torch.optim.AdamW does on the parameters it is given.
     """
 
@@ -39,6 +40,7 @@ class Optimizer:
     lr_warmup: float = 0.0
     decay_every: float = 10.0
     decay_factor: float = 0.5
+    decay_growth: float = 1.0
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
@@ -53,6 +55,10 @@ class Optimizer:
         for name, value in positive.items():
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number, not {value!r}")
+        if not 1 <= self.decay_growth < math.inf:
+            raise ValueError(
+                f"decay_growth must be at least 1, where all stages are of one length, not {self.decay_growth!r}"
+            )
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)!r}")
@@ -75,11 +81,18 @@ class Optimizer:
         scalars = (lr, self.beta1, self.beta2, self.epsilon, update, self.weight_decay)
         return [clip, Call("adam_step", ("p", "m", "v", "g"), scalars)]
 
+    def stage(self, position: float) -> float:
+        """How many stages lie before `position`, in epochs: the first i have decay_every (g^i - 1) / (g - 1), g = growth."""
+        passed, growth = np.float64(position) / self.decay_every, self.decay_growth
+        if growth > 1:  # the logarithm of 27 to base 3 is rounded below 3
+            passed = np.log1p(passed * (growth - 1)) / math.log(growth) + 1e-9
+        return float(np.floor(passed))
+
     def learning_rate_at(self, position: float, epochs: float) -> float:
         """The learning rate at `position`, counted in epochs since the start of a training of so many epochs."""
         rate = self.learning_rate
         if self.schedule == "step":
-            rate *= float(np.float64(self.decay_factor) ** np.floor(np.float64(position) / self.decay_every))
+            rate *= float(np.float64(self.decay_factor) ** self.stage(position))
         elif self.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, position / epochs)))
         return rate * ramp(position, self.lr_warmup)

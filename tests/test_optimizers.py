@@ -35,6 +35,16 @@ def test_step_schedule_takes_its_interval_and_factor():
     assert [optimizer.learning_rate_at(p, 100) for p in (2.4, 2.5, 5.0)] == pytest.approx([1, 0.1, 0.01])
 
 
+def test_stages_that_grow_are_those_of_burda_et_al():
+    # 3^i epochs at 0.001 * 10^(-i / 7), i = 0 .. 7: 3,280 epochs; each stage begins with its first step
+    optimizer = Optimizer(schedule="step", decay_every=1, decay_factor=10 ** (-1 / 7), decay_growth=3)
+    rates = [optimizer.learning_rate_at(epoch, 3280) for epoch in range(3280)]
+    expected = np.concatenate([np.full(3**i, 1e-3 * 10 ** (-i / 7)) for i in range(8)])
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    last_step = [optimizer.stage(end - 1 / 3000) for end in (1, 4, 13, 40, 121, 364, 1093, 3280)]
+    assert last_step == list(range(8))
+
+
 def test_cosine_schedule_falls_from_the_whole_rate_over_the_half_to_zero():
     optimizer = Optimizer(learning_rate=0.4, schedule="cosine")
     rates = [optimizer.learning_rate_at(position, 20) for position in (0, 5, 10, 15, 20, 30)]
@@ -76,6 +86,7 @@ BAD_SETTINGS = (
     *({"learning_rate": bad} for bad in (0, -1e-3, math.nan, math.inf)),
     {"epsilon": 0.0},
     {"decay_every": 0},
+    *({"decay_growth": bad} for bad in (0.5, math.nan, math.inf)),
     *({"max_grad_norm": bad} for bad in (0, -1, math.nan)),
     *({name: bad} for name in ("momentum", "beta1", "beta2") for bad in (-0.1, 1.0, math.nan)),
     *({name: bad} for name in ("lr_warmup", "decay_factor") for bad in (-1, math.nan, math.inf)),

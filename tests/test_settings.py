@@ -68,6 +68,7 @@ SOUND = {
     "schedule": st.sampled_from(["step", "cosine"]),
     "decay_every": st.sampled_from([0.5, 1e-300]),
     "decay_factor": st.sampled_from([0.5, 1e300]),
+    "decay_growth": st.sampled_from([1.0, 3.0, 1e300]),
     "dtype": st.sampled_from(["float64", np.float32]),
     "epochs": st.integers(1, 2),
     "validation_fraction": st.sampled_from([0.0, 0.5]),

@@ -101,6 +101,10 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
             "lr_warmup": ({"type": float}, "epochs in which the learning rate rises from 0"),
             "decay_every": ({"type": float}, "schedule step: epochs between two decays"),
             "decay_factor": ({"type": float}, "schedule step: factor of each decay"),
+            "decay_growth": (
+                {"type": float},
+                "schedule step: times as many epochs to each further decay (Burda et al.: 3)",
+            ),
         },
         "training": {
             "batch_size": ({"type": int}, "examples per step (default: by the rows, 16 to 128)"),

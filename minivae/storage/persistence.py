@@ -30,7 +30,7 @@ from minivae.storage import modelfile
 STATE = {"format_version", "settings", "data_dim", "scale", "seed"}
 NEEDED = {1: STATE | {"history"}, 2: STATE | {"condition", "history_columns"}}
 ALLOWED = {1: {"units", "condition"}, 2: {"training", "run", "feature_names", "automatic"}}
-NEW_SETTINGS = {"standardize"}  # which version 2 had not from its beginning on
+NEW_SETTINGS = {"standardize", "decay_growth"}  # which version 2 had not from its beginning on
 AUTOMATIC = ("batch_size", "epochs", "patience")  # None where the rows decide, also in the next fit
 MOST_LAYERS = 1000
 SPREAD = re.compile(r"kl_[0-9]+")  # the columns of kl_per_dim
