@@ -73,12 +73,19 @@ def forward_program(arch: Architecture, free_bits: float = 0.0, capacity: float 
 
 def backward_program(arch: Architecture) -> list[Call]:
     """The forward program in reverse: every gradient of the loss with respect to a parameter"""
-    return [
-        *[_dense_backward(layer) for layer in reversed(decoder_layers(arch))],
-        *([Call("split", ("dz", "dzc"))] if arch.conditions else []),
-        Call("sample_backward", ("dh", "dz", "h", "eps", "dkl_mean", "weight")),
-        *[_dense_backward(layer) for layer in reversed(encoder_layers(arch))],
-    ]
+    sampling = Call("sample_backward", ("dh", "dz", "h", "eps", "dkl_mean", "weight"))
+    return [*decoder_backward(arch), sampling, *encoder_backward(arch)]
+
+
+def decoder_backward(arch: Architecture) -> list[Call]:
+    """dout -> dz"""
+    told = [Call("split", ("dz", "dzc"))] if arch.conditions else []
+    return [_dense_backward(layer) for layer in reversed(decoder_layers(arch))] + told
+
+
+def encoder_backward(arch: Architecture) -> list[Call]:
+    """dh, back to the first layer"""
+    return [_dense_backward(layer) for layer in reversed(encoder_layers(arch))]
 
 
 def _dense_forward(layer: Layer) -> Call:
