@@ -176,21 +176,30 @@ def parameter_layout(arch: Architecture) -> Layout:
     return layout
 
 
-BATCH = -1  # stands for the number of rows in a shape
+BATCH, SAMPLES = -1, -2  # stand in a shape for the number of examples, and of samples of z for all of them
 INTEGER_ARRAYS = ("rows",)  # which examples of the data are in the batch; all other arrays hold the network's dtype
 
 
-def array_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every array that is no parameter, batch rows written as BATCH."""
-    B, D, Z = BATCH, arch.data_dim, arch.latent_dim
-    shapes: dict[str, tuple[int, ...]] = {"x": (B, D), "eps": (B, Z), "z": (B, Z), "dz": (B, Z), "kl": (B, Z)}
-    shapes |= {"kl_mean": (Z,), "dkl_mean": (Z,), "nll": (B,), "weight": (B,), "norm": (1,), "u": (B, D)}
-    shapes |= {"log_sigma": (1,), "dlog_sigma": (1,), "rows": (B,)}
-    C = arch.conditions
-    shapes |= {"c": (B, C), "xc": (B, arch.inputs + C), "zc": (B, Z + C), "dzc": (B, Z + C)}
-    shapes |= {"observed": (B, D), "inputs": (B, arch.inputs), "dt": (B, D)}
-    for layer in encoder_layers(arch) + decoder_layers(arch):
+def array_shapes(arch: Architecture, samples: int = 1) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every array that is no parameter, for so many samples of z for each example."""
+    B, S, D, Z, C = BATCH, SAMPLES, arch.data_dim, arch.latent_dim, arch.conditions
+    shapes: dict[str, tuple[int, ...]] = {
+        "x": (B, D),
+        "u": (B, D),
+        "rows": (B,),
+        "c": (B, C),
+        "xc": (B, arch.inputs + C),
+    }
+    shapes |= {"observed": (B, D), "inputs": (B, arch.inputs)}
+    for layer in encoder_layers(arch):
         shapes |= {name: (B, layer.outputs) for name in (layer.y, layer.a, differential(layer.y))}
+    shapes |= {"eps": (S, Z), "noise": (B, samples * Z), "z": (S, Z), "dz": (S, Z), "zc": (S, Z + C), "dzc": (S, Z + C)}
+    shapes |= {"x.k": (S, D), "observed.k": (S, D), "c.k": (S, C)}
+    for layer in decoder_layers(arch):
+        shapes |= {name: (S, layer.outputs) for name in (layer.y, layer.a, differential(layer.y))}
+    shapes |= {"nll": (S,), "dnll": (S,), "dt": (S, D), "log_sigma": (1,), "dlog_sigma": (1,), "norm": (1,)}
+    shapes |= {"kl": (B, Z), "kl_mean": (Z,), "dkl_mean": (Z,), "bound": (B,), "terms": (B, Z + 1)}
+    shapes |= {"terms_mean": (Z + 1,), "dterms_mean": (Z + 1,), "weight": (B,), "weight.k": (S,), "one": (S,)}
     return shapes
 
 

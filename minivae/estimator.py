@@ -23,6 +23,7 @@ from minivae.kernels import load as load_backend
 from minivae.network import Network
 from minivae.progress import say
 from minivae.settings import (
+    NEW_SETTINGS,
     architecture,
     check_continuation,
     check_memory,
@@ -66,6 +67,9 @@ class VAE(Fitted):
         stay in the data's own units, and "learned" trains a sigma for each column.
     conditional : whether encoder and decoder are told y, labels [n] or numbers [n] or [n, C] (Sohn et al. 2015); then every
         method that reads X or makes it needs y too, one for each row, or one for all.
+    objective, n_samples : "elbo"; or the bound of n_samples importance-weighted samples of z (with missing cells: MIWAE),
+        "iwae" (Burda et al. 2016), whose encoder gets a better gradient from "dreg" (Tucker et al. 2019) or, biased, "stl"
+        (Roeder et al. 2017). In the decoder a step takes n_samples times as long. To "elbo" they are draws for one mean.
     beta, kl_warmup, free_bits : weight of the KL (Higgins et al. 2017), epochs in which it rises from 0, and the nats
         below which a latent dimension is not pushed (Kingma et al. 2016).
     kl_cycles : with more than 1, `epochs` are divided into so many cycles: in each, beta rises from 0 over kl_warmup epochs,
@@ -107,6 +111,8 @@ class VAE(Fitted):
     missing: str = "error"
     standardize: bool = False
     conditional: bool = False
+    objective: str = "elbo"
+    n_samples: int = 1
     beta: float = 1.0
     kl_warmup: float = 0.0
     free_bits: float = 0.0
@@ -336,7 +342,8 @@ class VAE(Fitted):
         if before.optimizer.name == settings["optimizer"]:  # the moments of another rule mean other things
             names += ["moments", "updates"]
         kept = {name: getattr(before, name) for name in names}
-        if any(settings[name] != self.settings_[name] for name in ("beta", "free_bits", "capacity")):
+        meaning = ("objective", "n_samples", "beta", "free_bits", "capacity")
+        if any(settings[name] != self.settings_[name] for name in meaning):
             kept["best"] = Best(self.network_.get_parameters(), before.epoch)  # held-out losses mean something else now
         self._adopt(settings, self.scale_, self._trainer(settings, self.network_, self.seed_, self.history_, **kept))
 
@@ -402,7 +409,7 @@ class VAE(Fitted):
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = {"units_": (), "condition_": None} | state  # which older models have not
         if "settings_" in state:
-            state["settings_"] = {"standardize": False, "decay_growth": 1.0} | state["settings_"]
+            state["settings_"] = NEW_SETTINGS | state["settings_"]
         if "moments" in state:  # as older versions pickled them
             old = state["moments"]
             state["training"] = old["moments"], {"updates": old["updates"], "stopped": old["stopped"], "best": None}

@@ -14,14 +14,14 @@ from minivae.data.batches import Examples
 from minivae.data.files import DataError
 from minivae.kernels import Call, Var, load
 from minivae.likelihoods import LIKELIHOODS
-from minivae.network import Network, Workspace, decode_program, encode_program, forward_program
+from minivae.network import ELBO, Bound, Network, Workspace, decode_program, encode_program, forward_program
 
 CHUNK = 1024  # rows at a time outside training: enough for full speed, a few megabytes
 
 
 def noise_call(seed: int, purpose: int) -> Call:
     """eps for the examples in rows, as a function of the variable step."""
-    return Call("philox_normal", ("eps", "rows"), (seed, purpose, Var("step")))
+    return Call("philox_normal", ("noise", "rows"), (seed, purpose, Var("step")))
 
 
 def draws_for(examples: Examples) -> int:
@@ -30,26 +30,35 @@ def draws_for(examples: Examples) -> int:
 
 
 def elbo_of(
-    network: Network, examples: Examples, seed: int, draws: int = 1
-) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    network: Network, examples: Examples, seed: int, draws: int = 1, bound: Bound = ELBO, beta: float = 1.0
+) -> Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """A function of the draw's number, whose arrays are made once, for one who asks after every epoch. It answers
 
-    recon [n] = -log p(x|z), its mean over so many draws of z from q(z|x), and kl [n, Z], both in nats; the ELBO is
-    -(recon + sum_j kl). z is sampled, not set to its mean: at the mean, recon + kl bounds nothing.
+    recon [n] = -log p(x|z), its mean over so many draws of z from q(z|x), kl [n, Z], and the negative bound [n], all in
+    nats: recon + beta sum_j kl, or what an importance-weighted bound makes of each draw's samples, in the mean over draws.
+    z is sampled, not set to its mean: at the mean, recon + kl bounds nothing.
     """
-    examples = examples.fixed()
-    program = [*examples.batch_program(seed), noise_call(seed, randomness.EVALUATE), *forward_program(network.arch)]
-    work = _workspace(network, program, examples)
+    examples, Z = examples.fixed(), network.arch.latent_dim
+    bound = replace(bound, free_bits=0.0, capacity=0.0)
+    program = [
+        *examples.batch_program(seed),
+        noise_call(seed, randomness.EVALUATE),
+        *forward_program(network.arch, bound),
+    ]
+    chunk = max(1, CHUNK // bound.n_samples)
+    work = _workspace(network, program, examples, chunk, bound.n_samples)
 
-    def terms(sample: int) -> tuple[np.ndarray, np.ndarray]:
-        recon, kl = np.zeros(len(examples.rows)), np.empty((len(examples.rows), network.arch.latent_dim))
-        for piece, rows in examples.chunks(CHUNK):
+    def terms(sample: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        recon, loss, kl = np.zeros(len(examples.rows)), np.zeros(len(examples.rows)), np.empty((len(examples.rows), Z))
+        for piece, rows in examples.chunks(chunk):
             for draw in range(draws):
                 examples.load(work, rows)  # again, for a program may consume them
-                work.run(len(rows), step=sample * draws + draw, beta=1.0)
-                recon[piece] += work.get("nll")
+                work.run(len(rows), step=sample * draws + draw, beta=beta)
+                recon[piece] += work.get("nll").reshape(len(rows), -1).mean(axis=1)
+                if bound.weighted:
+                    loss[piece] += work.get("bound")
             kl[piece] = work.get("kl")
-        return recon / draws, kl
+        return recon / draws, kl, loss / draws if bound.weighted else recon / draws + beta * kl.sum(axis=1)
 
     return terms
 
@@ -176,5 +185,7 @@ def collapse(active: int, latent_dim: int) -> str:
     )
 
 
-def _workspace(network: Network, program: list[Call], examples: Examples) -> Workspace:
-    return network.workspace(program, min(CHUNK, len(examples.rows)), **examples.on(network.kernels))
+def _workspace(
+    network: Network, program: list[Call], examples: Examples, chunk: int = CHUNK, samples: int = 1
+) -> Workspace:
+    return network.workspace(program, min(chunk, len(examples.rows)), samples, **examples.on(network.kernels))

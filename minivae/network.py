@@ -4,6 +4,9 @@
                                    |
                                    kl -> kl_loss
 
+With K samples of z for each example all from z on has S = K B rows, and x is repeated for them: "x.k" is "x" K times over.
+With K = 1 it is x itself. An importance-weighted bound takes the place of the ELBO where its kernels stand below.
+
 A program is a list of `Call`s over named arrays. Training, evaluation and the gradient check run the same programs, and
 each backend may run, compile or record them.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +24,7 @@ import numpy as np
 from minivae.architecture import (
     BATCH,
     INTEGER_ARRAYS,
+    SAMPLES,
     Architecture,
     Layer,
     array_shapes,
@@ -42,38 +47,101 @@ def encode_program(arch: Architecture) -> list[Call]:
     return before + [_dense_forward(layer) for layer in encoder_layers(arch)]
 
 
-def decode_program(arch: Architecture) -> list[Call]:
+def decode_program(arch: Architecture, samples: int = 1) -> list[Call]:
     """z -> out: what the likelihood's kernel reads, such as logits for bernoulli"""
-    told = [Call("join", ("zc", "z", "c"))] if arch.conditions else []
+    told = [Call("join", ("zc", "z", k("c", samples)))] if arch.conditions else []
     return told + [_dense_forward(layer) for layer in decoder_layers(arch)]
 
 
-def loss_program(arch: Architecture) -> list[Call]:
+def k(name: str, samples: int) -> str:
+    """The array that has a row for each sample, where `name` has one for each example."""
+    return name if samples == 1 else f"{name}.k"
+
+
+def loss_program(arch: Architecture, samples: int = 1, weight: str = "weight") -> list[Call]:
     """out, x -> nll and dout, the gradient with respect to the decoder's output"""
+    x, observed = k("x", samples), k("observed", samples)
     if arch.by_columns:
-        arrays = ("dout", "dt", "nll", "out", "x", "observed", "dispersion", "log_scale", "runs", "weight")
+        arrays = ("dout", "dt", "nll", "out", x, observed, "dispersion", "log_scale", "runs", weight)
         total = [Call("sum_rows", ("ddispersion", "dt"))] if arch.learns_dispersion else []
         return [Call(arch.loss_kernel, arrays), *total]
     row = TABLE[arch.loss_kernel]
     out = next(array.name for array in row.arrays if not array.written)  # whatever the likelihood calls it
-    here = {out: "out", differential(out): "dout"}
+    here = {out: "out", differential(out): "dout", "x": x, "weight": weight}
     return [Call(row.name, tuple(here.get(array.name, array.name) for array in row.arrays))]
 
 
-def forward_program(arch: Architecture, free_bits: float = 0.0, capacity: float | Var = 0.0) -> list[Call]:
-    """x, eps -> nll, kl, kl_mean, and with them the gradients in which the backward pass begins"""
-    return [
+@dataclass(frozen=True)
+class Bound:
+    """What is maximized, as far as the program says it: see training.Objective, which adds the schedules.
+
+    name: "elbo", with the KL in closed form, or an importance-weighted bound with one of the ESTIMATORS of its gradient.
+    n_samples: K. free_bits and capacity (a number, or a Var) belong to the closed form of the KL.
+    """
+
+    name: str = "elbo"
+    n_samples: int = 1
+    free_bits: float = 0.0
+    capacity: float | Var = 0.0
+
+    @property
+    def weighted(self) -> bool:
+        return self.name != "elbo"
+
+    @property
+    def recorded(self) -> tuple[str, str, str]:
+        """The names of the loss of rows, of means [C] and of the weights of rows that the trace is made of."""
+        if self.weighted:
+            return "bound", "terms_mean", "weight"
+        return "nll", "kl_mean", k("weight", self.n_samples)
+
+    def columns(self, latent_dim: int) -> int:
+        """Of the trace: loss (or recon), the gradient's norm, kl_per_dim; and recon, where the loss stands in its place."""
+        return 2 + latent_dim + self.weighted
+
+
+ELBO = Bound()
+
+
+def forward_program(arch: Architecture, bound: Bound = ELBO) -> list[Call]:
+    """x, eps -> the loss of each row, its terms, and with them the gradients in which the backward pass begins"""
+    K, many = bound.n_samples, ["x", *["observed"] * arch.by_columns, *["c"] * bool(arch.conditions)]
+    program = [
         *encode_program(arch),
         Call("sample_forward", ("z", "kl", "h", "eps")),
-        *decode_program(arch),
-        *loss_program(arch),
-        Call("kl_loss", ("kl_mean", "dkl_mean", "kl", "weight"), (Var("beta"), free_bits, capacity)),
+        *[Call("repeat", (k(name, K), name)) for name in many if K > 1],
+        *decode_program(arch, K),
+    ]
+    if not bound.weighted:
+        scalars = Var("beta"), bound.free_bits, bound.capacity
+        penalty = Call("kl_loss", ("kl_mean", "dkl_mean", "kl", "weight"), scalars)
+        return [*program, *loss_program(arch, K, k("weight", K)), penalty]
+    terms = ("bound", "dnll", "terms", "nll", "kl", "z", "h", "eps", "weight")
+    return [
+        *program,
+        *loss_program(arch, K, "one"),
+        Call("importance_bound", terms, (Var("beta"),)),
+        *_weighed_loss(arch, K),
+        Call("kl_loss", ("terms_mean", "dterms_mean", "terms", "weight"), (1.0, 0.0, 0.0)),
     ]
 
 
-def backward_program(arch: Architecture) -> list[Call]:
+def _weighed_loss(arch: Architecture, samples: int) -> list[Call]:
+    """dnll -> dout and what else a loss has the gradient of, now that it is known what each nll counts."""
+    if arch.learns_sigma:  # whose gradient is a sum over rows
+        return loss_program(arch, samples, "dnll")
+    program = [Call("weigh", ("dout", "dnll"))]
+    if arch.learns_dispersion:
+        program += [Call("weigh", ("dt", "dnll")), Call("sum_rows", ("ddispersion", "dt"))]
+    return program
+
+
+def backward_program(arch: Architecture, bound: Bound = ELBO) -> list[Call]:
     """The forward program in reverse: every gradient of the loss with respect to a parameter"""
     sampling = Call("sample_backward", ("dh", "dz", "h", "eps", "dkl_mean", "weight"))
+    if bound.weighted:
+        arrays = ("dh", "dz", "z", "h", "eps", "dnll", "weight")
+        sampling = Call("importance_backward", arrays, (Var("beta"), bound.name))
     return [*decoder_backward(arch), sampling, *encoder_backward(arch)]
 
 
@@ -132,9 +200,12 @@ class Network:
         elif arch.likelihood == "gaussian" and not isinstance(arch.sigma, str):
             self.named["log_sigma"] = kernels.to_device(np.full(1, math.log(arch.sigma), self.dtype))
 
-    def workspace(self, program: Sequence[Call], capacity: int, **arrays: Any) -> Workspace:
-        """The arrays that this program needs, for batches of up to `capacity` rows; `arrays` brings further ones."""
-        return Workspace(self, program, capacity, arrays)
+    def workspace(self, program: Sequence[Call], capacity: int, samples: int = 1, **arrays: Any) -> Workspace:
+        """The arrays that this program needs, for batches of up to `capacity` rows with so many samples of z each.
+
+        `arrays` brings further ones.
+        """
+        return Workspace(self, program, capacity, samples, arrays)
 
     def set_parameters(self, values: np.ndarray) -> None:
         """Copy host values [N] into the parameters."""
@@ -155,23 +226,19 @@ class Network:
             raise NotFinite(f"the parameter {name!r} holds a NaN or an infinity; fit again, or load the model's file")
 
     def loss_and_gradient(
-        self,
-        x: np.ndarray,
-        eps: np.ndarray,
-        beta: float = 1.0,
-        free_bits: float = 0.0,
-        capacity: float = 0.0,
-        side: np.ndarray | None = None,
+        self, x: np.ndarray, eps: np.ndarray, beta: float = 1.0, side: np.ndarray | None = None, bound: Bound = ELBO
     ) -> tuple[float, np.ndarray]:
-        """The loss in nats per example and its gradient [N], at data x [B, D], noise eps [B, Z] and side [B, C]."""
-        program = forward_program(self.arch, free_bits, capacity) + backward_program(self.arch)
-        work = self.workspace(program, len(x))
-        work.put("x", x)
-        work.put("eps", eps)
-        if side is not None:
-            work.put("c", side)
+        """The loss in nats per example and its gradient [N], at data x [B, D], noise eps [S, Z] and side [B, C]."""
+        program = forward_program(self.arch, bound) + backward_program(self.arch, bound)
+        work = self.workspace(program, len(x), bound.n_samples)
+        for name, values in {"x": x, "eps": eps, "c": side}.items():
+            if values is not None:
+                work.put(name, values)
         work.run(len(x), beta=beta)
-        loss = total_loss(float(np.mean(work.get("nll"))), work.get("kl_mean"), beta, free_bits, capacity)
+        loss = float(np.mean(work.get(bound.recorded[0])))
+        if not bound.weighted:
+            assert not isinstance(bound.capacity, Var)
+            loss = total_loss(loss, work.get("kl_mean"), beta, bound.free_bits, bound.capacity)
         return loss, np.array(self.kernels.to_host(self.gradient))
 
 
@@ -183,15 +250,19 @@ def total_loss(recon: float, kl_mean: np.ndarray, beta: float, free_bits: float,
 class Workspace:
     """Every array of a program, held once. A batch smaller than the capacity uses the first rows of each."""
 
-    def __init__(self, network: Network, program: Sequence[Call], capacity: int, arrays: dict[str, Any]) -> None:
+    def __init__(
+        self, network: Network, program: Sequence[Call], capacity: int, samples: int, arrays: dict[str, Any]
+    ) -> None:
         self.network, self.program, self.capacity, self.rows = network, list(program), capacity, capacity
-        self.shapes = array_shapes(network.arch)
+        self.samples, self.shapes = samples, array_shapes(network.arch, samples)
         self.arrays = network.named | arrays
         for name in (name for call in program for name in call.arrays):
-            if name is not None and name not in self.arrays:
-                shape = tuple(capacity if n == BATCH else n for n in self.shapes[name])
+            if name is not None and name not in self.arrays and name != "noise":
+                shape = tuple({BATCH: capacity, SAMPLES: capacity * samples}.get(n, n) for n in self.shapes[name])
                 dtype = np.int64 if name in INTEGER_ARRAYS else network.dtype
                 self.arrays[name] = network.kernels.empty(shape, dtype)
+        if "eps" in self.arrays:  # drawn in one row for each example
+            self.arrays["noise"] = self.arrays["eps"].reshape(capacity, -1)
         self._bound: dict[int, tuple[CallByCall, dict[str, Any]]] = {}
 
     @np.errstate(all="ignore")  # what is no number is looked for where the program ends, whatever NumPy is set to
@@ -211,9 +282,13 @@ class Workspace:
     def bound(self, rows: int) -> tuple[CallByCall, dict[str, Any]]:
         """The program tied to arrays of so many rows, and those arrays by name."""
         if rows not in self._bound:
-            arrays = {n: a[:rows] if self.shapes.get(n, (0,))[0] == BATCH else a for n, a in self.arrays.items()}
-            share = np.full(rows, 1 / rows, self.network.dtype)  # the 1/B: the chain rule starts here
-            arrays["weight"] = self.network.kernels.to_device(share)
+            S, here = rows * self.samples, self.network.kernels.to_device
+            count = {BATCH: rows, SAMPLES: S}
+            lead = {name: shape[0] for name, shape in self.shapes.items() if shape[0] in count}
+            arrays = {n: a[: count[lead[n]]] if n in lead else a for n, a in self.arrays.items()}
+            # the 1/B: the chain rule starts here
+            for name, n, share in (("weight", rows, 1 / rows), ("weight.k", S, 1 / S), ("one", S, 1)):
+                arrays[name] = here(np.full(n, share, self.network.dtype))
             self._bound[rows] = bind(self.network.kernels, self.program, arrays), arrays
         return self._bound[rows]
 

@@ -20,7 +20,7 @@ from minivae.kernels.reference import ACTIVATIONS
 from minivae.kernels.table import TABLE, Kernel
 from minivae.kernels.table import value as size_of
 from minivae.likelihoods import COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT
-from minivae.network import Network, total_loss
+from minivae.network import Bound, Network, total_loss
 from minivae.parameters import differential, views
 
 TOLERANCE = 1e-7
@@ -206,12 +206,12 @@ def model_check(kernels: ModuleType, arch: Architecture, objective: tuple[float,
     parameters += 0.1 * noise(parameters.size)
     network.set_parameters(parameters)
     beta, free_bits, capacity = (*objective, 0.0)[:3]
-    side = noise(5, arch.conditions) if arch.conditions else None
-    _, gradient = network.loss_and_gradient(x, eps, beta, free_bits, capacity, side)
+    side, bound = noise(5, arch.conditions) if arch.conditions else None, Bound(free_bits=free_bits, capacity=capacity)
+    _, gradient = network.loss_and_gradient(x, eps, beta, side, bound)
 
     def loss(values: np.ndarray) -> float:
         network.set_parameters(values)
-        return network.loss_and_gradient(x, eps, beta, free_bits, capacity, side)[0]
+        return network.loss_and_gradient(x, eps, beta, side, bound)[0]
 
     sigma = f" sigma={arch.sigma}" if "gaussian" in arch.likelihood else ""
     sigma += f" missing={arch.missing}" if arch.missing != "error" else ""

@@ -39,6 +39,8 @@ from minivae.training import Objective
 DEFAULT_VALIDATION_FRACTION = 0.1
 LONGEST, UNWATCHED, PATIENCE = 25_000, 2000, 1000  # steps, where no epochs are given; see `resolved`
 DTYPES = ("float32", "float64")
+# what older files have not, and how it was then
+NEW_SETTINGS = {"standardize": False, "decay_growth": 1.0, "objective": "elbo", "n_samples": 1}
 OF_KERNELS = ("sigma", "beta", "free_bits", "capacity", "learning_rate", "epsilon")  # computed with in the dtype
 _WORDS = "latent_dim hidden_dims activation likelihood sigma missing standardize conditional dtype backend"
 OF_THE_NETWORK = tuple(_WORDS.split())
@@ -281,7 +283,9 @@ def check_memory(arch: Architecture, settings: dict[str, Any], rows: int) -> Non
     fix = "lower hidden_dims or latent_dim"
     require_memory(f"a network {shape}", size(parameter_layout(arch)) * max(16, 5 * each), fix)
     batch = min(settings["batch_size"], rows)
-    require_memory(f"batch_size={batch}", batch * each * 2 * sum(layer.outputs for layer in layers))
+    rows = settings["n_samples"] * batch
+    fewer = f" with n_samples={settings['n_samples']}" if rows > batch else ""
+    require_memory(f"batch_size={batch}{fewer}", rows * each * 2 * sum(layer.outputs for layer in layers))
 
 
 def read(

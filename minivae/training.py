@@ -21,8 +21,9 @@ from minivae.data.batches import Examples
 from minivae.evaluation import draws_for, elbo_of, noise_call
 from minivae.forks import unforked
 from minivae.kernels import Call, Var
+from minivae.kernels.bounds import ESTIMATORS
 from minivae.likelihoods import COUNTS, domains
-from minivae.network import Network, NotFinite, Workspace, backward_program, forward_program, total_loss
+from minivae.network import Bound, Network, NotFinite, Workspace, backward_program, forward_program, total_loss
 from minivae.optimizers import Optimizer, ramp
 from minivae.processors import one_blas_thread
 from minivae.progress import bar, say
@@ -33,6 +34,7 @@ Checkpoint = Callable[
     ["Trainer", Any, str], Any
 ]  # of a trainer, the running epoch's trace so far, and a word of MOMENTS
 MOMENTS = ("step", "epoch", "cut", "end")  # between two steps, two epochs, in an epoch that is ended early, at the end
+OBJECTIVES = ("elbo", *ESTIMATORS)
 INTERRUPTED = "interrupted by Ctrl-C"
 IMPATIENT = "no better val_loss for "
 ACTIVE = 0.01  # nats: a latent dimension whose mean KL over an epoch exceeds this is in use
@@ -44,6 +46,9 @@ class Objective:
 
     beta_t = beta min(1, t / kl_warmup), where t starts again in each of kl_cycles equal parts of the training (Fu et al.
     2019), and C_t = capacity min(1, t / capacity_warmup), where it does not (Burgess et al. 2018, whose gamma is beta).
+    objective: that is "elbo", recon being the mean over n_samples draws of z. "iwae" (Burda et al. 2016) is their
+    importance-weighted bound, in which beta_t weighs log q - log p; "stl" (Roeder et al. 2017) and "dreg" (Tucker et al.
+    2019) give its encoder other gradients, see kernels/bounds.py.
     """
 
     beta: float = 1.0
@@ -52,6 +57,8 @@ class Objective:
     kl_cycles: int = 1
     capacity: float = 0.0
     capacity_warmup: float = 0.0
+    objective: str = "elbo"
+    n_samples: int = 1
 
     def __post_init__(self) -> None:
         for name in ("beta", "kl_warmup", "free_bits", "capacity", "capacity_warmup"):
@@ -59,8 +66,20 @@ class Objective:
                 raise ValueError(f"{name} must be 0 or a positive number, not {getattr(self, name)!r}")
         if self.kl_cycles < 1:
             raise ValueError(f"kl_cycles must be at least 1, not {self.kl_cycles!r}")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
+        if self.n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, not {self.n_samples!r}")
+        for name in ("free_bits", "capacity"):
+            if self.objective != "elbo" and getattr(self, name):
+                raise ValueError(f"{name} is for the KL of objective='elbo'; {self.objective!r} has none: set {name}=0")
         if self.capacity and self.free_bits:
             raise ValueError(f"capacity={self.capacity:g} is for the KL as a whole; set free_bits=0 beside it")
+
+    @property
+    def bound(self) -> Bound:
+        """What a step's program needs to know."""
+        return Bound(self.objective, self.n_samples, self.free_bits, Var("capacity") if self.capacity else 0.0)
 
     def beta_at(self, position: float, epochs: float = math.inf) -> float:
         """beta at `position`, counted in epochs since the start of a training of so many epochs; after it beta stays."""
@@ -76,13 +95,15 @@ def step_program(
     network: Network, examples: Examples, objective: Objective, optimizer: Optimizer, seed: int
 ) -> list[Call]:
     """One training step. Variables: step and update (from 1), index (row of the trace), beta, capacity, learning_rate."""
+    bound = objective.bound
+    loss, terms, weight = bound.recorded
     return [
         *examples.batch_program(seed),
         noise_call(seed, randomness.TRAIN_NOISE),
-        *forward_program(network.arch, objective.free_bits, Var("capacity") if objective.capacity else 0.0),
-        *backward_program(network.arch),
+        *forward_program(network.arch, bound),
+        *backward_program(network.arch, bound),
         *optimizer.program(),
-        Call("record", ("trace", "nll", "kl_mean", "norm", "weight"), (Var("index"),)),
+        Call("record", ("trace", loss, terms, "norm", weight), (Var("index"),)),
     ]
 
 
@@ -108,8 +129,9 @@ class Trainer:
     ACTIVE), grad_norm, beta, capacity, learning_rate, seconds, examples_per_second; val_loss, val_recon, val_kl and those of
     test where there is such a part; and kept: whether these parameters were the ones to keep. recon, kl and grad_norm are
     means over the steps of the epoch, while the parameters moved, and of these means is loss = recon +
-    beta |sum_j max(free_bits, kl_j) - capacity|, with beta and capacity of the last step. The held-out parts are measured
-    after the epoch, with the full beta and capacity, so that their epochs compare.
+    beta |sum_j max(free_bits, kl_j) - capacity|, with beta and capacity of the last step; importance-weighted,
+    it is the mean of the bound itself. The held-out parts are measured after the epoch, with the full beta and capacity, so
+    that their epochs compare.
     """
 
     network: Network
@@ -167,13 +189,14 @@ class Trainer:
         Raises NotFinite.
         """
         schedule_epochs = schedule_epochs or self.epoch + epochs
-        steps = math.ceil(len(examples.rows) / self.batch_size)
-        trace = self.network.kernels.empty((steps, 2 + self.network.arch.latent_dim), np.float64)
+        steps, Z = math.ceil(len(examples.rows) / self.batch_size), self.network.arch.latent_dim
+        trace = self.network.kernels.empty((steps, self.objective.bound.columns(Z)), np.float64)
         work = self._workspace(examples, trace)
         for rows in {work.capacity, len(examples.rows) % self.batch_size} - {0}:
             work.bound(rows)  # what must be compiled or recorded is so before any epoch is timed
         parts = [("val", val), ("test", test)]
-        held_out = {name: elbo_of(self.network, part, self.seed, draws_for(part)) for name, part in parts if part}
+        aim = self.objective.bound, self.objective.beta
+        held_out = {name: elbo_of(self.network, part, self.seed, draws_for(part), *aim) for name, part in parts if part}
         if not (resume and self.best):
             self.best, self.begun, self.spent = Best(self.network.get_parameters(), self.epoch), None, 0.0
         self.stopped, kept, blas = "", True, one_blas_thread(self.network, work.capacity, self._say)
@@ -214,7 +237,8 @@ class Trainer:
         program = step_program(self.network, examples, self.objective, self.optimizer, self.seed)
         flat = {"p": self.network.parameters, "g": self.network.gradient, **self.moments}
         capacity = min(self.batch_size, len(examples.rows))
-        return self.network.workspace(program, capacity, trace=trace, **examples.on(self.network.kernels), **flat)
+        arrays = {"trace": trace, **examples.on(self.network.kernels), **flat}
+        return self.network.workspace(program, capacity, self.objective.n_samples, **arrays)
 
     def _train_epoch(self, work: Workspace, examples: Examples, trace: Any, epochs: int) -> Record:
         n, size = len(examples.rows), self.batch_size
@@ -261,8 +285,12 @@ class Trainer:
         share = np.full(first, size / done)
         share[-1] = (done - size * (first - 1)) / done
         product = unforked(np.matmul)
-        recon, kl_per_dim = float(product(share, host[:, 0])), product(share, host[:, 2:])
-        loss = total_loss(recon, kl_per_dim, beta[first - 1], self.objective.free_bits, capacity[first - 1])
+        means, Z = product(share, host), self.network.arch.latent_dim
+        recon, kl_per_dim, loss = float(means[0]), means[2 : 2 + Z], float(means[0])
+        if self.objective.bound.weighted:
+            recon = float(means[-1])
+        else:
+            loss = total_loss(recon, kl_per_dim, beta[first - 1], self.objective.free_bits, capacity[first - 1])
         if self.network.not_finite() or not math.isfinite(loss):  # no step looks at what the last update left
             raise NotFinite(self._diagnosis(work, float(rate[first - 1])))
         self.epoch += 1
@@ -286,9 +314,10 @@ class Trainer:
         if self.checkpoint is not None:
             self.checkpoint(self, trace, moment)
 
-    def _held_out(self, name: str, recon: np.ndarray, kl: np.ndarray) -> Record:
-        kl_mean, aim = kl.mean(axis=0), self.objective
-        loss = total_loss(float(recon.mean()), kl_mean, aim.beta, aim.free_bits, aim.capacity)
+    def _held_out(self, name: str, recon: np.ndarray, kl: np.ndarray, bound: np.ndarray) -> Record:
+        kl_mean, aim, loss = kl.mean(axis=0), self.objective, float(bound.mean())
+        if not aim.bound.weighted:
+            loss = total_loss(float(recon.mean()), kl_mean, aim.beta, aim.free_bits, aim.capacity)
         if not math.isfinite(loss):
             raise NotFinite(
                 f"training stopped after epoch {self.epoch}: its {name}_loss is {loss} where the training loss is finite; "

@@ -17,7 +17,7 @@ PACKAGE = Path(minivae.__file__).parent
 ORDER = [
     "__init__",
     *("forks", "processors", "progress", "storage", "storage.durable", "storage.archives", "storage.folders"),
-    *("kernels.philox", "kernels.columns", "kernels.reference", "kernels.table", "kernels"),
+    *("kernels.philox", "kernels.columns", "kernels.bounds", "kernels.reference", "kernels.table", "kernels"),
     *(
         "kernels.numba",
         "kernels.numba.vector_math",
@@ -28,6 +28,7 @@ ORDER = [
     ),
     *(
         "kernels.numba.columns",
+        "kernels.numba.bounds",
         "kernels.numba.rows",
         "kernels.numba.interpreter",
         "kernels.numba.encode",
@@ -68,6 +69,7 @@ READING_PATH = [
     *(
         "kernels.reference",
         "kernels.columns",
+        "kernels.bounds",
         "kernels.philox",
         "kernels.table",
         "kernels",

@@ -16,7 +16,7 @@ from minivae.app.cli import main
 from minivae.architecture import Architecture, initial_parameters
 from minivae.evaluation import collapse
 from minivae.kernels import load
-from minivae.network import Network, total_loss
+from minivae.network import Bound, Network, total_loss
 from minivae.optimizers import Optimizer
 from minivae.training import Objective
 
@@ -118,13 +118,13 @@ def test_gradient_of_a_whole_model_with_capacity_on_every_backend(kernels, capac
 
     def loss_and_gradient(values):
         network.set_parameters(values)
-        return network.loss_and_gradient(x, eps, 4.0, capacity=capacity)
+        return network.loss_and_gradient(x, eps, 4.0, bound=Bound(capacity=capacity))
 
     loss, gradient = loss_and_gradient(parameters)
     assert check_gradient(lambda values: loss_and_gradient(values)[0], gradient, parameters) < 1e-7
     book = Network(arch, load("numpy"), "float64")
     book.set_parameters(parameters)
-    expected, expected_gradient = book.loss_and_gradient(x, eps, 4.0, capacity=capacity)
+    expected, expected_gradient = book.loss_and_gradient(x, eps, 4.0, bound=Bound(capacity=capacity))
     assert loss == pytest.approx(expected, rel=1e-12)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-12)
 

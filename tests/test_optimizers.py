@@ -11,7 +11,7 @@ from minivae import VAE
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
 from minivae.kernels import bind, load, reference
-from minivae.network import Network, backward_program, forward_program, total_loss
+from minivae.network import Bound, Network, backward_program, forward_program, total_loss
 from minivae.optimizers import OPTIMIZERS, Optimizer, ramp
 from minivae.parameters import views
 from minivae.training import Objective, Trainer
@@ -252,7 +252,9 @@ def network_and_batch():
 def encoder_gradient(network_and_batch, beta, free_bits):
     """kl_mean [Z] and dh [B, 2Z], the gradient where it enters the encoder, column j and Z + j for dimension j."""
     network, x, eps = network_and_batch
-    work = network.workspace(forward_program(network.arch, free_bits) + backward_program(network.arch), len(x))
+    work = network.workspace(
+        forward_program(network.arch, Bound(free_bits=free_bits)) + backward_program(network.arch), len(x)
+    )
     work.put("x", x)
     work.put("eps", eps)
     work.run(len(x), beta=beta)
@@ -273,7 +275,7 @@ def test_a_dimension_below_free_bits_has_exactly_the_gradient_of_the_reconstruct
 
 def test_free_bits_above_every_kl_leave_no_kl_in_any_gradient(network_and_batch):
     network, x, eps = network_and_batch
-    loss, free = network.loss_and_gradient(x, eps, beta=1.0, free_bits=100.0)
+    loss, free = network.loss_and_gradient(x, eps, beta=1.0, bound=Bound(free_bits=100.0))
     recon, none = network.loss_and_gradient(x, eps, beta=0.0)
     np.testing.assert_array_equal(free, none)
     assert loss == pytest.approx(recon + 4 * 100)  # what the objective counts is the threshold
@@ -282,9 +284,9 @@ def test_free_bits_above_every_kl_leave_no_kl_in_any_gradient(network_and_batch)
 def test_no_free_bits_is_the_plain_kl(network_and_batch):
     network, x, eps = network_and_batch
     kl_mean, _ = encoder_gradient(network_and_batch, 1.0, 0.0)
-    loss, gradient = network.loss_and_gradient(x, eps, beta=1.3, free_bits=0.0)
+    loss, gradient = network.loss_and_gradient(x, eps, beta=1.3)
     recon, without = network.loss_and_gradient(x, eps, beta=0.0)
-    tiny, with_tiny = network.loss_and_gradient(x, eps, beta=1.3, free_bits=float(kl_mean.min()) / 2)
+    tiny, with_tiny = network.loss_and_gradient(x, eps, beta=1.3, bound=Bound(free_bits=float(kl_mean.min()) / 2))
     assert loss == pytest.approx(recon + 1.3 * kl_mean.sum(), rel=1e-14)
     assert tiny == loss
     np.testing.assert_array_equal(gradient, with_tiny)

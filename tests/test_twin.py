@@ -18,7 +18,7 @@ import pytest
 
 from minivae.architecture import Architecture, parameter_layout
 from minivae.data.batches import Examples
-from minivae.network import Network
+from minivae.network import Bound, Network
 from minivae.optimizers import Optimizer
 from minivae.parameters import views
 from minivae.training import Objective, Trainer, step_program
@@ -68,8 +68,8 @@ def assert_gradients_equal(entries, kernels, form, activation, objectives):
         assert (threshold > 0) == (objective != "plain")
         x, eps = entries[f"{form}/x"], entries[f"{form}/eps"]
         assert np.isnan(x).any() == (arch.missing != "error")
-        setting = {} if objective == "plain" else {objective: float(threshold)}
-        our_loss, our_flat = network.loss_and_gradient(x, eps, twin.BETA, **setting)
+        bound = Bound() if objective == "plain" else Bound(**{objective: float(threshold)})
+        our_loss, our_flat = network.loss_and_gradient(x, eps, twin.BETA, bound=bound)
         assert our_loss == pytest.approx(loss, rel=1e-12)
         theirs, ours = twin.split(np.array(gradient), names), views(our_flat, parameter_layout(arch))
         assert set(ours) == set(theirs)

@@ -60,6 +60,7 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
     from minivae.kernels.reference import ACTIVATIONS
     from minivae.likelihoods import LIKELIHOODS
     from minivae.optimizers import OPTIMIZERS, SCHEDULES
+    from minivae.training import OBJECTIVES
 
     widths: dict[str, Any] = {"type": _widths, "nargs": "*", "action": _Flatten}
     known = "; ".join(f"{name}: {l.data}" for name, l in LIKELIHOODS.items())
@@ -80,6 +81,8 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
             "output_bias": (_choice(*OUTPUT_BIASES), "initial bias of the decoder's last layer"),
         },
         "objective": {
+            "objective": (_choice(*OBJECTIVES), "ELBO, or the importance-weighted bound by one of its estimators"),
+            "n_samples": ({"type": int}, "samples K of z for each example: of the bound, or for the mean of the ELBO"),
             "beta": ({"type": float}, "weight of the KL"),
             "kl_warmup": ({"type": float}, "epochs in which beta rises from 0"),
             "free_bits": ({"type": float}, "nats per latent dimension below which the KL is not pushed"),

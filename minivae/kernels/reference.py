@@ -9,8 +9,9 @@ This file is the definition. Faster backends repeat its names and are compared w
 Arrays that a kernel writes come first, then the arrays that it reads, then scalars; writes are `=`, never `+=`, and what
 is read is left untouched unless the first lines say "consumed". Each kernel takes float32 or float64 and keeps it.
 
-Reading order: activations, dense layer, sampling and KL, likelihoods, optimizers, batches; the noise is in philox.py, and
-what tables need (a likelihood for every column, missing cells) in columns.py, the second chapter.
+Reading order: activations, dense layer, sampling and KL, likelihoods, optimizers, batches; the noise is in philox.py, what
+tables need (a likelihood for every column, missing cells) in columns.py, the second chapter, and bounds tighter than the
+ELBO in bounds.py, the third. There an example has K samples of z: S = K B rows. Everywhere else K = 1.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import math
 
 import numpy as np
 
+from minivae.kernels.bounds import importance_backward, importance_bound, repeat, weigh  # noqa: F401
 from minivae.kernels.columns import (  # noqa: F401  (names of the interface)
     FEW,
     LOG_2PI,
@@ -163,15 +165,14 @@ def dense_backward(dx, dW, db, dy, x, a, y, W, activation):
 
 
 def sample_forward(z, kl, h, eps):
-    """z [B, Z] = mu + sigma eps  and  kl [B, Z] = KL( N(mu, sigma^2) || N(0, 1) ),  from h = [mu | logvar] [B, 2Z].
+    """z [S, Z] = mu + sigma eps  and  kl [B, Z] = KL( N(mu, sigma^2) || N(0, 1) ),  from h = [mu | logvar] [B, 2Z].
 
     KL = E_q[ log q(z) - log p(z) ] = 1/2 E_q[ -logvar - (z - mu)^2 / sigma^2 + z^2 ]
        = 1/2 ( -logvar - 1 + mu^2 + sigma^2 )         as E (z - mu)^2 = sigma^2  and  E z^2 = mu^2 + sigma^2
     """
     mu, logvar = np.split(h, 2, axis=1)
     sigma = np.exp(0.5 * logvar)
-    np.multiply(sigma, eps, out=z)
-    z += mu
+    z[...] = (sigma[:, None] * _by_example(eps, h) + mu[:, None]).reshape(z.shape)
     np.multiply(sigma, sigma, out=kl)
     kl += mu * mu
     kl -= logvar
@@ -180,7 +181,7 @@ def sample_forward(z, kl, h, eps):
 
 
 def sample_backward(dh, dz, h, eps, dkl_mean, weight):
-    """dh = [dmu | dlogvar] [B, 2Z] from dz [B, Z] and dkl_mean [Z].
+    """dh = [dmu | dlogvar] [B, 2Z] from dz [S, Z] and dkl_mean [Z]; of K samples for each example, the sum.
 
     kl_mean_j = sum_b weight_b kl_bj                gives  dkl_bj = weight_b dkl_mean_j
     z  = mu + exp(logvar / 2) eps                   gives  dz/dmu = 1,    dz/dlogvar = sigma eps / 2
@@ -189,14 +190,18 @@ def sample_backward(dh, dz, h, eps, dkl_mean, weight):
     """
     mu, logvar = np.split(h, 2, axis=1)
     dmu, dlogvar = np.split(dh, 2, axis=1)
-    dkl = weight[:, None] * dkl_mean
-    sigma = np.exp(0.5 * logvar)
+    dkl, sigma, dz = weight[:, None] * dkl_mean, np.exp(0.5 * logvar), _by_example(dz, h)
     np.multiply(dkl, mu, out=dmu)
-    dmu += dz
-    np.multiply(dz, eps, out=dlogvar)
+    dmu += dz.sum(axis=1)
+    np.einsum("bkz,bkz->bz", dz, _by_example(eps, h), out=dlogvar)
     dlogvar *= sigma
     dlogvar += dkl * (sigma * sigma - 1)
     dlogvar *= 0.5
+
+
+def _by_example(samples, h):
+    """[S, Z] as [B, K, Z]"""
+    return samples.reshape(len(h), -1, samples.shape[1])
 
 
 def kl_loss(kl_mean, dkl_mean, kl, weight, beta, free_bits, capacity):

@@ -2,9 +2,10 @@
 
     arrays written  <-  arrays read;  scalars;  row by row, if no example looks at another
 
-Sizes are letters: B batch, I and O a layer's, D data, Z latent, N parameters, n examples in all, T steps. An array is of the
-computation's type unless another is named. dy! is read and changed as well, dx? may be None. What every backend needs to
-know of a kernel beside its formula is read off here: names, order, shapes, what may be shared out by rows.
+Sizes are letters: B batch, S samples of z (K a row, S = K B), I and O a layer's, D data, Z latent, N parameters, n examples
+in all, T steps. An array is of the computation's type unless another is named. dy! is read and changed as well, dx? may be
+None. What every backend needs to know of a kernel beside its formula is read off here: names, order, shapes, what may be
+shared out by rows.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import numpy as np
 KERNELS = """
 dense_forward               y [B, O], a [B, O]  <-  x [B, I], W [I, O], b [O];  activation;  row by row
 dense_backward              dx? [B, I], dW [I, O], db [O]  <-  dy! [B, O], x [B, I], a [B, O], y [B, O], W [I, O]; activation
-sample_forward              z [B, Z], kl [B, Z]  <-  h [B, 2Z], eps [B, Z];  ;  row by row
-sample_backward             dh [B, 2Z]  <-  dz [B, Z], h [B, 2Z], eps [B, Z], dkl_mean [Z], weight [B];  ;  row by row
+sample_forward              z [S, Z], kl [B, Z]  <-  h [B, 2Z], eps [S, Z];  ;  row by row
+sample_backward             dh [B, 2Z]  <-  dz [S, Z], h [B, 2Z], eps [S, Z], dkl_mean [Z], weight [B];  ;  row by row
 kl_loss                     kl_mean [Z], dkl_mean [Z]  <-  kl [B, Z], weight [B];  beta, free_bits, capacity
 bernoulli_loss              dlogits [B, D], nll [B]  <-  logits [B, D], x [B, D], weight [B];  ;  row by row
 gaussian_loss     dmean [B, D], dlog_sigma [1], nll [B]  <-  mean [B, D], x [B, D], log_sigma [1], weight [B];; row by row
@@ -28,6 +29,12 @@ poisson_loss                dlog_rate [B, D], nll [B]  <-  log_rate [B, D], x [B
 observe           observed [B, D], inputs [B, E], x! [B, D]  <-  shift [D], scale [D];  ;  row by row
 columns_loss      dout [B, P], dt [B, D], nll [B]  <-  out [B, P], x [B, D], observed [B, D], \
                   t [D], log_scale [D], runs int64 [R, 4], weight [B];  ;  row by row
+repeat                      y [S, C]  <-  x [B, C];  ;  row by row
+importance_bound            bound [B], dnll [S], terms [B, 1+Z]  <-  nll [S], kl [B, Z], z [S, Z], h [B, 2Z], eps [S, Z], \
+                            weight [B];  beta;  row by row
+weigh                       dout! [S, P]  <-  dnll [S];  ;  row by row
+importance_backward         dh [B, 2Z]  <-  dz [S, Z], z [S, Z], h [B, 2Z], eps [S, Z], dnll [S], weight [B]; \
+                            beta, estimator;  row by row
 join                        y [B, P]  <-  a [B, E], c [B, C];  ;  row by row
 split                       a [B, E]  <-  y [B, P];  ;  row by row
 sum_rows                    total [C]  <-  part [B, C]
@@ -42,7 +49,7 @@ record                      trace float64 [T, 2+Z]  <-  nll [B], kl_mean [Z], no
 """
 MEMORY = ("empty", "to_device", "to_host", "synchronize")  # where a backend's arrays live; not of a step
 # scalars that are whole numbers, flags or choices, and no real numbers
-WHOLE = {"activation", "nesterov", "seed", "purpose", "step", "index"}
+WHOLE = {"activation", "estimator", "nesterov", "seed", "purpose", "step", "index"}
 WHOLE |= {"transpose_a", "transpose_b", "by_columns", "width"}  # of pieces
 
 

@@ -72,11 +72,12 @@ def check_resume(fitted: dict[str, Any], settings: dict[str, Any], trainer: Trai
             raise ValueError(
                 f"this training began with {name}={fitted[name]!r}, which {settings[name]!r} cannot change now; set it back"
             )
-    if trainer.begun is not None and settings["batch_size"] != fitted["batch_size"]:
-        raise ValueError(
-            f"this checkpoint lies within epoch {trainer.epoch + 1} of batches of {fitted['batch_size']}; "
-            "change batch_size from one that lies between epochs"
-        )
+    for name in ("batch_size", "objective", "n_samples"):
+        if trainer.begun is not None and settings[name] != fitted[name]:
+            raise ValueError(
+                f"this checkpoint lies within epoch {trainer.epoch + 1}, which began with {name}={fitted[name]!r}; "
+                f"change {name} from one that lies between epochs"
+            )
     waited, patience = trainer.epoch - trainer.best.epoch, settings["patience"]
     if patience is not None and waited >= patience:
         told = f"this training has waited {waited} epochs for a better val_loss"

@@ -23,14 +23,13 @@ from minivae.kernels import MODULES, availability
 from minivae.kernels import load as load_backend
 from minivae.optimizers import OPTIMIZERS
 from minivae.parameters import size, views
-from minivae.settings import architecture, checked_settings, optimizer_and_objective
+from minivae.settings import NEW_SETTINGS, architecture, checked_settings, optimizer_and_objective
 from minivae.storage import modelfile
 
 # what a config has, and what it may have, by version
 STATE = {"format_version", "settings", "data_dim", "scale", "seed"}
 NEEDED = {1: STATE | {"history"}, 2: STATE | {"condition", "history_columns"}}
 ALLOWED = {1: {"units", "condition"}, 2: {"training", "run", "feature_names", "automatic"}}
-NEW_SETTINGS = {"standardize", "decay_growth"}  # which version 2 had not from its beginning on
 AUTOMATIC = ("batch_size", "epochs", "patience")  # None where the rows decide, also in the next fit
 MOST_LAYERS = 1000
 SPREAD = re.compile(r"kl_[0-9]+")  # the columns of kl_per_dim
@@ -118,7 +117,7 @@ def described(
     if not isinstance(settings, dict):
         raise ValueError("its settings are no object")
     # a file may be older than a setting, which then had the value that is now its default
-    if wrong := (settings.keys() - names) | (set() if version == 1 else names - settings.keys() - NEW_SETTINGS):
+    if wrong := (settings.keys() - names) | (set() if version == 1 else names - settings.keys() - NEW_SETTINGS.keys()):
         raise ValueError(f"its settings lack {min(wrong)[:80]!r}, or should not have it")
     if type(data_dim) is not int or not 1 <= data_dim < 2**31 or type(seed) is not int:
         raise ValueError(f"data_dim {data_dim!r} and seed {seed!r} are not whole numbers as a model has them")
@@ -165,7 +164,7 @@ def members(cls: Any, config: dict[str, Any]) -> modelfile.Members:
     if config.get("training") is not None:
         names = ("best", *OPTIMIZERS[settings["optimizer"]])
         found |= {f"training.{name}": (dtype, (size(layout),)) for name in names}
-        found["training.trace"] = ("float64", (-1, 2 + arch.latent_dim))
+        found["training.trace"] = ("float64", (-1, optimizer_and_objective(settings)[1].bound.columns(arch.latent_dim)))
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from minivae.kernels import Call, Var
+from minivae.kernels.bounds import ESTIMATORS
 from minivae.kernels.numba.rows import FUNCTIONS
 from minivae.kernels.numba.tile import HEIGHTS
 from minivae.kernels.reference import ACTIVATIONS
@@ -30,7 +31,7 @@ FEW_ROWS = 48  # rows per thread below which the products of dense layers are sh
 BLOCK_BYTES = 2**19  # of a block of dW: with its parameters and moments it stays in the cache of one core
 DATA_TYPES = {"uint8": "uint8", "bool": "uint8", "float32": "float32", "float64": "float64"}  # and how they are read
 FORWARD, GRADIENT, UPDATE = range(3)  # what a call's time is spent on, where it is measured
-CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+CODES = {name: code for names in (ACTIVATIONS, ESTIMATORS) for code, name in enumerate(names)}
 
 
 @dataclass(eq=False)
@@ -69,25 +70,33 @@ class Lowering:
     def __init__(self, program: Sequence[Call], arrays: Mapping[str, Any], threads: int) -> None:
         self.threads, self.found = threads, list[Instruction]()
         self.blocks = dict[Any, Any]()  # of each gradient, by its place in memory: (call, width of a row, pieces)
-        for self.call, call in enumerate(program):
-            bound = [None if name is None else arrays[name] for name in call.arrays]
-            self.rows = TABLE[call.kernel].sizes(bound).get("B", 1)
+        bound = [[None if name is None else arrays[name] for name in call.arrays] for call in program]
+        sizes = [TABLE[call.kernel].sizes(given) for call, given in zip(program, bound)]
+        self.examples = next((len(arrays[n]) for n in ("weight", "rows") if n in arrays), 0)
+        self.most = max((n for given in sizes for n in (given.get("B", 0), given.get("S", 0))), default=0)
+        for self.call, (call, given, letters) in enumerate(zip(program, bound, sizes)):
+            self.rows = letters.get("B", letters.get("S", 1))
             self.by_columns = threads > 1 and self.rows < FEW_ROWS * threads
-            getattr(self, call.kernel, self.in_general)(call, *bound, *call.scalars)
+            scalars = [CODES.get(s, s) if isinstance(s, str) else s for s in call.scalars]
+            getattr(self, call.kernel, self.in_general)(call, *given, *scalars)
 
     def add(self, function: str, arrays: Sequence[Any], scalars: Sequence[Any] = (), **how: Any) -> None:
         self.found.append(Instruction(function, list(arrays), list(scalars), self.call, **how))
 
     def row_pieces(self) -> dict[str, Any]:
-        count = self.threads * max(1, math.ceil(self.rows / self.threads / ROW_PIECE))
-        return {"key": ("rows", self.rows), "pieces": cut(self.rows, count)}
+        """Samples are cut where examples are, so that a thread takes an example with all its samples through a chain."""
+        K = self.rows // self.examples if self.examples and self.rows % self.examples == 0 else 1
+        most = self.most if K * self.examples == self.rows else self.rows
+        count = self.threads * max(1, math.ceil(most / self.threads / ROW_PIECE))
+        pieces = [(K * first, K * last, K * cost) for first, last, cost in cut(self.rows // K, count)]
+        return {"key": ("rows", self.rows // K), "pieces": pieces}
 
     def by_rows(self, function: str, arrays: Sequence[Any], scalars: Sequence[Any] = ()) -> None:
         self.add(function, arrays, scalars, **self.row_pieces())
 
     def in_general(self, call: Call, *given: Any) -> None:
         """By rows what can be done so, then what is left."""
-        arrays, scalars = given[: len(call.arrays)], call.scalars
+        arrays, scalars = given[: len(call.arrays)], given[len(call.arrays) :]
         if f"{call.kernel}_rows" in FUNCTIONS:
             self.by_rows(f"{call.kernel}_rows", arrays, scalars)
         if f"{call.kernel}_all" in FUNCTIONS:
@@ -103,10 +112,10 @@ class Lowering:
 
     def dense_forward(self, call, y, a, x, W, b, activation):
         how = self.share_product(a, x, W, False)
-        self.add("bias_activation", (y, a, b), (CODES[activation], self.by_columns), **how)
+        self.add("bias_activation", (y, a, b), (activation, self.by_columns), **how)
 
     def dense_backward(self, call, dx, dW, db, dy, x, a, y, W, activation):
-        self.by_rows("activation_backward", (dy, a, y), (CODES[activation],))
+        self.by_rows("activation_backward", (dy, a, y), (activation,))
         if dx is not None:
             self.share_product(dx, dy, W, True)
         (inputs, outputs), batch = dW.shape, len(dy)

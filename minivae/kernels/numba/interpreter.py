@@ -16,8 +16,7 @@ import numpy as np
 from numba import carray, types
 
 from minivae.forks import unforked
-from minivae.kernels import columns as book
-from minivae.kernels import reference, table
+from minivae.kernels import bounds, columns, reference, table
 from minivae.kernels.numba import cache, threads
 from minivae.kernels.numba.gemm import SCRATCH
 from minivae.kernels.numba.rows import ANSWERING, FUNCTIONS
@@ -49,7 +48,10 @@ ARGUMENT = record("plan thread")
 
 def fingerprint() -> str:
     """A word that changes with the source of anything that is compiled here."""
-    files = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(m.__file__) for m in (table, reference, book))]
+    files = [
+        *sorted(Path(__file__).parent.glob("*.py")),
+        *(Path(m.__file__) for m in (table, reference, columns, bounds)),
+    ]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

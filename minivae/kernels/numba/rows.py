@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, uint32, uint64
 
 from minivae.kernels import reference
-from minivae.kernels.numba import columns
+from minivae.kernels.numba import bounds, columns
 from minivae.kernels.numba.gemm import product
 from minivae.kernels.numba.threads import load_number
 from minivae.kernels.numba.vector_math import exp, expm1, log, nll_of_count, sigmoid, sincos_2pi, softplus, tanh
@@ -181,25 +181,34 @@ def bias_gradient(db, dy):
 @compiled
 def sample_forward_rows(z, kl, h, eps, r0, r1):
     half, one = z.dtype.type(0.5), z.dtype.type(1)
-    Z = z.shape[1]
+    Z, K = z.shape[1], len(z) // len(h)
     for r in range(r0, r1):
         for j in range(Z):
             mu, logvar = h[r, j], h[r, Z + j]
             sigma = exp(half * logvar)
-            z[r, j] = mu + sigma * eps[r, j]
+            z[r * K, j] = mu + sigma * eps[r * K, j]
             kl[r, j] = half * (sigma * sigma + mu * mu - logvar - one)
+        for s in range(r * K + 1, r * K + K):
+            for j in range(Z):
+                z[s, j] = h[r, j] + exp(half * h[r, Z + j]) * eps[s, j]
 
 
 @compiled
 def sample_backward_rows(dh, dz, h, eps, dkl_mean, weight, r0, r1):
     half, one = dz.dtype.type(0.5), dz.dtype.type(1)
-    Z = dz.shape[1]
+    Z, K = dz.shape[1], len(dz) // len(h)
     for r in range(r0, r1):
         w = weight[r]
         for j in range(Z):
+            dh[r, j], dh[r, Z + j] = dz[r * K, j], dz[r * K, j] * eps[r * K, j]
+        for s in range(r * K + 1, r * K + K):
+            for j in range(Z):
+                dh[r, j] += dz[s, j]
+                dh[r, Z + j] += dz[s, j] * eps[s, j]
+        for j in range(Z):
             dkl, sigma = w * dkl_mean[j], exp(half * h[r, Z + j])
-            dh[r, j] = dz[r, j] + dkl * h[r, j]
-            dh[r, Z + j] = half * (dz[r, j] * eps[r, j] * sigma + dkl * (sigma * sigma - one))
+            dh[r, j] += dkl * h[r, j]
+            dh[r, Z + j] = half * (dh[r, Z + j] * sigma + dkl * (sigma * sigma - one))
 
 
 @compiled
@@ -433,6 +442,6 @@ def record_all(trace, nll, kl_mean, norm, weight, index):
 
 # row in words -> compiled function, by the name of the function
 ROWS = {f"{name}_{part}": row for name, row in TABLE.items() for part in ("rows", "all")} | PIECES
-MADE = vars(columns) | globals()
+MADE = vars(bounds) | vars(columns) | globals()
 FUNCTIONS = {name: (row, MADE[name]) for name, row in ROWS.items() if name in MADE}
 ANSWERING = ("record_all",)  # functions that return whether all is well
