@@ -112,24 +112,83 @@ def dense_backward_case(rng, dtype, rows, columns, activation="tanh", inputs=5, 
     return Case("dense_backward", order, written, read, expected, updated={"dy": dy}, scalars=(activation,))
 
 
-def sample_forward_case(rng, dtype, rows, Z):
-    h, eps = rng.normal(size=(rows, 2 * Z)).astype(dtype), rng.normal(size=(rows, Z)).astype(dtype)
-    mu, logvar = h[:, :Z].astype(np.float64), h[:, Z:].astype(np.float64)
-    expected = {"z": mu + np.exp(logvar / 2) * eps, "kl": -0.5 * (1 + logvar - mu**2 - np.exp(logvar))}
-    written = {"z": np.empty_like(eps), "kl": np.empty_like(eps)}
+def samples_case(rng, dtype, rows, Z, K):
+    """h [B, 2Z], eps and z [B K, Z]; and mu, sigma, logvar in float64, repeated for each sample."""
+    h, eps = rng.normal(size=(rows, 2 * Z)).astype(dtype), rng.normal(size=(rows * K, Z)).astype(dtype)
+    mu, logvar = (np.repeat(part.astype(np.float64), K, axis=0) for part in (h[:, :Z], h[:, Z:]))
+    return h, eps, mu, np.exp(logvar / 2), logvar
+
+
+def sum_of_samples(rows, values):
+    return np.array([part.sum(axis=0) for part in np.split(values, rows)])
+
+
+def sample_forward_case(rng, dtype, rows, Z, K=1):
+    h, eps, mu, sigma, logvar = samples_case(rng, dtype, rows, Z, K)
+    kl = -0.5 * (1 + logvar - mu**2 - sigma**2)
+    written = {"z": np.empty_like(eps), "kl": np.empty((rows, Z), dtype)}
+    expected = {"z": mu + sigma * eps, "kl": kl[::K]}
     return Case("sample_forward", ("z", "kl", "h", "eps"), written, {"h": h, "eps": eps}, expected)
 
 
-def sample_backward_case(rng, dtype, rows, Z):
-    h, eps = rng.normal(size=(rows, 2 * Z)).astype(dtype), rng.normal(size=(rows, Z)).astype(dtype)
-    dz, dkl_mean = rng.normal(size=(rows, Z)).astype(dtype), rng.uniform(0, 2, Z).astype(dtype)
+def sample_backward_case(rng, dtype, rows, Z, K=1):
+    h, eps, mu, sigma, _ = samples_case(rng, dtype, rows, Z, K)
+    dz, dkl_mean = rng.normal(size=eps.shape).astype(dtype), rng.uniform(0, 2, Z).astype(dtype)
     weight = weights(rng, rows, dtype)
-    mu, logvar = h[:, :Z].astype(np.float64), h[:, Z:].astype(np.float64)
     dkl = np.outer(weight.astype(np.float64), dkl_mean)
-    dlogvar = dz * eps * np.exp(logvar / 2) / 2 + dkl * (np.exp(logvar) - 1) / 2
-    expected = {"dh": np.concatenate([dz + dkl * mu, dlogvar], axis=1)}
+    dlogvar = sum_of_samples(rows, dz * eps * sigma / 2) + dkl * (sigma[::K] ** 2 - 1) / 2
+    expected = {"dh": np.concatenate([sum_of_samples(rows, dz.astype(float)) + dkl * mu[::K], dlogvar], axis=1)}
     read = {"dz": dz, "h": h, "eps": eps, "dkl_mean": dkl_mean, "weight": weight}
     return Case("sample_backward", ("dh", *read), {"dh": np.empty_like(h)}, read, expected)
+
+
+def importance_bound_case(rng, dtype, rows, Z, K=5, beta=0.7, far=0.0):
+    """far: how far from 0 the log weights lie, in exponents of float32: more than an exponential can hold"""
+    far *= 1 if dtype == "float32" else 8
+    h, eps, mu, sigma, _ = samples_case(rng, dtype, rows, Z, K)
+    z, nll = (mu + sigma * eps).astype(dtype), (far + rng.normal(size=rows * K)).astype(dtype)
+    kl, weight = rng.uniform(0, 3, (rows, Z)).astype(dtype), weights(rng, rows, dtype)
+    prior, posterior = stats.norm.logpdf(z.astype(float)), stats.norm.logpdf(eps.astype(float)) - np.log(sigma)
+    log_w = (-nll.astype(float) + beta * (prior - posterior).sum(axis=1)).reshape(rows, K)
+    wt = special.softmax(log_w, axis=1)
+    terms = np.column_stack([kl, nll.astype(float).reshape(rows, K).mean(axis=1)])
+    expected = {"bound": math.log(K) - special.logsumexp(log_w, axis=1), "terms": terms}
+    expected["dnll"] = (weight.astype(float)[:, None] * wt).ravel()
+    written = {"bound": np.empty(rows, dtype), "dnll": np.empty_like(nll), "terms": np.empty((rows, Z + 1), dtype)}
+    read = {"nll": nll, "kl": kl, "z": z, "h": h, "eps": eps, "weight": weight}
+    return Case("importance_bound", (*written, *read), written, read, expected, scalars=(beta,))
+
+
+def importance_backward_case(rng, dtype, rows, Z, K=5, beta=0.7, estimator="iwae"):
+    """By the densities: d log q / dmu = (z - mu) / sigma^2 and d log q / dlogvar = ((z - mu)^2 / sigma^2 - 1) / 2."""
+    h, eps, mu, sigma, _ = samples_case(rng, dtype, rows, Z, K)
+    z, dz = (mu + sigma * eps).astype(dtype), rng.normal(size=eps.shape).astype(dtype)
+    weight, wt = weights(rng, rows, dtype), rng.dirichlet(np.ones(K), rows)
+    dnll = (weight[:, None] * wt).astype(dtype).ravel()
+    c = dnll.astype(float)[:, None]
+    score = eps / sigma, (eps.astype(float) ** 2 - 1) / 2
+    g = dz + beta * c * (z - score[0])
+    if estimator == "dreg":
+        g *= 1 - beta * (1 - c / np.repeat(weight.astype(float), K)[:, None])
+    dmu, dlogvar = g, g * eps * sigma / 2
+    if estimator == "iwae":
+        dmu, dlogvar = dmu + beta * c * score[0], dlogvar + beta * c * score[1]
+    expected = {"dh": np.hstack([sum_of_samples(rows, part) for part in (dmu, dlogvar)])}
+    read = {"dz": dz, "z": z, "h": h, "eps": eps, "dnll": dnll, "weight": weight}
+    scalars = (beta, estimator)
+    return Case("importance_backward", ("dh", *read), {"dh": np.empty_like(h)}, read, expected, scalars=scalars)
+
+
+def repeat_case(rng, dtype, rows, columns):
+    x = rng.normal(size=(rows, columns)).astype(dtype)
+    expected = {"y": np.array([row for row in x.astype(float) for _ in range(3)])}
+    return Case("repeat", ("y", "x"), {"y": np.empty((3 * rows, columns), dtype)}, {"x": x}, expected)
+
+
+def weigh_case(rng, dtype, rows, columns):
+    dout, dnll = rng.normal(size=(rows, columns)).astype(dtype), rng.normal(size=rows).astype(dtype)
+    expected = {"dout": np.einsum("sp,s->sp", *wide([dout, dnll]))}
+    return Case("weigh", ("dout", "dnll"), {}, {"dnll": dnll}, expected, updated={"dout": dout})
 
 
 def kl_loss_case(rng, dtype, rows, Z, share=None):
@@ -352,6 +411,15 @@ CASES = {
     "dense_backward-of-data": (dense_backward_case, {"need_dx": False}),
     "sample_forward": (sample_forward_case, {}),
     "sample_backward": (sample_backward_case, {}),
+    "sample_forward-of-samples": (sample_forward_case, {"K": 3}),
+    "sample_backward-of-samples": (sample_backward_case, {"K": 3}),
+    "importance_bound": (importance_bound_case, {}),
+    "importance_bound-of-one": (importance_bound_case, {"K": 1}),
+    "importance_bound-vanishing": (importance_bound_case, {"far": 110.0, "K": 300}),
+    "importance_bound-enormous": (importance_bound_case, {"far": -110.0}),
+    **{f"importance_backward-{e}": (importance_backward_case, {"estimator": e}) for e in ("iwae", "stl", "dreg")},
+    "repeat": (repeat_case, {}),
+    "weigh": (weigh_case, {}),
     "kl_loss": (kl_loss_case, {}),
     "kl_loss-above-capacity": (kl_loss_case, {"share": 0.9}),
     "kl_loss-below-capacity": (kl_loss_case, {"share": 1.1}),
@@ -507,6 +575,8 @@ QUIET = {
     "record": {"trace"},
     "observe": {"x", "scale"},  # a NaN says that nothing was observed; what is divided by infinity is 0
     "columns_loss": {"x", "out", "t", "observed"},  # a cell that was not observed counts for nothing, whatever it holds
+    "importance_bound": {"z"},  # a sample at infinity has weight 0; its nll is looked at
+    "importance_backward": {"weight"},  # only for dreg, which divides by it
 }
 
 
@@ -793,6 +863,14 @@ PROGRAMS = {
         {"likelihood": "gaussian", "sigma": "elementwise", "activation": "leaky_relu"},
         {"name": "sgd", "max_grad_norm": 1.0},
     ),
+    "samples-relu-sgd": ({"activation": "relu"}, {"name": "sgd"}, {"n_samples": 3}),
+    "iwae-tanh-sgd": ({"activation": "tanh"}, {"name": "sgd"}, {"objective": "iwae", "n_samples": 4}),
+    "dreg-gaussian-sgd": ({"likelihood": "gaussian"}, {"name": "sgd"}, {"objective": "dreg", "n_samples": 3}),
+    "stl-columns-sgd": (
+        {"likelihood": "gaussian", "missing": "input"},
+        {"name": "sgd"},
+        {"objective": "stl", "n_samples": 3},
+    ),
 }
 
 
@@ -801,7 +879,8 @@ PROGRAMS = {
 def test_the_training_step_equals_the_reference_kernels_called_line_by_line(kernels, dtype, name):
     # A backend may compile or record the program: parameters and losses of six steps must not notice. epsilon is large
     # in Adam because a gradient that is 0 but for rounding would otherwise be blown up to a full step.
-    architecture, optimizer = PROGRAMS[name]
+    architecture, optimizer, *objective = PROGRAMS[name]
+    objective = Objective(**objective[0]) if objective else Objective(free_bits=0.01)
     arch = Architecture(11, 3, (9, 7), **architecture)
     optimizer = Optimizer(learning_rate=0.01, **optimizer)
     pixels = np.random.default_rng(5).integers(0, 256, (40, 11)).astype(np.uint8)
@@ -811,11 +890,11 @@ def test_the_training_step_equals_the_reference_kernels_called_line_by_line(kern
     for module in (kernels, reference):
         network = Network(arch, module, dtype)
         network.set_parameters(initial_parameters(arch, seed=1))
-        program = step_program(network, examples, Objective(free_bits=0.01), optimizer, seed=2)
+        program = step_program(network, examples, objective, optimizer, seed=2)
         moments = {n: module.to_device(v) for n, v in optimizer.state(network.parameters.size, dtype).items()}
-        trace = module.to_device(np.zeros((6, 5)))
+        trace = module.to_device(np.zeros((6, objective.bound.columns(3))))
         flat = {"p": network.parameters, "g": network.gradient, "trace": trace, **moments}
-        work = network.workspace(program, 13, data=module.to_device(pixels), **flat)
+        work = network.workspace(program, 13, objective.n_samples, data=module.to_device(pixels), **flat)
         for step in range(1, 7):
             rows = np.arange(7 * (step - 1), 7 * (step - 1) + (13 if step % 2 else 5)) % 40
             work.put("rows", rows)

@@ -151,27 +151,32 @@ extern "C" __global__ void sum_rows(real* total, const real* part, whole B, whol
     }
 }
 
-// ---- The latent variable: h = [mu | logvar] [B, 2Z]
+// ---- The latent variable: h = [mu | logvar] [B, 2Z], with K = S / B samples for each example
 
-// z [B, Z] = mu + sigma eps;  kl [B, Z] = 1/2 ( sigma^2 + mu^2 - logvar - 1 )
-extern "C" __global__ void sample_forward(real* z, real* kl, const real* h, const real* eps, whole size, whole Z) {
-    EACH(i, size) {
-        whole b = quotient(i, Z);
-        const real* row = h + b * Z + i;  // that is h + b 2Z + j
-        real mu = row[0], logvar = row[Z], sigma = exp_of(real(0.5) * logvar);
+// z [S, Z] = mu + sigma eps;  kl [B, Z] = 1/2 ( sigma^2 + mu^2 - logvar - 1 )
+extern "C" __global__ void sample_forward(real* z, real* kl, const real* h, const real* eps, whole B, whole S, whole Z) {
+    whole K = S / B;
+    EACH(i, S * Z) {
+        whole s = quotient(i, Z), j = i - s * Z, b = quotient(s, K), place = 2 * b * Z + j;
+        real mu = h[place], logvar = h[place + Z], sigma = exp_of(real(0.5) * logvar);
         z[i] = mu + sigma * eps[i];
-        kl[i] = real(0.5) * (sigma * sigma + mu * mu - logvar - real(1));
+        if (s == b * K) kl[b * Z + j] = real(0.5) * (sigma * sigma + mu * mu - logvar - real(1));
     }
 }
 
-// dmu = dz + dkl mu;  dlogvar = 1/2 ( dz eps sigma + dkl (sigma^2 - 1) );  dkl_bj = weight_b dkl_mean_j
+// dmu = sum_k dz + dkl mu;  dlogvar = 1/2 ( sum_k dz eps sigma + dkl (sigma^2 - 1) );  dkl_bj = weight_b dkl_mean_j
 extern "C" __global__ void sample_backward(real* dh, const real* dz, const real* h, const real* eps, const real* dkl_mean,
-                                           const real* weight, whole B, whole Z) {
+                                           const real* weight, whole B, whole S, whole Z) {
+    whole K = S / B;
     EACH(i, B * Z) {
         whole b = quotient(i, Z), j = i - b * Z, place = b * Z + i;
-        real dkl = weight[b] * dkl_mean[j], sigma = exp_of(real(0.5) * h[place + Z]);
-        dh[place] = dz[i] + dkl * h[place];
-        dh[place + Z] = real(0.5) * (dz[i] * eps[i] * sigma + dkl * (sigma * sigma - real(1)));
+        real dkl = weight[b] * dkl_mean[j], sigma = exp_of(real(0.5) * h[place + Z]), dmu = 0, dlogvar = 0;
+        for (whole k = 0, s = b * K * Z + j; k < K; k++, s += Z) {
+            dmu += dz[s];
+            dlogvar += dz[s] * eps[s];
+        }
+        dh[place] = dmu + dkl * h[place];
+        dh[place + Z] = real(0.5) * (dlogvar * sigma + dkl * (sigma * sigma - real(1)));
     }
 }
 
@@ -194,6 +199,77 @@ extern "C" __global__ void kl_capacity(real* dkl_mean, const real* kl_mean, whol
     for (whole j = threadIdx.x; j < Z; j += THREADS) mine += kl_mean[j] < s[1] ? s[1] : kl_mean[j];
     real excess = block_sum(mine) - s[2], sign = excess > 0 ? real(1) : excess < 0 ? real(-1) : excess;  // NaN stays
     for (whole j = threadIdx.x; j < Z && s[2] > 0; j += THREADS) dkl_mean[j] *= sign;
+}
+
+// ---- Importance-weighted bounds, see kernels/bounds.py
+
+extern "C" __global__ void repeat(real* y, const real* x, whole B, whole S, whole C) {
+    whole K = S / B;
+    EACH(i, S * C) {
+        whole s = quotient(i, C);
+        y[i] = x[quotient(s, K) * C + i - s * C];
+    }
+}
+
+// log w = -nll + beta / 2 sum_j ( logvar + eps^2 - z^2 );  bound [B] = -log mean_k w;  dnll [S] = weight softmax_k(log w);
+// terms [B, Z + 1] = [ kl | mean_k nll ].  A block for each example, a thread for a sample; s = beta
+extern "C" __global__ void importance_bound(real* bound, real* dnll, real* terms, const real* nll, const real* kl, const real* z,
+                                            const real* h, const real* eps, const real* weight, whole B, whole S, whole Z,
+                                            const real* s) {
+    whole K = S / B, b = blockIdx.x, first = b * K;
+    real mine = 0, sum = 0;
+    for (whole j = threadIdx.x; j < Z; j += THREADS) {
+        mine += h[2 * b * Z + Z + j];
+        terms[b * (Z + 1) + j] = kl[b * Z + j];
+    }
+    real volume = block_sum(mine);
+    for (whole k = threadIdx.x; k < K; k += THREADS) {
+        real ratio = volume;
+        for (whole j = (first + k) * Z; j < (first + k + 1) * Z; j++) ratio += eps[j] * eps[j] - z[j] * z[j];
+        dnll[first + k] = real(0.5) * s[0] * ratio - nll[first + k];
+        sum += nll[first + k];
+    }
+    real total = block_sum(sum), top = dnll[first];
+    for (whole k = 1; k < K; k++) top = dnll[first + k] > top || dnll[first + k] != dnll[first + k] ? dnll[first + k] : top;
+    mine = 0;
+    __syncthreads();  // all know the largest: now it may be taken out
+    for (whole k = threadIdx.x; k < K; k += THREADS) {
+        dnll[first + k] = exp_of(dnll[first + k] - top);
+        mine += dnll[first + k];
+    }
+    real w = block_sum(mine);
+    for (whole k = threadIdx.x; k < K; k += THREADS) dnll[first + k] *= weight[b] / w;
+    if (threadIdx.x == 0) {
+        bound[b] = -top - log_of(w / real(K));
+        terms[b * (Z + 1) + Z] = total / real(K);
+    }
+}
+
+// dout [S, P] *= dnll [S]
+extern "C" __global__ void weigh(real* dout, const real* dnll, whole size, whole P) {
+    EACH(i, size) dout[i] *= dnll[quotient(i, P)];
+}
+
+// estimator: 0 iwae, 1 stl, 2 dreg;  s = beta
+extern "C" __global__ void importance_backward(real* dh, const real* dz, const real* z, const real* h, const real* eps,
+                                               const real* dnll, const real* weight, whole B, whole S, whole Z, int estimator,
+                                               const real* s) {
+    whole K = S / B;
+    real beta = s[0];
+    EACH(i, B * Z) {
+        whole b = quotient(i, Z), j = i - b * Z, place = b * Z + i;
+        real sigma = exp_of(real(0.5) * h[place + Z]), dmu = 0, dlogvar = 0, sum = 0;
+        for (whole k = b * K; k < (b + 1) * K; k++) {
+            real c = beta * dnll[k], e = eps[k * Z + j], g = dz[k * Z + j] + c * z[k * Z + j];
+            if (estimator != 0) g -= c * e / sigma;
+            if (estimator == 2) g *= real(1) - beta + c / weight[b];
+            dmu += g;
+            dlogvar += g * e;
+            sum += c;
+        }
+        dh[place] = dmu;
+        dh[place + Z] = real(0.5) * (dlogvar * sigma - (estimator == 0 ? sum : real(0)));
+    }
 }
 
 // ---- Likelihoods: a block for each example

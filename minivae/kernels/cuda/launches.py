@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from minivae.kernels import Call, Var
+from minivae.kernels.bounds import ESTIMATORS
 from minivae.kernels.cuda.cublas import cublas
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.kernels.table import TABLE, Array, is_whole, parse
@@ -28,7 +29,7 @@ MOST_BLOCKS = 4096  # threads take more than one number each beyond that
 GROUP = 128  # rows of a batch whose gradients one block turns and sums
 SQUARE = 64  # of a product's result that one block makes
 GATHERS = ("uint8", "int16", "int32", "int64", "float32", "float64")
-CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+CODES = {name: code for names in (ACTIVATIONS, ESTIMATORS) for code, name in enumerate(names)}
 SOURCE = Path(__file__).with_name("kernels.cu")
 FUSED = parse(
     "gather_binarized  x [B, D] <- data any [n, D], rows int64 [B];  divide_by, seed, purpose, step;  row by row"
@@ -129,6 +130,8 @@ def launch(L: Any, kernel: str, arrays: Sequence[Any], values: Sequence[Any]) ->
     }  # n is a pointer
     if "seed" in given:
         given |= {"k0": given["seed"] & 0xFFFFFFFF, "k1": given["seed"] >> 32}
+    if "estimator" in given:
+        given["estimator"] = CODES[given["estimator"]]
     if "data" in given:
         kind = given["data"].dtype.name.replace("bool", "uint8")
         kernel = kernel.replace("gather", f"gather_{kind}")
