@@ -6,8 +6,9 @@ of each parameter, for every activation, likelihood and objective. Float64, rela
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import ModuleType
 
 import numpy as np
@@ -15,12 +16,13 @@ import numpy as np
 from minivae import randomness
 from minivae.architecture import Architecture, initial_parameters
 from minivae.gradcheck import check_gradient
+from minivae.kernels.bounds import ESTIMATORS
 from minivae.kernels.columns import KINDS
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.kernels.table import TABLE, Kernel
 from minivae.kernels.table import value as size_of
 from minivae.likelihoods import COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT
-from minivae.network import Bound, Network, total_loss
+from minivae.network import ELBO, Bound, Network, forward_program, total_loss
 from minivae.parameters import differential, views
 
 TOLERANCE = 1e-7
@@ -47,7 +49,7 @@ class Row:
 
 def kernel_rows(kernels: ModuleType) -> Iterator[Row]:
     """Each kernel that has a gradient, with respect to each of its inputs, on a small batch in float64."""
-    B, I, O, Z = 5, 4, 3, 2
+    B, I, O = 5, 4, 3
     noise = _noise()
     for activation in ACTIVATIONS:
         x, W, b, dy = noise(B, I), noise(I, O), noise(O), noise(B, O)
@@ -60,16 +62,11 @@ def kernel_rows(kernels: ModuleType) -> Iterator[Row]:
         gradients = _run(kernels, "dense_backward", [(B, I), (I, O), (O,)], [dy, x, a, y, W], activation)
         yield from _rows(f"dense_forward {activation}", dense, {"x": x, "W": W, "b": b}, gradients)
 
-    h, eps, dz, dkl_mean, weight = noise(B, 2 * Z), noise(B, Z), noise(B, Z), noise(Z), np.abs(noise(B))
+    for K in (1, 3):
+        yield from sample_rows(kernels, K, noise)
+    yield from bound_rows(kernels, noise)
 
-    def sample(inputs: dict[str, np.ndarray]) -> float:
-        z, kl = _run(kernels, "sample_forward", [(B, Z), (B, Z)], [inputs["h"], eps])
-        return float(np.sum(dz * z) + dkl_mean @ (weight @ kl))
-
-    gradients = _run(kernels, "sample_backward", [(B, 2 * Z)], [dz, h, eps, dkl_mean, weight])
-    yield from _rows("sample_forward", sample, {"h": h}, gradients)
-
-    kl = np.abs(noise(B, 6))
+    kl, weight = np.abs(noise(B, 6)), np.abs(noise(B))
     for scalars in ((0.7, 0.5, 0.0), (0.7, 0.0, 0.5 * (weight @ kl).sum()), (0.7, 0.0, 2 * (weight @ kl).sum())):
 
         def penalty(inputs: dict[str, np.ndarray], scalars: tuple[float, ...] = scalars) -> float:
@@ -86,6 +83,70 @@ def kernel_rows(kernels: ModuleType) -> Iterator[Row]:
             yield from loss_rows(kernels, row, {"B": B, "D": I, "1": 1}, noise)
     for kind in KINDS:
         yield from cell_rows(kernels, kind, noise)
+
+
+def sample_rows(kernels: ModuleType, K: int, noise: Callable[..., np.ndarray]) -> Iterator[Row]:
+    """K samples for each example, and the KL, by h."""
+    B, Z = 5, 2
+    h, eps, dz, dkl_mean, weight = noise(B, 2 * Z), noise(K * B, Z), noise(K * B, Z), noise(Z), np.abs(noise(B))
+
+    def sample(inputs: dict[str, np.ndarray]) -> float:
+        z, kl = _run(kernels, "sample_forward", [(K * B, Z), (B, Z)], [inputs["h"], eps])
+        return float(np.sum(dz * z) + dkl_mean @ (weight @ kl))
+
+    gradients = _run(kernels, "sample_backward", [(B, 2 * Z)], [dz, h, eps, dkl_mean, weight])
+    yield from _rows(f"sample_forward{f' of {K} samples' * (K > 1)}", sample, {"h": h}, gradients)
+
+
+def bound_rows(kernels: ModuleType, noise: Callable[..., np.ndarray]) -> Iterator[Row]:
+    """importance_bound by each nll and, where nll depends on z, by h through every estimator."""
+    B, Z, K, beta = 5, 2, 3, 0.7
+    S = K * B
+    h, eps, slope, weight, kl, nll = noise(B, 2 * Z), noise(S, Z), noise(S, Z), np.abs(noise(B)), noise(B, Z), noise(S)
+
+    def forward(nll: np.ndarray, h: np.ndarray) -> list[np.ndarray]:
+        z, _ = _run(kernels, "sample_forward", [(S, Z), (B, Z)], [h, eps])
+        nll = nll + np.sum(slope * z, axis=1)
+        shapes = [(B,), (S,), (B, Z + 1)]
+        return [z, nll, *_run(kernels, "importance_bound", shapes, [nll, kl, z, h, eps, weight], beta)]
+
+    def loss(inputs: dict[str, np.ndarray]) -> float:
+        return float(weight @ forward(**{"nll": nll, "h": h} | inputs)[2])
+
+    z, _, _, dnll, _ = forward(nll, h)
+    yield from _rows("importance_bound", loss, {"nll": nll}, [dnll])
+    for estimator in ESTIMATORS:
+        arrays = [dnll[:, None] * slope, z, h, eps, dnll, weight]
+        gradients = _run(kernels, "importance_backward", [(B, 2 * Z)], arrays, beta, estimator)
+
+        def held(inputs: dict[str, np.ndarray], estimator: str = estimator) -> float:
+            z, values, *_ = forward(nll, inputs["h"])
+            return surrogate(z, values, h, dnll, weight, beta, estimator)
+
+        f = loss if estimator == "iwae" else held
+        yield from _rows(f"importance_bound by {estimator}", f, {"h": h}, gradients)
+
+
+def surrogate(
+    z: np.ndarray,
+    nll: np.ndarray,
+    h: np.ndarray,
+    dnll: np.ndarray,
+    weight: np.ndarray,
+    beta: float,
+    estimator: str,
+    decoder: bool = False,
+) -> float:
+    """The number whose derivative is what "stl" or "dreg" take for that of the bound: weights and q's h are held constant.
+
+    sum_s c_s ( nll_s + beta [ log q(z_s | h) - log p(z_s) ] ) up to a constant, where c = dnll, and to the encoder of dreg
+    dnll ( 1 - beta + beta wt ),  wt = dnll / weight.
+    """
+    mu, logvar = (np.repeat(part, len(z) // len(h), axis=0) for part in np.split(h, 2, axis=1))
+    c = dnll
+    if estimator == "dreg" and not decoder:
+        c = dnll * (1 - beta + beta * dnll / np.repeat(weight, len(z) // len(h)))
+    return float(c @ (nll + 0.5 * beta * np.sum(z**2 - (z - mu) ** 2 / np.exp(logvar), axis=1)))
 
 
 def loss_rows(
@@ -185,16 +246,27 @@ def model_rows(kernels: ModuleType) -> Iterator[Row]:
             yield from model_check(kernels, Architecture(7, 2, (6, 5), "tanh", likelihood, sigma, missing, units))
     for likelihood, missing in (("bernoulli", "error"), ("gaussian", "error"), (MIXED, "input")):
         yield from model_check(kernels, Architecture(7, 2, (6,), "tanh", likelihood, missing=missing, conditions=3))
-    for objective in ((0.0, 0.0), (4.0, 0.0), (0.5, 0.2), (4.0, 0.0, 0.05), (4.0, 0.0, 5.0)):
-        yield from model_check(kernels, Architecture(7, 3, (6,), "tanh", "bernoulli"), objective)
+    small, K = Architecture(7, 3, (6,), "tanh", "bernoulli"), 3
+    closed = (ELBO, Bound(free_bits=0.2), Bound(capacity=0.05), Bound(capacity=5.0), Bound(n_samples=K))
+    for beta, bound in zip((0.0, 0.5, 4.0, 4.0, 4.0), closed):
+        yield from model_check(kernels, small, bound, beta)
+    yield from model_check(kernels, small, ELBO, 4.0)
     yield from model_check(kernels, Architecture(7, 3, (), "identity", "gaussian"))
+    for estimator in ESTIMATORS:
+        for samples, beta in ((1, 1.0), (K, 1.0), (K, 0.7)):
+            yield from model_check(kernels, small, Bound(estimator, samples), beta)
+        for likelihood, sigma in forms:
+            arch = Architecture(7, 2, (6, 5), "tanh", likelihood, sigma)
+            yield from model_check(kernels, arch, Bound(estimator, K))
+        arch = Architecture(7, 2, (6, 5), "tanh", MIXED, missing="input", units=((0.5, 2.0),) * 7, conditions=3)
+        yield from model_check(kernels, arch, Bound(estimator, K))
 
 
-def model_check(kernels: ModuleType, arch: Architecture, objective: tuple[float, ...] = (1.0, 0.0)) -> Iterator[Row]:
-    """One row per parameter of one whole model, in float64, on a batch of five. objective: beta, free_bits, capacity."""
+def model_check(kernels: ModuleType, arch: Architecture, bound: Bound = ELBO, beta: float = 1.0) -> Iterator[Row]:
+    """One row per parameter of one whole model, in float64, on a batch of five."""
     noise = _noise()
     network = Network(arch, kernels, "float64")
-    eps, x = noise(5, arch.latent_dim), noise(5, arch.data_dim)
+    eps, x = noise(5 * bound.n_samples, arch.latent_dim), noise(5, arch.data_dim)
     holes = x[:, ::-1] > 0.8
     for run in arch.runs:
         x[:, run.columns] = example(UNIT if run.data == REAL else run.data, x[:, run.columns])
@@ -205,24 +277,42 @@ def model_check(kernels: ModuleType, arch: Architecture, objective: tuple[float,
     parameters = initial_parameters(arch, seed=0)
     parameters += 0.1 * noise(parameters.size)
     network.set_parameters(parameters)
-    beta, free_bits, capacity = (*objective, 0.0)[:3]
-    side, bound = noise(5, arch.conditions) if arch.conditions else None, Bound(free_bits=free_bits, capacity=capacity)
+    side = noise(5, arch.conditions) if arch.conditions else None
     _, gradient = network.loss_and_gradient(x, eps, beta, side, bound)
+    work = network.workspace(forward_program(arch, bound), 5, bound.n_samples)
 
-    def loss(values: np.ndarray) -> float:
+    def forward(values: np.ndarray) -> dict[str, np.ndarray]:
         network.set_parameters(values)
-        return network.loss_and_gradient(x, eps, beta, side, bound)[0]
+        for name, given in {"x": x, "eps": eps, "c": side}.items():
+            if given is not None:
+                work.put(name, given)
+        work.run(5, beta=beta)
+        names = ("z", "nll", "h", *(("dnll", "bound") if bound.weighted else ("kl_mean",)))
+        return {name: work.get(name).copy() for name in names}
+
+    kept = forward(parameters)
+
+    def loss(values: np.ndarray, decoder: bool) -> float:
+        found = forward(values)
+        if bound.name in ("stl", "dreg"):
+            c, share = kept["dnll"], np.full(5, 0.2)
+            return surrogate(found["z"], found["nll"], kept["h"], c, share, beta, bound.name, decoder)
+        if bound.weighted:
+            return float(found["bound"].mean())
+        assert isinstance(bound.capacity, float)
+        return total_loss(float(found["nll"].mean()), found["kl_mean"], beta, bound.free_bits, bound.capacity)
 
     sigma = f" sigma={arch.sigma}" if "gaussian" in arch.likelihood else ""
     sigma += f" missing={arch.missing}" if arch.missing != "error" else ""
     sigma += " conditional" if arch.conditions else ""
-    named = zip(("beta", "free_bits", "capacity"), objective)
-    changed = "".join(f" {name}={value:g}" for name, value in named if value != (name == "beta"))
-    subject = f"VAE {arch.activation} {arch.likelihood}{sigma}{changed}"
+    changed = {"beta": beta} | {f.name: getattr(bound, f.name) for f in fields(bound) if f.name != "name"}
+    told = "".join(f" {name}={value:g}" for name, value in changed.items() if value != getattr(ELBO, name, 1.0))
+    subject = f"VAE {arch.activation} {arch.likelihood}{sigma}{f' {bound.name}' * bound.weighted}{told}"
     for name, _ in network.layout:
         chosen = np.zeros(parameters.size, bool)
         views(chosen, network.layout)[name][...] = True
-        yield Row(subject, differential(name), check_gradient(loss, gradient, parameters, where=chosen))
+        f = functools.partial(loss, decoder=not name.startswith("encoder"))
+        yield Row(subject, differential(name), check_gradient(f, gradient, parameters, where=chosen))
 
 
 def run(kernels: ModuleType) -> Iterator[Row]:
