@@ -59,6 +59,12 @@ def filled_network(arch, kernels, dtype, named):
     return network
 
 
+def bound_of(objective, threshold):
+    if objective in twin.SAMPLED:
+        return Bound(objective, int(threshold))
+    return Bound() if objective == "plain" else Bound(**{objective: threshold})
+
+
 def assert_gradients_equal(entries, kernels, form, activation, objectives):
     names = json.loads(str(entries[f"{form}/layout"]))
     arch = Architecture(activation=activation, **twin.options(form))
@@ -66,9 +72,9 @@ def assert_gradients_equal(entries, kernels, form, activation, objectives):
     for objective in objectives:
         threshold, loss, *gradient = entries[f"{form}/{activation}/{objective}"]
         assert (threshold > 0) == (objective != "plain")
-        x, eps = entries[f"{form}/x"], entries[f"{form}/eps"]
+        x, eps = entries[f"{form}/x"], entries[f"{form}/eps{'.k' * (objective in twin.SAMPLED)}"]
         assert np.isnan(x).any() == (arch.missing != "error")
-        bound = Bound() if objective == "plain" else Bound(**{objective: float(threshold)})
+        bound = bound_of(objective, float(threshold))
         our_loss, our_flat = network.loss_and_gradient(x, eps, twin.BETA, bound=bound)
         assert our_loss == pytest.approx(loss, rel=1e-12)
         theirs, ours = twin.split(np.array(gradient), names), views(our_flat, parameter_layout(arch))

@@ -8,7 +8,8 @@ Nothing of minivae is used but its noise and its order of the examples, which ar
 answers (tests/test_randomness.py): so the noise of 1,000 steps need not be stored.
 
 Entries: "form/x", "form/eps", "form/parameters" (one flat vector), "form/layout" (JSON list of [name, shape], the order
-in that vector); "form/activation/objective" (the objective's threshold, loss, then the flat gradient); and
+in that vector); "form/activation/objective" (the objective's threshold or number of samples, loss, then the flat gradient),
+with "form/eps.k" for those of several samples; and
 "training/...", see `training_entries`.
 """
 
@@ -37,9 +38,13 @@ BETA = 0.7  # not 1, so that a beta in the wrong place shows
 UNITS = ((150.0, 12.0), (-3.0, 0.02))  # shift and scale of the first two columns, where these are gaussian
 LEAST = math.log(1e-3)  # by columns, log sigma stays above it
 OBJECTIVES = ("plain", "free_bits")  # the second with a threshold between the kl_mean of the two dimensions
-CASES = [(form, activation, OBJECTIVES) for form in FORMS for activation in ACTIVATIONS]
-CASES += [(form, "tanh", ("plain",)) for form in COLUMN_FORMS if form != "mixed-input"]
+SAMPLED = ("elbo", "iwae", "stl", "dreg")  # of SAMPLES z for each example
+SAMPLES = 3
+CASES = [(form, activation, OBJECTIVES) for form in FORMS for activation in ACTIVATIONS if activation != "tanh"]
+CASES += [(form, "tanh", OBJECTIVES + SAMPLED) for form in FORMS]
+CASES += [(form, "tanh", ("plain", *SAMPLED)) for form in ("poisson", "gaussian-elementwise-input", "mixed-ignore")]
 CASES += [("mixed-input", "tanh", ("plain", "capacity"))]  # more than the KL, which is pushed up
+CASES += [(form, "tanh", ("plain",)) for form in COLUMN_FORMS if form not in {case[0] for case in CASES}]
 
 TRAINING = {"data_dim": 64, "hidden_dims": (32,), "latent_dim": 4, "examples": 256, "batch_size": 32}
 STEPS, SEED = 1000, 12
@@ -196,8 +201,11 @@ def column_nll(form, w, out, x, observed):
     return total
 
 
-def forward(form, activation, w, x, eps):
-    """recon, a number, and kl_mean [Z], from tensors w by name: what a textbook would write down."""
+def forward(form, activation, w, x, eps, estimator=""):
+    """nll [S], kl_mean [Z], log p(z) - log q(z|x) [S] and z, from tensors w by name: what a textbook would write down.
+
+    With "stl" and "dreg" nothing is learned from q's own density.
+    """
     import torch
     from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -209,7 +217,7 @@ def forward(form, activation, w, x, eps):
             observed, table, 0
         )  # a number, for the gradient of what a NaN gives is NaN whatever its weight
         x = torch.cat([x, observed], dim=1) if settings["missing"] == "input" else x
-    f = activation_function(activation)
+    f, K = activation_function(activation), len(eps) // len(x)
 
     def stack(part, h):
         last = sum(name.startswith(part) for name in w) // 2 - 1
@@ -219,26 +227,32 @@ def forward(form, activation, w, x, eps):
         return h
 
     mu, logvar = stack("encoder", x).chunk(2, dim=1)
-    q = Normal(mu, torch.exp(0.5 * logvar), validate_args=False)
-    out = stack("decoder", q.mean + q.stddev * eps)
     prior = Normal(torch.zeros_like(mu), torch.ones_like(mu))
+    q = Normal(mu, torch.exp(0.5 * logvar), validate_args=False)
     kl_mean = kl_divergence(q, prior).mean(dim=0)
+    mu, sigma = (part.repeat_interleave(K, dim=0) for part in (q.mean, q.stddev))
+    z = mu + sigma * eps
+    held = (mu.detach(), sigma.detach()) if estimator in ("stl", "dreg") else (mu, sigma)
+    ratio = (Normal(0.0, 1.0).log_prob(z) - Normal(*held).log_prob(z)).sum(dim=1)
+    out = stack("decoder", z)
     if form in COLUMN_FORMS:
-        return column_nll(form, w, out, table, observed).mean(), kl_mean
+        table, observed = (part.repeat_interleave(K, dim=0) for part in (table, observed))
+        return column_nll(form, w, out, table, observed), kl_mean, ratio, z
     if form == "bernoulli":
         p = Bernoulli(logits=out, validate_args=False)
     else:
         p = Normal(out, torch.exp(w["log_sigma"]) if form == "gaussian-learned" else torch.full_like(out, SIGMA))
-    return -p.log_prob(x).sum(dim=1).mean(), kl_mean
+    return -p.log_prob(x.repeat_interleave(K, dim=0)).sum(dim=1), kl_mean, ratio, z
 
 
 def threshold_loss_gradient(form, activation, objective, x, eps, parameters):
-    """[threshold, loss, gradient ...] in float64; the threshold is the objective's free_bits or its capacity."""
+    """[threshold, loss, gradient ...] in float64; the threshold is the objective's free_bits, capacity or samples."""
     import torch
 
     torch.set_num_threads(1)
     flat = torch.tensor(parameters, dtype=torch.float64, requires_grad=True)
-    recon, kl_mean = forward(form, activation, split(flat, layout(form)), torch.tensor(x), torch.tensor(eps))
+    w = split(flat, layout(form))
+    nll, kl_mean, ratio, z = forward(form, activation, w, torch.tensor(x), torch.tensor(eps), objective)
     threshold, kl = 0.0, kl_mean.sum()
     if objective == "free_bits":
         threshold = kl_mean.detach().mean().item()
@@ -246,8 +260,18 @@ def threshold_loss_gradient(form, activation, objective, x, eps, parameters):
     elif objective == "capacity":
         threshold = 1.5 * kl.item()
         kl = (kl - threshold).abs()
-    loss = recon + BETA * kl
-    loss.backward()
+    elif objective in SAMPLED:
+        threshold = SAMPLES
+    loss = reached = nll.mean() + BETA * kl
+    if objective in ("iwae", "stl", "dreg"):
+        log_w = (BETA * ratio - nll).reshape(len(x), SAMPLES)
+        loss = reached = -(torch.logsumexp(log_w, dim=1) - math.log(SAMPLES)).mean()
+        if objective != "iwae":
+            wt = torch.softmax(log_w, dim=1).detach()
+            reached = -(wt * log_w).sum(dim=1).mean()
+            if objective == "dreg":
+                z.register_hook(lambda g: (1 - BETA + BETA * wt).reshape(-1, 1) * g)
+    reached.backward()
     return np.concatenate([[threshold, loss.item()], flat.grad.numpy()])
 
 
@@ -331,8 +355,12 @@ def gradient_entries(seed=SEED):
         x, eps, parameters = inputs(form, seed)
         entries |= {f"{form}/x": x, f"{form}/eps": eps, f"{form}/parameters": parameters}
         entries[f"{form}/layout"] = np.array(json.dumps(layout(form)))
+        more = np.random.default_rng([seed, *form.encode()]).normal(size=(SAMPLES * BATCH, LATENT_DIM))
+        if set(objectives) & set(SAMPLED):
+            entries[f"{form}/eps.k"] = more
         for objective in objectives:
-            result = threshold_loss_gradient(form, activation, objective, x, eps, parameters)
+            noise = more if objective in SAMPLED else eps
+            result = threshold_loss_gradient(form, activation, objective, x, noise, parameters)
             entries[f"{form}/{activation}/{objective}"] = result
     return entries
 
