@@ -284,8 +284,10 @@ def check_memory(arch: Architecture, settings: dict[str, Any], rows: int) -> Non
     require_memory(f"a network {shape}", size(parameter_layout(arch)) * max(16, 5 * each), fix)
     batch = min(settings["batch_size"], rows)
     rows = settings["n_samples"] * batch
-    fewer = f" with n_samples={settings['n_samples']}" if rows > batch else ""
-    require_memory(f"batch_size={batch}{fewer}", rows * each * 2 * sum(layer.outputs for layer in layers))
+    what, fix = f"batch_size={batch}", "lower it"
+    if rows > batch:
+        what, fix = f"{what} with n_samples={settings['n_samples']}", "lower one of them"
+    require_memory(what, rows * each * 2 * sum(layer.outputs for layer in layers), fix)
 
 
 def read(

@@ -55,6 +55,27 @@ CASES |= {
     for sigma, missing in (("learned", "ignore"), ("elementwise", "input"), (0.5, "error"))
 }
 CASES |= {
+    "samples of z": (Architecture(12, 3, (9,), "tanh"), Optimizer(), Objective(n_samples=3), "dynamic"),
+    "iwae": (
+        Architecture(12, 3, (9,), "tanh"),
+        Optimizer(),
+        Objective(0.8, 3, objective="iwae", n_samples=4),
+        "dynamic",
+    ),
+    "dreg sigma learned": (
+        Architecture(12, 3, (9,), "relu", "gaussian"),
+        Optimizer(),
+        Objective(objective="dreg", n_samples=3),
+        "none",
+    ),
+    "stl of mixed columns": (
+        Architecture(12, 2, (6,), "tanh", MIXED, "learned", "ignore", ((0.4, 1.5),) * 2 + ((0.0, 1.0),) * 10),
+        Optimizer(),
+        Objective(objective="stl", n_samples=2),
+        "none",
+    ),
+}
+CASES |= {
     f"{name} in general": (Architecture(12, 3, (9,), "tanh", name), Optimizer(), Objective(), "none")
     for name in LIKELIHOODS
     if not any(arch.likelihood == name for arch, *_ in CASES.values())
