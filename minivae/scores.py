@@ -2,7 +2,8 @@
 
 Three numbers in nats: the ELBO, the importance-sampled log-likelihood and the reconstruction alone. All rows share the
 same noise, so that a row's score does not depend on its place and two rows differ by what they are, not by what they
-drew. Where a row's numbers do not fit into float32 it is evaluated again in float64.
+drew. A mean over rows is another question: its error shrinks with their number only if each draws its own (`bounds`).
+Where a row's numbers do not fit into float32 it is evaluated again in float64.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import numpy as np
 from minivae import randomness
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
-from minivae.evaluation import CHUNK, finite_first
+from minivae.evaluation import CHUNK, finite_first, noise_call
 from minivae.kernels import Call, load
 from minivae.kernels.columns import CELLS
 from minivae.likelihoods import ONE_HOT
 from minivae.network import Network, Workspace, decode_program, encode_program, loss_program
 
+Noise = np.ndarray | range  # eps [K, 1, Z] that all rows share, or range(K): K draws of each row's own
 DRAWS = 32  # of z for each row: of the 15 strangest digits two seeds name 14 alike, and their mean ELBO differs by 0.1
 
 
@@ -44,17 +46,14 @@ def shared_noise(n_draws: int, latent_dim: int, seed: int, name: str = "n_sample
     return np.stack([eps, -eps], axis=1).reshape(-1, 1, latent_dim)[:n_draws]
 
 
-def elbo_terms(
-    network: Network, examples: Examples, seed: int, n_draws: int = DRAWS, eps: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def elbo_terms(network: Network, examples: Examples, seed: int, n_draws: int = DRAWS) -> tuple[np.ndarray, np.ndarray]:
     """recon [n], the mean of -log p(x|z) over n_draws draws of z from q(z|x), and kl [n], both in nats.
 
-    The ELBO is -(recon + kl), the KL in closed form. Both are inf where float64 holds no number for the row. `eps`
-    [n_draws, 1, Z], or [n_draws, n, Z] for noise of each row's own, takes the place of the shared noise.
+    The ELBO is -(recon + kl), the KL in closed form. Both are inf where float64 holds no number for the row.
     """
-    eps = shared_noise(n_draws, network.arch.latent_dim, seed, "n_draws") if eps is None else eps
+    eps = shared_noise(n_draws, network.arch.latent_dim, seed, "n_draws")
 
-    def terms(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
+    def terms(network: Network, examples: Examples, eps: Noise) -> np.ndarray:
         table = np.zeros((len(examples.rows), 2))
         for piece, work in _draws(network, examples, seed, eps):
             table[piece, 0] += _nll(work) / len(eps)
@@ -69,7 +68,7 @@ def divergence(network: Network, examples: Examples, seed: int) -> np.ndarray:
     """KL( q(z|x) || p(z) ) of each latent dimension [n, Z] in nats, whose sum over the dimensions is elbo_terms' kl."""
     Z = network.arch.latent_dim
 
-    def terms(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
+    def terms(network: Network, examples: Examples, eps: Noise) -> np.ndarray:
         table = np.zeros((len(examples.rows), Z))
         for piece, work in _draws(network, examples, seed, eps):
             table[piece] = work.get("kl")
@@ -84,17 +83,16 @@ def log_likelihood(
     n_samples: int,
     seed: int,
     progress: Callable[[int], Any] = lambda rows: None,
-    eps: np.ndarray | None = None,
 ) -> np.ndarray:
     """log p(x) per example [n] in nats, estimated by log 1/K sum_k w_k with K = n_samples draws from q(z|x).
 
     log w = log p(x|z) + log p(z) - log q(z|x) and, with z = mu + sigma eps, log p(z) - log q(z|x) =
     1/2 sum_j (logvar + eps^2 - z^2). In expectation a lower bound that rises with K to log p(x) (Burda et al. 2016).
-    -inf where float64 holds no number for the row. `eps` as in elbo_terms.
+    -inf where float64 holds no number for the row.
     """
-    eps = shared_noise(n_samples, network.arch.latent_dim, seed) if eps is None else eps
+    eps = shared_noise(n_samples, network.arch.latent_dim, seed)
 
-    def surprise(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
+    def surprise(network: Network, examples: Examples, eps: Noise) -> np.ndarray:
         total = np.full(len(examples.rows), -math.inf)
         for piece, _, log_w in log_weights(network, examples, seed, eps):
             total[piece] = np.logaddexp(total[piece], log_w)
@@ -104,8 +102,41 @@ def log_likelihood(
     return -_finite_first(surprise, network, examples, eps)[:, 0]
 
 
+def bounds(
+    network: Network,
+    examples: Examples,
+    n_samples: int,
+    seed: int,
+    progress: Callable[[int], Any] = lambda rows: None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """recon [n], kl [n] and log p(x) [n] as above, of which one takes means; and h [n, 2 Z], the q(z|x) they are of.
+
+    Each row draws noise of its own, by its number in the data: the errors of rows are then independent, and the standard
+    error of a mean over rows holds them. One draw at a time is in memory. recon is a mean over max(n_samples, DRAWS)
+    draws; of the first n_samples of them comes log p(x).
+    """
+    require_count("n_samples", n_samples)
+
+    def terms(network: Network, examples: Examples, eps: Noise) -> np.ndarray:
+        table = np.zeros((len(examples.rows), 3 + 2 * network.arch.latent_dim))
+        table[:, 2] = -math.inf
+        for i, (piece, work, log_w) in enumerate(log_weights(network, examples, seed, eps)):
+            row = table[piece]
+            row[:, 0] += _nll(work) / len(eps)
+            if i % len(eps) < n_samples:
+                row[:, 2] = np.logaddexp(row[:, 2], log_w)
+            if i % len(eps) == 0:
+                row[:, 1], row[:, 3:] = work.get("kl").sum(axis=1, dtype=np.float64), work.get("h")
+            progress(len(log_w))
+        table[:, 2] = math.log(n_samples) - table[:, 2]
+        return table
+
+    table = _finite_first(terms, network, examples, range(max(n_samples, DRAWS)))
+    return table[:, 0], table[:, 1], -table[:, 2], table[:, 3:]
+
+
 def log_weights(
-    network: Network, examples: Examples, seed: int, eps: np.ndarray
+    network: Network, examples: Examples, seed: int, eps: Noise
 ) -> Iterator[tuple[slice, Workspace, np.ndarray]]:
     """For every chunk of rows and each draw: its place, the workspace, and log w [rows] in float64."""
     Z = network.arch.latent_dim
@@ -123,7 +154,7 @@ def reconstruction(
     """
     columns = network.arch.data_dim if per_column else 1
 
-    def nll(network: Network, examples: Examples, eps: np.ndarray) -> np.ndarray:
+    def nll(network: Network, examples: Examples, eps: Noise) -> np.ndarray:
         table = np.zeros((len(examples.rows), columns))
         split = _by_column(network, min(CHUNK, len(table)))
         for piece, work in _draws(network, examples, seed, eps):
@@ -137,7 +168,7 @@ def reconstruction(
 # ---- How
 
 
-def _draws(network: Network, examples: Examples, seed: int, eps: np.ndarray) -> Iterator[tuple[slice, Workspace]]:
+def _draws(network: Network, examples: Examples, seed: int, eps: Noise) -> Iterator[tuple[slice, Workspace]]:
     """For every chunk of rows its place and, once for each draw, the workspace after z, out and nll were computed.
 
     Binarized pixels are drawn by what the row holds, not by where it stands: the checksum of its grey values takes the
@@ -149,7 +180,8 @@ def _draws(network: Network, examples: Examples, seed: int, eps: np.ndarray) -> 
     reading = network.workspace(gather, capacity, **examples.on(kernels))
     read = {name: array for name, array in reading.arrays.items() if name not in ("rows", "data", "side")}
     encoding = network.workspace([*binarize, *encode_program(arch)], capacity, **read)
-    draw = [Call("sample_forward", ("z", "kl", "h", "eps")), *decode_program(arch), *loss_program(arch)]
+    noise = [noise_call(seed, randomness.MEASURE)] if isinstance(eps, range) else []
+    draw = [*noise, Call("sample_forward", ("z", "kl", "h", "eps")), *decode_program(arch), *loss_program(arch)]
     encoded = {name: encoding.arrays[name] for name in ("x", "c", "h", "observed") if name in encoding.arrays}
     drawing = network.workspace(draw, capacity, **encoded)
     for piece, rows in examples.chunks(CHUNK):
@@ -162,9 +194,12 @@ def _draws(network: Network, examples: Examples, seed: int, eps: np.ndarray) -> 
             grey = kernels.to_host(encoding.arrays["x"][:n]).astype(np.float32)
             encoding.put("rows", np.array([zlib.crc32(row.tobytes()) for row in grey], np.int64))
         encoding.run(n)
-        for e in eps:
-            drawing.put("eps", np.broadcast_to(e if len(e) == 1 else e[piece], (n, arch.latent_dim)))
-            drawing.run(n)
+        if noise:
+            drawing.put("rows", rows)
+        for k, e in enumerate(eps):
+            if not noise:
+                drawing.put("eps", np.broadcast_to(e, (n, arch.latent_dim)))
+            drawing.run(n, step=k)
             yield piece, drawing
 
 
@@ -216,7 +251,7 @@ def _by_cells(network: Network) -> Callable[[Workspace], np.ndarray]:
 
 
 def _finite_first(
-    score: Callable[[Network, Examples, np.ndarray], np.ndarray], network: Network, examples: Examples, eps: np.ndarray
+    score: Callable[[Network, Examples, Noise], np.ndarray], network: Network, examples: Examples, eps: Noise
 ) -> np.ndarray:
     """score(network, examples, eps) [n, C], higher = worse; the rows without a finite number again in float64, by the book.
 
@@ -224,7 +259,7 @@ def _finite_first(
     """
 
     def of(network: Network, rows: Any) -> np.ndarray:
-        return score(network, replace(examples, rows=examples.rows[rows]), eps if eps.shape[1] == 1 else eps[:, rows])
+        return score(network, replace(examples, rows=examples.rows[rows]), eps)
 
     table = finite_first(of, network)
     table[np.isnan(table)] = math.inf

@@ -7,49 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from minivae import scores
-from minivae.app.compare import Measured, active_of, compare, spread, standard_error  # noqa: F401
+from minivae.app.compare import compare  # noqa: F401  (cli.py looks for commands here)
 from minivae.app.drawing import compared, figures, first_of, told
-from minivae.app.results import decode, encode, impute, score  # noqa: F401  (cli.py looks for commands here)
+from minivae.app.evaluate import evaluate  # noqa: F401
+from minivae.app.results import decode, encode, impute, score  # noqa: F401
 from minivae.app.runs import open_run, pick
-from minivae.app.train import backend, say_collapse, train  # noqa: F401
+from minivae.app.train import backend, train  # noqa: F401
 from minivae.app.writing import FIGURES, TABLES, beside, out_path, write_means
 from minivae.data.checks import require_count
 from minivae.data.datasets import NAMES, dataset_status
 from minivae.data.files import DataError
 from minivae.kernels import MODULES, availability, load
-from minivae.progress import bar, say
+from minivae.progress import say
 from minivae.storage.modelfile import json_text
-
-
-def evaluate(options: argparse.Namespace) -> int:
-    for name in ("limit", "n_samples"):
-        if getattr(options, name) is not None:
-            require_count(name, getattr(options, name))
-    run = open_run(options.model)
-    vae, dataset = run.vae, run.dataset(options.data)
-    part = pick(run, dataset, options.split, own=options.data is None).first(options.limit)
-    measured, n = Measured.of(run, part, vae.seed_), len(part.rows)
-    examples, elbo = measured.examples, measured.elbo
-    with bar(n * options.n_samples, "draws", not options.quiet) as advance:
-        log_p = scores.log_likelihood(vae.network_, examples, options.n_samples, vae.seed_, advance)
-    if measured.active is not None:
-        say_collapse(measured.active, vae.latent_dim)
-    result = {
-        "data": dataset.name, "split": part.split, "examples": n, "elbo": float(elbo.mean()),
-        "recon": float(measured.recon.mean()), "kl": float(measured.kl.mean()), "log_likelihood": float(log_p.mean()),
-        "log_likelihood_standard_error": standard_error(log_p), "n_samples": options.n_samples,
-        "active_units": measured.active, "latent_dim": vae.latent_dim, "binarize": examples.fixed().binarize,
-    }  # fmt: skip
-    if options.json:
-        print(json_text(result))
-        return 0
-    print(f"{n:,} {part.split} examples of {dataset.name}, nats per example")
-    print(f"  ELBO            {result['elbo']:10.3f}   (recon {result['recon']:.3f}, kl {result['kl']:.3f})")
-    likelihood = spread(result["log_likelihood"], result["log_likelihood_standard_error"], 10)
-    print(f"  log-likelihood  {likelihood}   ({options.n_samples} importance samples)")
-    print(f"  active units    {active_of(result):>{10 + len(str(vae.latent_dim))}}")
-    return 0
 
 
 def sample(options: argparse.Namespace) -> int:

@@ -5,62 +5,21 @@ from __future__ import annotations
 import argparse
 import glob
 import math
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minivae import evaluation, samples, scores
-from minivae.app.runs import Part, Run, open_run, pick
+from minivae.app.runs import open_run, pick
 from minivae.app.writing import FIGURES, out_path
-from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.data.datasets import Dataset
 from minivae.likelihoods import COUNTS, ONE_HOT
+from minivae.measures import Measured, active_units, mean_of, standard_error
 from minivae.progress import TROUBLE, bar, one_line, say
 from minivae.storage.modelfile import json_text
 
 SEED = 0  # of the noise that all runs share, and of the pixels that are drawn from grey values
-ROWS = 2048  # with noise of their own at a time
 KEY = ("the data", "the part of the data", "binarize", "the scale of values", "densities and probabilities")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What some rows [n] are worth to a model, in nats, and how many of its latents are active in them."""
-
-    examples: Examples
-    recon: np.ndarray
-    kl: np.ndarray
-    active: int | None  # None for one row, in which nothing varies
-
-    @classmethod
-    def of(cls, run: Run, part: Part, seed: int, own: bool = False) -> Measured:
-        """With the noise of scores, which all rows share, or with each row's own: a mean of rows evens that out.
-
-        Else an error would be left that the rows' spread does not show: 0.07 and 0.14 nats for digits and 2 and 20 latents.
-        """
-        network, examples = run.vae.network_, run.vae.examples(part.data, part.rows, part.told)
-        terms, n, Z = [], len(examples.rows), network.arch.latent_dim
-        for at in range(0, n, ROWS if own else n):
-            some, eps = replace(examples, rows=examples.rows[at : at + ROWS] if own else examples.rows), None
-            if own:
-                half = samples.prior(scores.DRAWS // 2 * len(some.rows), Z, seed, at).reshape(-1, len(some.rows), Z)
-                eps = np.concatenate([half, -half])
-            terms.append(scores.elbo_terms(network, some, seed, eps=eps))
-        recon, kl = np.concatenate(terms, axis=1)
-        mu = evaluation.posterior(network, examples, np.float64)[0]
-        return cls(examples, recon, kl, int(evaluation.active_units(mu).sum()) if len(mu) > 1 else None)
-
-    @property
-    def elbo(self) -> np.ndarray:
-        return np.asarray(-(self.recon + self.kl))
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean; NaN where one row, or a row of no number, leaves none."""
-    with np.errstate(invalid="ignore"):  # of rows that score -inf
-        return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 class Row(NamedTuple):
@@ -126,7 +85,8 @@ def _measure(name: str, options: argparse.Namespace, datasets: dict[Any, Dataset
     if source not in datasets:  # each is read once
         datasets[source] = run.dataset(options.data)
     part = pick(run, datasets[source], options.split, own=options.data is None).first(options.limit)
-    measured, vae = Measured.of(run, part, SEED, own=True), run.vae
+    vae = run.vae
+    measured = Measured.of(vae.network_, vae.examples(part.data, part.rows, part.told), SEED)
     units, whole = vae.network_.arch.column_units(), np.ones(vae.n_features_in_, bool)
     for column in vae.network_.arch.runs:
         if column.likelihood != "bernoulli":  # densities are in the table's own units, standardized or not
@@ -135,9 +95,9 @@ def _measure(name: str, options: argparse.Namespace, datasets: dict[Any, Dataset
     history, examples, elbo = vae.history_, measured.examples, measured.elbo
     told = {
         "run": name, "data": datasets[source].name, "split": part.split, "examples": len(elbo),
-        "settings": vae.settings_, "elbo": float(elbo.mean()), "elbo_standard_error": standard_error(elbo),
+        "settings": vae.settings_, "elbo": mean_of(elbo).value, "elbo_standard_error": standard_error(elbo),
         "recon": float(measured.recon.mean()), "kl": float(measured.kl.mean()),
-        "active_units": measured.active, "latent_dim": vae.latent_dim, "parameters": vae.n_parameters_,
+        "active_units": active_units(measured.mu).value, "latent_dim": vae.latent_dim, "parameters": vae.n_parameters_,
         "epoch_kept": next((r["epoch"] for r in reversed(history) if r["kept"]), None), "epochs": len(history),
         "seconds": sum(r["seconds"] for r in history),
     }  # fmt: skip

@@ -1,0 +1,120 @@
+"""`minivae evaluate`: what a model is worth on some rows, one line a number with its standard error."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minivae import evaluation, measures
+from minivae.app.compare import spread
+from minivae.app.runs import Part, Run, open_run, pick
+from minivae.app.train import say_collapse
+from minivae.data.checks import require_count
+from minivae.measures import Estimate, Measured, mean_of, median_of
+from minivae.progress import bar
+from minivae.scores import DRAWS
+from minivae.storage.modelfile import json_text
+
+SAMPLES = 500  # of the model, and as many held-out rows, whose nearest training row is looked for
+PRODUCTS = 4 * 10**10  # fewer where it would take more
+KNOWN = 60_000  # training rows that the probe knows
+
+
+class Line(NamedTuple):
+    """A number: its label in the table, its name in JSON, where its error is `<name>_standard_error`, and a note."""
+
+    label: str
+    name: str
+    estimate: Estimate
+    note: str = ""
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    for name in ("limit", "n_samples"):
+        if getattr(options, name) is not None:
+            require_count(name, getattr(options, name))
+    run = open_run(options.model)
+    vae, dataset, own = run.vae, run.dataset(options.data), options.data is None
+    part = pick(run, dataset, options.split, own).first(options.limit)
+    examples, n, K = vae.examples(part.data, part.rows, part.told), len(part.rows), options.n_samples
+    with bar(n * max(K, DRAWS), "draws", not options.quiet) as advance:
+        measured = Measured.of(vae.network_, examples, vae.seed_, K, advance)
+    lines = [*_bounds(run, measured, K), *_active(run, measured)]
+    if own and part.split != "train":  # else training rows are not known, or are these
+        lines += _beside_training(run, part, pick(run, dataset, "train", own), measured)
+    _print(options, lines, {
+        "data": dataset.name, "split": part.split, "examples": n, "n_samples": K, "latent_dim": vae.latent_dim,
+        "binarize": examples.fixed().binarize,
+    })  # fmt: skip
+    return 0
+
+
+def _bounds(run: Run, measured: Measured, n_samples: int) -> Iterator[Line]:
+    """The ELBO in its parts, and the likelihood that it bounds; further bounds of log p(x) stand beside it."""
+    network, n = run.vae.network_, len(measured.kl)
+    shared = measures.information(measured.h, run.vae.seed_)
+    yield Line("ELBO", "elbo", mean_of(measured.elbo), "- recon - KL")
+    yield Line("  recon", "recon", mean_of(measured.recon), "-log p(x|z)")
+    yield Line("  KL", "kl", mean_of(measured.kl))
+    note = f"of rows and latents, at most log n = {math.log(n):.3f}"
+    yield Line("    mutual information", "mutual_information", mean_of(shared), note)
+    yield Line(
+        "    marginal KL", "marginal_kl", mean_of(measured.kl - shared), "of q(z), the mean of all q(z|x), from p(z)"
+    )
+    yield Line("log-likelihood", "log_likelihood", mean_of(measured.log_p), f"{n_samples} importance samples")
+    bits = measures.bits_per_dimension(measured.log_p, network, measured.examples)
+    yield Line("  bits per dimension", "bits_per_dimension", bits)
+
+
+def _active(run: Run, measured: Measured) -> Iterator[Line]:
+    active = measures.active_units(measured.mu)
+    if not math.isnan(active.value):
+        say_collapse(int(active.value), run.vae.latent_dim)
+    yield Line("active units", "active_units", active)
+
+
+def _beside_training(run: Run, part: Part, train: Part, measured: Measured) -> Iterator[Line]:
+    """Whether the model repeats rows that it was trained on, and what its latents tell of the labels."""
+    vae, n = run.vae, len(part.rows)
+    if vae.network_.arch.missing == "error":  # rows with holes are at no distance
+        m = measures.spaced(n, min(SAMPLES, PRODUCTS // (len(train.rows) * vae.n_features_in_)))
+        known = vae.examples(train.data, train.rows, train.told)
+        y = None if vae.condition_ is None or part.labels is None else part.labels[m]
+        grey = vae.network_.arch.likelihood == "bernoulli"  # no row of grey values is a draw of it
+        X = vae.sample(len(m), y=y, noise=not grey, random_state=vae.seed_)
+        held = part.data[part.rows[m]] / measured.examples.divide_by
+        for label, name, rows in (
+            ("of samples", "sample_distance", X),
+            ("of held-out rows", "held_out_distance", held),
+        ):
+            distance = measures.neighbours(np.asarray(rows, np.float64), vae.network_, known)[1]
+            note = f"median distance of {len(m):,} {'means' if grey and rows is X else 'rows'}"
+            yield Line(f"nearest training row {label}", name, median_of(distance), note)
+    labels, names = measures.classes(part.labels), measures.classes(train.labels)
+    if labels is not None and names is not None:
+        some = measures.spaced(len(train.rows), KNOWN)
+        m = measures.spaced(n, measures.PAIRS // len(some))
+        mu = evaluation.posterior(vae.network_, vae.examples(train.data, train.rows[some], train.told), np.float64)[0]
+        right, common = measures.probe(measured.mu[m], labels[m], mu, names[some])
+        note = f"of {len(m):,} rows, from {measures.NEIGHBOURS} neighbours among {len(some):,} training rows"
+        yield Line("k-NN accuracy", "probe_accuracy", mean_of(right), note)
+        yield Line("  of the commonest label", "commonest_label_accuracy", mean_of(common))
+
+
+def _print(options: argparse.Namespace, lines: list[Line], told: dict[str, Any]) -> None:
+    if options.json:
+        for line in lines:
+            told |= {line.name: line.estimate.value, f"{line.name}_standard_error": line.estimate.error}
+        print(json_text(told))
+        return
+    print(f"{told['examples']:,} {told['split']} examples of {told['data']}, nats per example")
+    width = max(len(line.label) for line in lines)
+    for label, name, (value, error), note in lines:
+        shown = spread(value, error, 10)
+        if name == "active_units":
+            shown = f"{'?' if math.isnan(value) else value} of {told['latent_dim']}".rjust(10) + shown[10:]
+        print(f"  {label:{width}}{shown:24}{'(' * bool(note) + note + ')' * bool(note)}".rstrip())
