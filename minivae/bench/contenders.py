@@ -185,11 +185,12 @@ def ours(config: Config, backend: str, device: str) -> Contender:
         rows = np.tile(rows, (math.ceil(EPOCH / len(rows)), 1))
     network, optimizer = Network(config.arch, kernels), Optimizer(learning_rate=LEARNING_RATE)
     moments = {name: kernels.to_device(v) for name, v in optimizer.state(len(initial), np.float32).items()}
-    trace = kernels.empty((len(rows), 2 + config.arch.latent_dim), np.float64)
+    objective = Objective(objective="iwae" if config.samples > 1 else "elbo", n_samples=config.samples)
+    trace = kernels.empty((len(rows), objective.bound.columns(config.arch.latent_dim)), np.float64)
     examples = Examples(kernels.to_device(data), np.arange(len(data)))
-    program = step_program(network, examples, Objective(), optimizer, SEED)
+    program = step_program(network, examples, objective, optimizer, SEED)
     arrays = {"data": examples.data, "trace": trace, "p": network.parameters, "g": network.gradient, **moments}
-    work, index = network.workspace(program, config.batch, **arrays), np.arange(len(rows))
+    work, index = network.workspace(program, config.batch, config.samples, **arrays), np.arange(len(rows))
     fixed = {"index": index, "beta": np.ones(len(rows)), "learning_rate": np.full(len(rows), LEARNING_RATE)}
 
     def reset() -> None:
@@ -206,7 +207,7 @@ def ours(config: Config, backend: str, device: str) -> Contender:
         host = np.asarray(kernels.to_host(trace))
         if ran < len(rows) or not np.isfinite(host[-1, :2]).all():
             raise ArithmeticError(f"the training stopped at step {done}: its loss is not finite")
-        return host[:, 0] + host[:, 2:].sum(axis=1)
+        return host[:, 0] + (0.0 if objective.bound.weighted else host[:, 2:].sum(axis=1))
 
     made = Contender(len(rows), block, reset, "threads as the backend chooses", device=device, work=work)
     if backend == "numpy":
@@ -228,6 +229,7 @@ def profile(config: Config, n: int) -> list[Row]:
         product = purpose == "gradient" or (purpose == "forward" and call.arrays[0] is not None)
         W = [contender.work.arrays[name].size for name in call.arrays if product and name and name.endswith(".W")]
         part = {"kernel": call.kernel, "array": next(filter(None, call.arrays), ""), "purpose": purpose}
-        parts.append(part | {"seconds": seconds * shares[i], "flops": 2.0 * config.batch * sum(W)})
+        rows = config.batch * (config.samples if "decoder." in str(call.arrays) else 1)
+        parts.append(part | {"seconds": seconds * shares[i], "flops": 2.0 * rows * sum(W)})
     waiting = seconds * shares[-1]
     return [{"status": "timed", "seconds": seconds, "threads": tables.threads, "parts": parts, "waiting": waiting}]

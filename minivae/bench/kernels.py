@@ -24,8 +24,8 @@ BUNCH, MOST = 2e-3, 100  # seconds that a program of one kernel should take, and
 # Repeated calls must meet the same kind of numbers, never ever smaller ones: relu leaves a dy that it has masked as it is,
 # and in sgd_step g becomes learning_rate m: where learning_rate is 1 - momentum, the next m = momentum m + g is the same.
 SCALARS: dict[str, Any] = {
-    "activation": "relu", "beta": 1.0, "free_bits": 0.1, "capacity": 0.0, "max_norm": math.inf, "learning_rate": 0.1,
-    "momentum": 0.9, "nesterov": False, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "step": 100, "weight_decay": 0.0,
+    "activation": "relu", "estimator": "dreg", "beta": 1.0, "free_bits": 0.1, "capacity": 0.0, "max_norm": math.inf,
+    "learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "step": 100, "weight_decay": 0.0,
     "seed": SEED, "purpose": 1, "divide_by": 255.0, "index": 0,
 }  # fmt: skip
 
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 def cases(config: Config) -> list[Case]:
     """Every kernel on uniform float32 arrays of a step's sizes; dense: the decoder's last layer, the largest with a dx."""
     arch, B, D, Z = config.arch, config.batch, config.arch.data_dim, config.arch.latent_dim
-    sizes = {"1": 1, "T": 1, "B": B, "n": B, "D": D, "O": D, "I": (*arch.hidden_dims, Z)[0], "Z": Z}
+    sizes = {"1": 1, "T": 1, "B": B, "S": B, "n": B, "D": D, "O": D, "I": (*arch.hidden_dims, Z)[0], "Z": Z}
     sizes |= {"E": D, "P": D, "R": 1, "4": 4}
     sizes["N"], generator, found = Network(arch, reference).parameters.size, np.random.default_rng(SEED), []
     for name, kernel in TABLE.items():
@@ -57,6 +57,8 @@ def cases(config: Config) -> list[Case]:
             arrays[array.name] = generator.permutation(B) if dtype == "int64" else drawn.astype(dtype)
         if "runs" in arrays:  # all columns bernoulli, with an output each
             arrays["runs"] = np.array([[0, 0, 0, D]])
+        if name == "weigh":
+            arrays["dnll"][...] = -1
         if name == "observe":  # of the same numbers again and again
             arrays["shift"][:], arrays["scale"][:] = 0, 1
         flops = {"dense_forward": 2, "dense_backward": 4}.get(name, 0) * B * D * sizes["I"]

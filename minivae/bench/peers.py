@@ -21,12 +21,15 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def start(config: Config, activations: dict[str, Any]) -> tuple[Any, ...]:
-    """Named parameters, x [S, B, D], eps [S, B, Z]; encoder and decoder as lists of (name of W, name of b, activation)."""
+    """Named parameters, x [S, B, D], eps [S, B, Z] or [S, B, K, Z]; the layers of encoder and decoder, each as (W, b, f)."""
     for word in (config.arch.activation, config.arch.likelihood):
-        if word not in (*activations, "bernoulli", "gaussian"):
+        known = (*activations, "bernoulli", "gaussian")
+        if word not in known[: -1 if config.samples > 1 else None]:
             raise Unavailable(f"no counterpart of {word} is written for PyTorch and JAX")
     flat, data, rows, eps = inputs(config)
     stacks = encoder_layers(config.arch), decoder_layers(config.arch)
+    if config.samples > 1:
+        eps = eps.reshape(*eps.shape[:2], config.samples, -1)
     layers = [[(f"{n.name}.W", f"{n.name}.b", activations[n.activation]) for n in stack] for stack in stacks]
     return views(flat, parameter_layout(config.arch)), data[rows], eps, *layers
 
@@ -56,7 +59,17 @@ def torch(config: Config, library: str, device: str, compiled: bool = False, gra
             y = activation(F.linear(y, p[W], p[b]))
         return y
 
+    def bound(x: Any, eps: Any) -> Any:
+        mu, logvar = (part[:, None] for part in dense(x, encoder).chunk(2, dim=1))
+        z = mu + torch.exp(0.5 * logvar) * eps
+        out = dense(z, decoder)
+        nll = F.binary_cross_entropy_with_logits(out, x[:, None].expand_as(out), reduction="none").sum(dim=2)
+        log_w = 0.5 * (logvar + eps * eps - z * z).sum(dim=2) - nll
+        return (math.log(config.samples) - torch.logsumexp(log_w, dim=1)).mean()
+
     def loss(x: Any, eps: Any) -> Any:
+        if config.samples > 1:
+            return bound(x, eps)
         mu, logvar = dense(x, encoder).chunk(2, dim=1)
         out = dense(mu + torch.exp(0.5 * logvar) * eps, decoder)
         if gaussian:
@@ -135,7 +148,17 @@ def jax(config: Config, library: str, device: str, scan: bool = False) -> Conten
             y = activation(y @ p[W] + p[b])
         return y
 
+    def bound(p: Any, x: Any, eps: Any) -> Any:
+        mu, logvar = jnp.split(dense(p, x, encoder)[:, None], 2, axis=2)
+        z = mu + jnp.exp(0.5 * logvar) * eps
+        a = dense(p, z, decoder)
+        nll = jnp.sum(jnp.maximum(a, 0) - a * x[:, None] + jnp.log1p(jnp.exp(-jnp.abs(a))), axis=2)
+        log_w = 0.5 * jnp.sum(logvar + eps * eps - z * z, axis=2) - nll
+        return jnp.mean(math.log(config.samples) - jax.nn.logsumexp(log_w, axis=1))
+
     def loss(p: Any, x: Any, eps: Any) -> Any:
+        if config.samples > 1:
+            return bound(p, x, eps)
         mu, logvar = jnp.split(dense(p, x, encoder), 2, axis=1)
         a = dense(p, mu + jnp.exp(0.5 * logvar) * eps, decoder)
         if gaussian:

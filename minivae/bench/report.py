@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="under a minute: two configurations, few rounds")
     add("--suite", choices=(*SUITES, "all"), help="what to measure (default: all; with --quick step, profile, kernels)")
     add("--rounds", type=int, metavar="N", help="turns of each contender (default: 7; with --quick 3)")
-    form = "design, batches, gaussian, quick, or widths-activation[-likelihood]-batch (default: design)"
+    form = "design, batches, gaussian, iwae, quick, or widths-activation[-likelihood][-iwaeK]-batch (default: design)"
     add("--configs", nargs="+", metavar="NAME", help=form)
     known = "numpy, numba, cupy, torch, torch-compile, jax-scan, jax-step (default: all); on a GPU torch-cuda,"
     known += " torch-cuda-compile, torch-cuda-graph; one of your own as module:function"
