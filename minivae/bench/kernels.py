@@ -25,8 +25,8 @@ BUNCH, MOST = 2e-3, 100  # seconds that a program of one kernel should take, and
 # and in sgd_step g becomes learning_rate m: where learning_rate is 1 - momentum, the next m = momentum m + g is the same.
 SCALARS: dict[str, Any] = {
     "activation": "relu", "estimator": "dreg", "beta": 1.0, "free_bits": 0.1, "capacity": 0.0, "max_norm": math.inf,
-    "learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "step": 100, "weight_decay": 0.0,
-    "seed": SEED, "purpose": 1, "divide_by": 255.0, "index": 0,
+    "learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "step": 100,
+    "weight_decay": 0.0, "seed": SEED, "purpose": 1, "divide_by": 255.0, "index": 0,
 }  # fmt: skip
 
 
