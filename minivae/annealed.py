@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae import randomness, samples, scores
+from minivae import measures, randomness, samples, scores
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.data.files import Array
@@ -46,7 +46,7 @@ class Sandwich:
     lower: Array
     upper: Array
     gap: float
-    standard_error: float  # NaN for a single row
+    standard_error: float  # NaN of a single row
 
 
 def lower_bound(
@@ -82,8 +82,7 @@ def sandwich(
     units = network.arch.column_units() if network.arch.far and network.dtype == np.float32 else None
     examples = Examples(samples.observe(network, z, seed, side=side), np.arange(n), side=side, units=units)
     lower, upper = _bounds(network, examples, seed, sigmoidal(temperatures), chains, progress, "posterior", z).T
-    error = np.std(upper - lower, ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    return Sandwich(lower, upper, float(np.mean(upper - lower)), float(error))
+    return Sandwich(lower, upper, *measures.mean_of(upper - lower))
 
 
 def _bounds(

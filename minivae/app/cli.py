@@ -98,6 +98,10 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     model(evaluate)
     which_data(evaluate)
     evaluate.add_argument("--n-samples", type=int, default=100, help="importance samples per example (default: 100)")
+    evaluate.add_argument(
+        "--ais", type=int, metavar="N", help="bound log p(x) by annealed chains of N temperatures as well"
+    )
+    evaluate.add_argument("--chains", type=int, default=16, help="annealed chains per example (default: 16)")
     evaluate.add_argument("--limit", type=int, help="use only the first so many examples")
     evaluate.add_argument("--quiet", action="store_true", help="no progress")
     as_json(evaluate)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minivae import evaluation, measures
+from minivae import annealed, evaluation, measures
 from minivae.app.compare import spread
 from minivae.app.runs import Part, Run, open_run, pick
 from minivae.app.train import say_collapse
@@ -34,7 +34,7 @@ class Line(NamedTuple):
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    for name in ("limit", "n_samples"):
+    for name in ("limit", "n_samples", "ais", "chains"):
         if getattr(options, name) is not None:
             require_count(name, getattr(options, name))
     run = open_run(options.model)
@@ -43,12 +43,12 @@ def evaluate(options: argparse.Namespace) -> int:
     examples, n, K = vae.examples(part.data, part.rows, part.told), len(part.rows), options.n_samples
     with bar(n * max(K, DRAWS), "draws", not options.quiet) as advance:
         measured = Measured.of(vae.network_, examples, vae.seed_, K, advance)
-    lines = [*_bounds(run, measured, K), *_active(run, measured)]
+    lines = [*_bounds(run, measured, K), *_annealed(run, measured, options), *_active(run, measured)]
     if own and part.split != "train":  # else training rows are not known, or are these
         lines += _beside_training(run, part, pick(run, dataset, "train", own), measured)
     _print(options, lines, {
         "data": dataset.name, "split": part.split, "examples": n, "n_samples": K, "latent_dim": vae.latent_dim,
-        "binarize": examples.fixed().binarize,
+        "binarize": examples.fixed().binarize, "temperatures": options.ais, "chains": options.ais and options.chains,
     })  # fmt: skip
     return 0
 
@@ -68,6 +68,21 @@ def _bounds(run: Run, measured: Measured, n_samples: int) -> Iterator[Line]:
     yield Line("log-likelihood", "log_likelihood", mean_of(measured.log_p), f"{n_samples} importance samples")
     bits = measures.bits_per_dimension(measured.log_p, network, measured.examples)
     yield Line("  bits per dimension", "bits_per_dimension", bits)
+
+
+def _annealed(run: Run, measured: Measured, options: argparse.Namespace) -> Iterator[Line]:
+    """A tighter lower bound of log p(x), and how far off it may be: the gap to an upper one on rows that the model makes."""
+    if options.ais is None:
+        return
+    network, examples, seed, n = run.vae.network_, measured.examples, run.vae.seed_, len(measured.kl)
+    side = None if examples.side is None else examples.side[examples.rows]
+    with bar(5 * n * options.ais, "annealed chains", not options.quiet) as advance:
+        lower = annealed.lower_bound(network, examples, seed, options.ais, options.chains, advance)
+        found = annealed.sandwich(network, n, seed, options.ais, options.chains, side, advance)
+    note = f"{options.chains} chains of {options.ais} temperatures"
+    yield Line("annealed lower bound", "annealed_log_likelihood", mean_of(lower), note)
+    gap = Estimate(found.gap, found.standard_error)
+    yield Line("  gap of the sandwich", "annealed_gap", gap, f"to an upper bound, on {n:,} simulated rows")
 
 
 def _active(run: Run, measured: Measured) -> Iterator[Line]:

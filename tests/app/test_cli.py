@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minivae import VAE, load_dataset, scores
+from minivae import VAE, annealed, load_dataset, scores
 from minivae.app import recorder
 from minivae.app.cli import build_parser, main
 from minivae.kernels import availability
@@ -130,6 +130,21 @@ def test_evaluate_agrees_with_the_estimator(run_folder, capsys, digits):
     assert result["examples"] == 297 and result["elbo"] == pytest.approx(-(result["recon"] + result["kl"]))
     assert main(["evaluate", run_folder, "--n-samples", "2", "--split", "train", "--limit", "10", "--quiet"]) == 0
     assert "10 train examples" in capsys.readouterr().out
+
+
+def test_evaluate_bounds_log_p_by_annealed_chains(run_folder, capsys):
+    command = ["evaluate", run_folder, "--limit", "40", "--ais", "20", "--chains", "4", "--quiet"]
+    assert main([*command, "--json"]) == 0
+    result, vae = json.loads(capsys.readouterr().out), VAE.load("run/model.npz")
+    examples = vae.examples(RAW.test[:40], np.arange(40), None)
+    assert result["annealed_log_likelihood"] == annealed.lower_bound(vae.network_, examples, vae.seed_, 20, 4).mean()
+    found = annealed.sandwich(vae.network_, 40, vae.seed_, 20, 4)
+    assert (result["annealed_gap"], result["annealed_gap_standard_error"]) == (found.gap, found.standard_error)
+    assert (result["temperatures"], result["chains"]) == (20, 4)
+    assert main(command) == 0
+    assert "on 40 simulated rows" in capsys.readouterr().out
+    assert main(["evaluate", run_folder, "--ais", "0"]) == 1
+    assert "ais must be at least 1, not 0" in capsys.readouterr().err
 
 
 def test_own_data_hold_out_a_validation_part_that_evaluate_finds_again(capsys, digits):
