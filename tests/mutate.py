@@ -80,6 +80,8 @@ TESTS = {
     "data/batches.py": "test_standardize test_small_laws data/test_data test_statistics test_training test_estimator app/test_cli",
     "evaluation.py": "test_small_laws test_kl_tools test_statistics test_counts test_training test_estimator app/test_cli test_finite",
     "scores.py": "test_scores test_columns test_statistics test_estimator app/test_cli test_finite",
+    "measures.py": "test_measures app/test_evaluate",
+    "app/evaluate.py": "app/test_evaluate app/test_cli",
     "samples.py": "test_samples test_columns test_estimator app/test_cli",
     "imputation.py": "test_columns test_finite",
     "training.py": "test_checkpoints test_small_laws test_kl_tools test_optimizers test_training test_twin test_estimator app/test_cli test_finite",
@@ -99,7 +101,15 @@ TESTS = {
     "app/writing.py": "app/test_results",
     "estimator.py": "test_standardize test_checkpoints test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
 }  # fmt: skip
-PICKED_ONLY = (CUBLAS, "data/tables.py", "data/pictures.py", "conventions.py", "app/results.py", "app/writing.py")
+PICKED_ONLY = (
+    CUBLAS,
+    "data/tables.py",
+    "data/pictures.py",
+    "conventions.py",
+    "app/results.py",
+    "app/writing.py",
+    "app/evaluate.py",
+)
 
 
 @dataclass(frozen=True)
@@ -273,7 +283,7 @@ MUTATIONS = [
     mutation("warm-up counted in steps of the whole run", "training.py", ("position = self.epoch + index", "position = self.step + index")),
     mutation("log-likelihood without - log K", "scores.py", ("math.log(len(eps)) - total", "-total")),
     mutation("log-likelihood without the entropy of q", "scores.py", ("(logvar + e**2 - z**2)", "(e**2 - z**2)")),
-    mutation("ELBO of one draw where many were asked for", "scores.py", ("        for e in eps:\n", "        for e in eps[:1]:\n")),
+    mutation("ELBO of one draw where many were asked for", "scores.py", ("in enumerate(eps):\n", "in enumerate(eps[:1]):\n")),
     mutation("no second evaluation in float64", "evaluation.py", ("        if lost.size and", "        if False and")),
     mutation("rows without a number pass", "evaluation.py", ("    if lost.size:\n        fits", "    if False:\n        fits")),
     mutation("nothing looks at the last update", "training.py", ("if self.network.not_finite() or not", "if not")),
@@ -282,6 +292,12 @@ MUTATIONS = [
     mutation("packed records are read as they lie", "data/checks.py", ("if not sparse and whole and array", "if not sparse and array")),
     mutation("numbers of any size are taken", "settings.py", ("not -(2**63) <= value < 2**64", "False")),
     mutation("pixels binarized by their row's number", "scores.py", ("[zlib.crc32(row.tobytes()) for row in grey]", "rows")),
+    mutation("each row's own noise is that of the first row", "scores.py", ('drawing.put("rows", rows)', 'drawing.put("rows", 0 * rows)')),
+    mutation("log-likelihood of K draws divided by all draws", "scores.py", ("math.log(n_samples) - table[:, 2]", "math.log(len(eps)) - table[:, 2]")),
+    mutation("the mixture of all q(z|x) without its 1/n", "measures.py", ("(math.log(n) - top - np.log(total))", "-(top + np.log(total))")),
+    mutation("few rows' deviations stand for those of all unscaled", "measures.py", (" * (n / len(rows))", "")),
+    mutation("bits per dimension of the values as the model reads them", "measures.py", ("seen @ density * math.log(examples.divide_by) - log_p", "-log_p")),
+    mutation("the probe takes the nearest row in each block alone", "measures.py", ("order % k, axis=1), start + order - k)", "0 * order, axis=1), start + order - k)")),
     mutation("antithetic noise twice the same", "scores.py", ("np.stack([eps, -eps]", "np.stack([eps, eps]")),
     mutation("the noise of x is that of z", "samples.py", ("(seed, randomness.OBSERVE, call)", "(seed, randomness.PRIOR, call)")),
     mutation("samples spread by the variance", "samples.py", ("log_sigma = 0.5 * out[:", "log_sigma = out[:")),

@@ -92,7 +92,7 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
 
     evaluate = command(
         "evaluate",
-        "report ELBO, importance-sampled log-likelihood and active units, in nats per example",
+        "report ELBO, log-likelihood, information, samples and latents of a model, with standard errors",
         "minivae evaluate runs/mnist --split test --n-samples 5000 --json",
     )
     model(evaluate)
@@ -130,6 +130,7 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     sample.add_argument("-n", "--n", type=int, default=64, help="how many (default: 64)")
     sample.add_argument("--y", nargs="+", metavar="LABEL", help="what a model is told (default: all labels, in turns)")
     sample.add_argument("--noise", action="store_true", help="draw data from p(x|z) instead of showing its mean")
+    sample.add_argument("--nearest", action="store_true", help="and the training row nearest to each: is it a copy?")
     seed = "seed (default: the model's, so that each run draws the same)"
     sample.add_argument("--random-state", "--seed", type=int, help=seed)
     sample.add_argument("-o", "--out", default="samples.png", help=f"{MEANS} (default: samples.png)")

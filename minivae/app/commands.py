@@ -9,7 +9,7 @@ import numpy as np
 
 from minivae.app.compare import compare  # noqa: F401  (cli.py looks for commands here)
 from minivae.app.drawing import compared, figures, first_of, told
-from minivae.app.evaluate import evaluate  # noqa: F401
+from minivae.app.evaluate import evaluate, nearest_training  # noqa: F401
 from minivae.app.results import decode, encode, impute, score  # noqa: F401
 from minivae.app.runs import open_run, pick
 from minivae.app.train import backend, train  # noqa: F401
@@ -23,14 +23,25 @@ from minivae.storage.modelfile import json_text
 
 
 def sample(options: argparse.Namespace) -> int:
-    path = out_path(options.out, *TABLES, ".npy", *FIGURES)
+    path = out_path(options.out, *TABLES, *[] if options.nearest else [".npy"], *FIGURES)
     run = open_run(options.model)
     require_count("n", options.n, 8 * run.vae.n_features_in_)
     y = told(run.vae, options.n, options.y)
     images = run.vae.sample(options.n, y=y, noise=options.noise, random_state=options.random_state)
     labels = None if y is None or np.size(y) != options.n else np.ravel(y)
     first = beside(run, np.arange(options.n), labels)
-    write_means(path, run, images, lambda plots: plots.samples(images, run.image_shape), first)
+    if not options.nearest:
+        write_means(path, run, images, lambda plots: plots.samples(images, run.image_shape), first)
+    else:
+        known, place, distance = nearest_training(run, images)
+        rows = known.rows[place]
+        X = known.data[rows] / known.divide_by
+        title = "Samples and the training rows nearest to them"
+        write_means(
+            path, run, images,
+            lambda plots: plots.pairs({"sample": images, "nearest": X}, run.image_shape, title),
+            first | {"nearest": rows, "distance": distance},
+        )  # fmt: skip
     if not options.noise and (path is None or path.suffix.lower() not in FIGURES):
         say("these are decoder means, smoother than rows of the data; --noise draws such rows")
     return 0

@@ -13,15 +13,18 @@ from minivae import annealed, evaluation, measures
 from minivae.app.compare import spread
 from minivae.app.runs import Part, Run, open_run, pick
 from minivae.app.train import say_collapse
+from minivae.data.batches import Examples
 from minivae.data.checks import require_count
+from minivae.data.files import Array, DataError
 from minivae.measures import Estimate, Measured, mean_of, median_of
 from minivae.progress import bar
 from minivae.scores import DRAWS
 from minivae.storage.modelfile import json_text
 
-SAMPLES = 500  # of the model, and as many held-out rows, whose nearest training row is looked for
-PRODUCTS = 4 * 10**10  # fewer where it would take more
-KNOWN = 60_000  # training rows that the probe knows
+SAMPLES = 300  # of the model, and as many held-out rows, whose nearest training row is looked for
+PRODUCTS = 2 * 10**10  # fewer where it would take more
+KNOWN = 60_000  # training rows that the probe knows, at most
+TESTED = 50_000_000  # pairs of these and the rows that it is tried on, at most
 
 
 class Line(NamedTuple):
@@ -57,13 +60,13 @@ def _bounds(run: Run, measured: Measured, n_samples: int) -> Iterator[Line]:
     """The ELBO in its parts, and the likelihood that it bounds; further bounds of log p(x) stand beside it."""
     network, n = run.vae.network_, len(measured.kl)
     shared = measures.information(measured.h, run.vae.seed_)
-    yield Line("ELBO", "elbo", mean_of(measured.elbo), "- recon - KL")
+    yield Line("ELBO", "elbo", mean_of(measured.elbo), "-(recon + KL)")
     yield Line("  recon", "recon", mean_of(measured.recon), "-log p(x|z)")
     yield Line("  KL", "kl", mean_of(measured.kl))
     note = f"of rows and latents, at most log n = {math.log(n):.3f}"
     yield Line("    mutual information", "mutual_information", mean_of(shared), note)
     yield Line(
-        "    marginal KL", "marginal_kl", mean_of(measured.kl - shared), "of q(z), the mean of all q(z|x), from p(z)"
+        "    marginal KL", "marginal_kl", mean_of(measured.kl - shared), "KL( q(z) || p(z) ), q(z) the mean of q(z|x)"
     )
     yield Line("log-likelihood", "log_likelihood", mean_of(measured.log_p), f"{n_samples} importance samples")
     bits = measures.bits_per_dimension(measured.log_p, network, measured.examples)
@@ -97,27 +100,33 @@ def _beside_training(run: Run, part: Part, train: Part, measured: Measured) -> I
     vae, n = run.vae, len(part.rows)
     if vae.network_.arch.missing == "error":  # rows with holes are at no distance
         m = measures.spaced(n, min(SAMPLES, PRODUCTS // (len(train.rows) * vae.n_features_in_)))
-        known = vae.examples(train.data, train.rows, train.told)
         y = None if vae.condition_ is None or part.labels is None else part.labels[m]
         grey = vae.network_.arch.likelihood == "bernoulli"  # no row of grey values is a draw of it
         X = vae.sample(len(m), y=y, noise=not grey, random_state=vae.seed_)
         held = part.data[part.rows[m]] / measured.examples.divide_by
-        for label, name, rows in (
-            ("of samples", "sample_distance", X),
-            ("of held-out rows", "held_out_distance", held),
-        ):
-            distance = measures.neighbours(np.asarray(rows, np.float64), vae.network_, known)[1]
-            note = f"median distance of {len(m):,} {'means' if grey and rows is X else 'rows'}"
-            yield Line(f"nearest training row {label}", name, median_of(distance), note)
+        samples, held_out = np.split(nearest_training(run, np.concatenate([X, held]), train)[2], 2)
+        note = f"median distance of {len(m):,} {'decoder means' if grey else 'draws'}"
+        yield Line("nearest training row", "sample_distance", median_of(samples), note)
+        yield Line("  of held-out rows", "held_out_distance", median_of(held_out), f"of {len(m):,}")
     labels, names = measures.classes(part.labels), measures.classes(train.labels)
     if labels is not None and names is not None:
         some = measures.spaced(len(train.rows), KNOWN)
-        m = measures.spaced(n, measures.PAIRS // len(some))
+        m = measures.spaced(n, TESTED // len(some))
         mu = evaluation.posterior(vae.network_, vae.examples(train.data, train.rows[some], train.told), np.float64)[0]
         right, common = measures.probe(measured.mu[m], labels[m], mu, names[some])
-        note = f"of {len(m):,} rows, from {measures.NEIGHBOURS} neighbours among {len(some):,} training rows"
+        note = f"of {len(m):,} rows, by {measures.NEIGHBOURS} of {len(some):,} training rows"
         yield Line("k-NN accuracy", "probe_accuracy", mean_of(right), note)
         yield Line("  of the commonest label", "commonest_label_accuracy", mean_of(common))
+
+
+def nearest_training(run: Run, X: Array, train: Part | None = None) -> tuple[Examples, Array, Array]:
+    """The training rows of a run, the place among them of the one nearest to each of X [m, D], and how near that is."""
+    vae = run.vae
+    if vae.network_.arch.missing != "error":
+        raise DataError("rows with missing cells are at no distance from a sample; leave --nearest out")
+    train = train or pick(run, run.dataset(), "train", own=True)
+    known = vae.examples(train.data, train.rows, train.told)
+    return known, *measures.neighbours(X, vae.network_, known)
 
 
 def _print(options: argparse.Namespace, lines: list[Line], told: dict[str, Any]) -> None:

@@ -110,7 +110,7 @@ def write_means(path: Path | None, run: Run, means: Array, draw: Callable[[Any],
         drawn = draw(plots)
         plots.save(drawn, path)
         if drawn.get_label():  # how many of the rows it shows, where that is not all
-            say(f"{path.name} shows {drawn.get_label()}; end --out in .npy for all")
+            say(f"{path.name} shows {drawn.get_label()}; end --out in .csv for all")
     if path is not None:
         print(f"wrote {path}")
 

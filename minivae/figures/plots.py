@@ -117,11 +117,15 @@ def reconstructions(x: Any, x_hat: Any, image_shape: Shape, rows: str = "") -> F
     """
     x, x_hat = as_rows(x, "x"), as_rows(x_hat, "x_hat")
     require(x.shape == x_hat.shape, f"x has shape {x.shape} and x_hat {x_hat.shape}; pass reconstructions of x")
-    columns, most = (10, 30) if is_image(image_shape) else (4, 12)
-    layers = {"original": x[:most], "reconstruction": x_hat[:most]}
-    title = "Originals and reconstructions" + _cut(x, most)
-    figure = image_grid(layers, image_shape, min(len(x), columns), title, rows)
-    figure.set_label(_cut(x, most)[2:])
+    return pairs({"original": x, "reconstruction": x_hat}, image_shape, "Originals and reconstructions", rows)
+
+
+def pairs(named: dict[str, np.ndarray], image_shape: Shape, title: str, rows: str = "") -> Figure:
+    """Rows [n, D] above those that belong to them, by their names, as `reconstructions`."""
+    n, (columns, most) = len(next(iter(named.values()))), (10, 30) if is_image(image_shape) else (4, 12)
+    layers, cut = {name: x[:most] for name, x in named.items()}, f", the first {most} of {n}" if most < n else ""
+    figure = image_grid(layers, image_shape, min(n, columns), title + cut, rows)
+    figure.set_label(cut[2:])
     return figure
 
 

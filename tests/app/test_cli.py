@@ -537,7 +537,7 @@ def test_hidden_dims_may_be_empty_and_must_be_numbers(capsys):
 def test_a_figure_that_shows_less_than_was_asked_for_says_so(run_folder, capsys):
     pytest.importorskip("matplotlib", reason="figures need matplotlib")
     assert main(["reconstruct", run_folder, "-n", "100"]) == 0
-    assert "reconstructions.png shows the first 30 of 100; end --out in .npy for all" in capsys.readouterr().err
+    assert "reconstructions.png shows the first 30 of 100; end --out in .csv for all" in capsys.readouterr().err
     assert main(["reconstruct", run_folder, "-n", "30"]) == 0
     assert capsys.readouterr().err == ""
 
