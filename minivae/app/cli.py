@@ -180,11 +180,15 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
         "compare every hand-derived gradient with finite differences; exit 1 if one is wrong",
         "minivae gradcheck",
         "minivae gradcheck --backend all --json",
+        "minivae gradcheck --dtype longdouble",
     )
     if typed in (None, "gradcheck"):
         from minivae.kernels import MODULES
 
         gradcheck.add_argument("--backend", choices=("all", *MODULES), default="numpy", help="default: numpy")
+    gradcheck.add_argument(
+        "--dtype", choices=("float64", "longdouble"), default="float64", help="longdouble: to 1e-11, numpy alone"
+    )
     as_json(gradcheck)
 
     data = command("data", "list the named datasets, or fetch one", "minivae data", "minivae data mnist --download")

@@ -77,13 +77,17 @@ def gradcheck(options: argparse.Namespace) -> int:
     names = []
     for name in MODULES if options.backend == "all" else [options.backend]:
         works, reason = availability(name)
-        if works or options.backend != "all":
+        if options.dtype == "longdouble" and name != "numpy":
+            say(f"{name} is skipped: it has no long double")
+        elif works or options.backend != "all":
             names.append(name)
         else:
             say(f"{name} is skipped: {reason}")
+    if not names:
+        raise DataError("no backend is left to check; --dtype longdouble needs --backend numpy")
     rows = []
     for name in names:
-        for row in proof.run(load(name)):
+        for row in proof.run(load(name), options.dtype):
             rows.append({"backend": name, "subject": row.subject, "gradient": row.gradient, "error": row.error})
             rows[-1] |= {"tolerance": row.tolerance, "passed": row.passed}
             if not options.json:
@@ -95,8 +99,8 @@ def gradcheck(options: argparse.Namespace) -> int:
     else:
         worst = max(row["error"] for row in rows)
         print(
-            f"{len(rows)} gradients checked in float64 against central differences; {failed} above the tolerance "
-            f"{proof.TOLERANCE:g}; largest relative error {worst:.1e}"
+            f"{len(rows)} gradients checked in {options.dtype} against central differences; {failed} above the tolerance "
+            f"{proof.TOLERANCE[options.dtype]:g}; largest relative error {worst:.1e}"
         )
     return 1 if failed else 0
 

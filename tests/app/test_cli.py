@@ -552,6 +552,20 @@ def test_gradcheck_of_all_backends_names_those_it_skips(capsys, monkeypatch):
     assert {row["backend"] for row in json.loads(captured.out)["rows"]} == {"numpy"}
 
 
+def test_gradcheck_in_long_double_is_numpys_alone_and_says_so(capsys, monkeypatch):
+    if np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps:
+        pytest.skip("long double is float64 on this system")
+    from minivae import proof
+
+    monkeypatch.setattr(proof, "model_rows", lambda kernels, dtype: iter(()))
+    assert main(["gradcheck", "--backend", "all", "--dtype", "longdouble"]) == 0
+    captured = capsys.readouterr()
+    assert "numba is skipped: it has no long double" in captured.err and "cupy is skipped" in captured.err
+    assert "gradients checked in longdouble" in captured.out and "above the tolerance 1e-11" in captured.out
+    assert main(["gradcheck", "--backend", "numba", "--dtype", "longdouble"]) == 1
+    assert "no backend is left to check; --dtype longdouble needs --backend numpy" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "3", "null", '{"data": 3}', '{"image_shape": 8}'])
 def test_a_config_that_train_did_not_write_is_one_line(run_folder, text, capsys, tmp_path):
     VAE.load(tmp_path / "run" / "model.npz").save(
