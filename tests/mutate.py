@@ -42,6 +42,7 @@ RESULTS = ROOT / "build" / "mutants.jsonl"
 COPIED = ("minivae", "tests", "benchmarks", "pyproject.toml")
 REFERENCE, PHILOX, CUDA = "kernels/reference.py", "kernels/philox.py", "kernels/cuda/kernels.cu"
 CUBLAS = "kernels/cuda/cublas.py"
+BOUNDS, NUMBA_BOUNDS = "kernels/bounds.py", "kernels/numba/bounds.py"
 COLUMNS, NUMBA_COLUMNS = "kernels/columns.py", "kernels/numba/columns.py"
 ROWS, INTERPRETER, ENCODE = (f"kernels/numba/{name}.py" for name in ("rows", "interpreter", "encode"))
 
@@ -50,6 +51,8 @@ TESTS = {
     REFERENCE: "test_gradcheck kernels/test_contract test_optimizers test_statistics test_twin test_training",
     PHILOX: "test_randomness kernels/test_contract test_statistics",
     COLUMNS: "test_gradcheck kernels/test_contract test_columns test_twin",
+    BOUNDS: "test_bounds test_gradcheck kernels/test_contract test_twin",
+    NUMBA_BOUNDS: "test_bounds kernels/test_contract test_twin",
     "kernels/__init__.py": "kernels/test_contract test_optimizers test_training test_estimator app/test_cli",
     "kernels/table.py": "kernels/test_contract kernels/test_real_sizes test_house test_gradcheck",
     "kernels/numba/tile.py": "kernels/test_gemm kernels/test_real_sizes kernels/test_contract",
@@ -125,8 +128,8 @@ def mutation(name: str, file: str, *edits: tuple[str, str]) -> Mutation:
     return Mutation(name, file, edits)
 
 
-SIGMA_Z = "sigma = np.exp(0.5 * logvar)\n    np.multiply(sigma, eps, out=z)"
-SIGMA_DZ = "sigma = np.exp(0.5 * logvar)\n    np.multiply(dkl, mu, out=dmu)"
+SIGMA_Z = "sigma = np.exp(0.5 * logvar)\n    z[...]"
+SIGMA_DZ = "np.exp(0.5 * logvar), _by_example(dz, h)"
 
 MUTATIONS = [
     # the latent variable
@@ -134,25 +137,25 @@ MUTATIONS = [
     mutation(
         "sigma = exp(logvar) in sampling, consistent",
         REFERENCE,
-        ("np.multiply(sigma, eps, out=z)", "np.multiply(sigma * sigma, eps, out=z)"),
+        ("(sigma[:, None] * _by_example", "(sigma[:, None] ** 2 * _by_example"),
         ("dlogvar *= sigma\n", "dlogvar *= 2 * sigma * sigma\n"),
     ),
-    mutation("other noise in the backward pass", REFERENCE, ("multiply(dz, eps,", "multiply(dz, np.roll(eps, 1, 0),")),
+    mutation("other noise in the backward pass", REFERENCE, ("dz, _by_example(eps, h), out", "dz, _by_example(np.roll(eps, 1, 0), h), out")),
     mutation("logvar gradient without its 1/2", REFERENCE, ("(sigma * sigma - 1)\n    dlogvar *= 0.5", "(sigma * sigma - 1)")),
     mutation("dlogvar from the KL without -1", REFERENCE, ("dkl * (sigma * sigma - 1)", "dkl * (sigma * sigma)")),
-    mutation("dz does not reach mu", REFERENCE, ("    dmu += dz\n", "")),
+    mutation("dz does not reach mu", REFERENCE, ("    dmu += dz.sum(axis=1)\n", "")),
     mutation("KL without its 1/2", REFERENCE, ("    kl -= 1\n    kl *= 0.5\n", "    kl -= 1\n")),
     mutation(
         "KL without its 1/2, consistent",
         REFERENCE,
         ("    kl -= 1\n    kl *= 0.5\n", "    kl -= 1\n"),
-        ("dkl = weight[:, None] * dkl_mean", "dkl = 2 * weight[:, None] * dkl_mean"),
+        ("= weight[:, None] * dkl_mean,", "= 2 * weight[:, None] * dkl_mean,"),
     ),
     mutation(
         "KL with the wrong sign, consistent",
         REFERENCE,
         ("    kl -= 1\n    kl *= 0.5\n", "    kl -= 1\n    kl *= -0.5\n"),
-        ("dkl = weight[:, None] * dkl_mean", "dkl = -weight[:, None] * dkl_mean"),
+        ("= weight[:, None] * dkl_mean,", "= -weight[:, None] * dkl_mean,"),
     ),
     mutation("beta applied twice in the gradient", REFERENCE, ("dkl_mean[...] = beta", "dkl_mean[...] = beta * beta")),
     mutation("beta applied twice in the reported loss", "network.py", ("recon + beta * abs(", "recon + beta * beta * abs(")),
@@ -185,8 +188,8 @@ MUTATIONS = [
     mutation("gaussian: log sigma missing", REFERENCE, ("D * (log_sigma + 0.5 * LOG_2PI)", "D * (0.5 * LOG_2PI)")),
     mutation("gaussian: log 2 pi missing, consistent", REFERENCE, ("D * (log_sigma + 0.5 * LOG_2PI)", "D * log_sigma")),
     mutation("gaussian: dlog_sigma with the wrong sign", REFERENCE, ("np.dot(weight, D - squares)", "np.dot(weight, squares - D)")),
-    mutation("the 1/B is missing", "network.py", ("np.full(rows, 1 / rows,", "np.full(rows, 1.0,")),
-    mutation("a short batch is divided by the full size", "network.py", ("np.full(rows, 1 / rows,", "np.full(rows, 1 / self.capacity,")),
+    mutation("the 1/B is missing", "network.py", ('("weight", rows, 1 / rows)', '("weight", rows, 1)')),
+    mutation("a short batch is divided by the full size", "network.py", ('("weight", rows, 1 / rows)', '("weight", rows, 1 / self.capacity)')),
     # columns and missing cells
     mutation("cells: the mask on the wrong side", COLUMNS, ("seen = observed[:, c : c + n] > 0", "seen = observed[:, c : c + n] == 0")),
     mutation("cells: the gradient is divided by how many were observed", COLUMNS, ("dout *= weight[:, None]", "dout *= (weight / np.maximum(observed.sum(axis=1), 1))[:, None]")),
@@ -232,6 +235,37 @@ MUTATIONS = [
     mutation("imputation: what was observed is replaced as well", "imputation.py", ("np.where(np.isnan(X), filled, X)", "filled")),
     mutation("scores: a missing cell is an anomaly", "scores.py", ("np.where(observed > 0, table, 0)", "table")),
     mutation("scores: a column's units left out", "scores.py", ("[0] + log_scale[run.columns]", "[0]")),
+    # importance-weighted bounds
+    mutation("bound: log K forgotten, consistent", BOUNDS, ("np.log(total / w.shape[1])", "np.log(total)")),
+    mutation(
+        "bound: the density of q forgotten, consistent",
+        BOUNDS,
+        ("np.sum(eps * eps - z * z, axis=1).reshape(B, -1) + np.sum(logvar, axis=1, keepdims=True)", "-np.sum(z * z, axis=1).reshape(B, -1)"),
+        ("        dlogvar -= beta * c.sum(axis=1)\n", "        pass\n"),
+    ),
+    mutation("bound: q's sigma forgotten", BOUNDS, (" + np.sum(logvar, axis=1, keepdims=True)", "")),
+    mutation("bound: weights that do not add up to 1", BOUNDS, ("(w / total)).ravel()", "w).ravel()")),
+    mutation("bound: every sample counts the same", BOUNDS, ("(w / total)).ravel()", "np.full_like(w, 1 / w.shape[1])).ravel()")),
+    mutation("bound: the decoder's weights are squared", BOUNDS, ("(w / total)).ravel()", "(w / total) ** 2).ravel()")),
+    mutation("bound: the largest weight is not taken out", BOUNDS, ("top = log_w.max(axis=1, keepdims=True)", "top = np.zeros((B, 1))")),
+    mutation("bound: weights are shared by the batch", BOUNDS, ("total = w.sum(axis=1, keepdims=True)", "total = w.sum() / B")),
+    mutation("bound: beta does not weigh the densities", BOUNDS, ("log_w = beta * 0.5 * ratio", "log_w = 0.5 * ratio")),
+    mutation("bound: the samples of an example lie apart", BOUNDS, ("np.repeat(x, len(y) // len(x), axis=0)", "np.tile(x, (len(y) // len(x), 1))")),
+    mutation("iwae: the entropy of q has no gradient", BOUNDS, ("        dlogvar -= beta * c.sum(axis=1)\n", "        pass\n")),
+    mutation("iwae: the score of q is left out, as by stl", BOUNDS, ('if estimator != "iwae":\n        g', 'if True:\n        g')),
+    mutation("iwae: the prior has no gradient", BOUNDS, ("g = beta * c * z.reshape(B, K, -1) + dz", "g = 0 * c * z.reshape(B, K, -1) + dz")),
+    mutation("dreg: w in place of w^2", BOUNDS, ("g *= 1 - beta + beta * c / weight[:, None, None]", "g *= 1")),
+    mutation("dreg: a factor that beta does not know", BOUNDS, ("g *= 1 - beta + beta * c /", "g *= c /")),
+    mutation("stl: the score without its sigma", BOUNDS, ("g -= beta * c * e / sigma[:, None]", "g -= beta * c * e")),
+    mutation("bound: a loss is not weighed", BOUNDS, ("    dout *= dnll[:, None]\n", "    pass\n")),
+    mutation("bound: a loss is weighed twice", "network.py", ('loss_program(arch, K, "one")', 'loss_program(arch, K, k("weight", K))')),
+    mutation("bound: a held-out loss is the ELBO", "training.py", ("        if not aim.bound.weighted:\n", "        if True:\n")),
+    mutation("bound: one sample in training", "training.py", ("Bound(self.objective, self.n_samples,", "Bound(self.objective, 1,")),
+    mutation("numba: dreg is stl", NUMBA_BOUNDS, ("if estimator == DREG else one", "if False else one")),
+    mutation("numba: weights by the first sample", NUMBA_BOUNDS, ("if dnll[s] > top or dnll[s] != dnll[s] else top", "if s == r * K else top")),
+    mutation("CUDA: dreg is stl", CUDA, ("if (estimator == 2) g *=", "if (estimator == 3) g *=")),
+    mutation("CUDA: a barrier is missing before the weights", CUDA, ("    __syncthreads();  // all know", "    // all know")),
+    mutation("stages do not grow", "optimizers.py", ("np.log1p(passed * (growth - 1)) / math.log(growth)", "passed")),
     # optimizers
     mutation("adam without bias correction of m", REFERENCE, ("step_size = learning_rate / (1 - beta1**step)", "step_size = learning_rate")),
     mutation("adam without bias correction of v", REFERENCE, ("root_correction = 1 / math.sqrt(1 - beta2**step)", "root_correction = 1")),
@@ -269,7 +303,7 @@ MUTATIONS = [
     mutation("cuda: a rehearsal records", CUDA, ("    if (stop && stop[0] >= 2) return;\n", "")),
     mutation("cuda: the failed step moves on", CUDA, ("    if (state[0]) return;  //", "    //")),
     mutation("cuda: the product's last rows are left out", CUDA, ("k0 + ka < K ? a[", "k0 + ka < K - K % DEPTH ? a[")),
-    mutation("cuda: dlogvar without its 1/2", CUDA, ("real(0.5) * (dz[i] * eps[i]", "(dz[i] * eps[i]")),
+    mutation("cuda: dlogvar without its 1/2", CUDA, ("real(0.5) * (dlogvar * sigma + dkl", "(dlogvar * sigma + dkl")),
     mutation("cublas: factors in the order of C", "kernels/cuda/cublas.py", ("for x in (b, a) for", "for x in (a, b) for")),
     mutation("graph: variables one step late", "kernels/cuda/graph.py", ("np.asarray(values)[ran : ran + count]", "np.asarray(values)[:count]")),
     mutation("graph: adam's scalars at kl's place", "kernels/cuda/graph.py", ("self.places.append(tuple(counts))", "self.places.append((0, 0))")),
