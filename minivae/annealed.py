@@ -98,11 +98,10 @@ def _bounds(
         for place, rows in some.chunks(max(1, CHUNK // chains)):
             encoded, steps = Encoded(network, replace(some, rows=rows), seed, start), np.ones((len(betas), len(rows)))
             anneal(*encoded.chains(max(1, chains // 4), PILOT), betas, steps, progress, adapt=True)
-            up = anneal(*encoded.chains(chains, FORWARD), betas, steps, progress)
-            found = [log_mean(np.where(np.isnan(up), -math.inf, up))]  # a weight that is no number is none
+            found = [anneal(*encoded.chains(chains, FORWARD), betas, steps, progress)]
             if z is not None:
                 backward = encoded.chains(chains, BACKWARD, z[which][place])
-                found.append(-log_mean(anneal(*backward, betas[::-1], steps[::-1], progress)))
+                found.append(-anneal(*backward, betas[::-1], steps[::-1], progress))
             table.append(np.stack(found, axis=1))
         return np.concatenate(table)
 
@@ -115,11 +114,6 @@ def sigmoidal(temperatures: int) -> Array:
     require_count("temperatures", temperatures)
     b = np.tanh(np.linspace(-2, 2, temperatures + 1))
     return np.asarray((1 + b / b[-1]) / 2)
-
-
-def log_mean(log_w: Array) -> Array:
-    """The logarithm of the mean weight [n] of all chains, log_w [n, K]."""
-    return np.asarray(np.logaddexp.reduce(log_w, axis=1) - math.log(log_w.shape[1]))
 
 
 class Encoded:
@@ -136,11 +130,8 @@ class Encoded:
     def chains(self, K: int, run: int, z: Array | None = None) -> tuple[LogWeight, Array, Noise]:
         """K chains an example, S = n K rows of a batch: log w, where they start (z [n, Z], or draws from q), their noise."""
         network, arch, n, arrays = self.network, self.network.arch, len(self.h), self.arrays
-        if K > 1:
-            repeated = network.workspace([Call("repeat", (k(name, K), name)) for name in arrays], n, K, **arrays)
-            repeated.run(n)
-            arrays = repeated.arrays
-        program = [*decode_program(arch, K), *loss_program(arch, K, "one"), *decoder_backward(arch)]
+        program = [Call("repeat", (k(name, K), name)) for name in arrays if K > 1]
+        program += [*decode_program(arch, K), *loss_program(arch, K, "one"), *decoder_backward(arch)]
         work = network.workspace(program, n, K, **arrays)
         mu, logvar = np.split(np.repeat(self.h, K, axis=0), 2, axis=1)
         sigma, words = np.exp(logvar / 2), (self.words[:, None] + 0x9E3779B9 * np.arange(K)).ravel() & 0xFFFFFFFF
@@ -163,7 +154,7 @@ class Encoded:
 def anneal(
     log_weight: LogWeight, u: Array, noise: Noise, betas: Array, steps: Array, progress: Progress, adapt: bool = False
 ) -> Array:
-    """Log weights [n, K] of chains from u [n K, Z] along betas [T + 1]; downwards, 1 .. 0, they are those of 1 / p(x).
+    """Log of the mean weight [n] of chains from u [n K, Z] along betas [T + 1]; downwards, 1 .. 0, it is one of 1 / p(x).
 
     steps [T + 1, n], the size of each example's moves. Did it hang on a chain's own past, a move would not leave f_b as it
     is: so only the pilot's chains adapt it, and write it down for the others.
@@ -177,7 +168,9 @@ def anneal(
             if adapt:
                 steps[t:] *= np.exp(GAIN * (chance.reshape(n, -1).mean(axis=1) - ACCEPTED))
         progress(n)
-    return total.reshape(n, -1)
+    if betas[-1] == 1:
+        total[np.isnan(total)] = -math.inf  # upwards, a weight that is no number is none
+    return np.asarray(np.logaddexp.reduce(total.reshape(n, -1), axis=1) - math.log(len(u) / n))
 
 
 def move(

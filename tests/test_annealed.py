@@ -31,7 +31,7 @@ def linear(n, seed=1, **worse):
 
 
 POOR = {"shrink": 0.8, "shift": 0.2, "widen": 1.6}
-N = 1000 * TRIALS
+N = 700 * TRIALS
 
 
 def is_zero(values, errors=4):
