@@ -38,9 +38,10 @@ def is_zero(values, errors=4):
     return abs(values.mean()) < errors * standard_error(values)
 
 
-@pytest.mark.parametrize("temperatures", (3, 12))
-def test_the_mean_weight_is_p_of_x_and_backwards_its_reciprocal(temperatures):
-    """Of one chain, for any number of temperatures and any q: what makes both bounds bounds."""
+@pytest.mark.parametrize(("temperatures", "gain"), ((3, annealed.GAIN), (12, annealed.GAIN), (12, 2.0)))
+def test_the_mean_weight_is_p_of_x_and_backwards_its_reciprocal(temperatures, gain, monkeypatch):
+    """Of one chain, for any number of temperatures, any q and pilots that adapt wildly: what makes both bounds bounds."""
+    monkeypatch.setattr(annealed, "GAIN", gain)
     model = linear(4 * N, **POOR)
     found = annealed.sandwich(model.network, 4 * N, 1, temperatures, chains=1)
     for ratio in (np.exp(found.lower - model.log_p), np.exp(model.log_p - found.upper)):
@@ -186,6 +187,20 @@ def test_a_bound_is_a_function_of_the_seed_and_of_the_row_and_not_of_its_place()
     assert (annealed.lower_bound(network, examples, 2, 3, 16) != whole).all()
     made = annealed.sandwich(network, 20, 3, 4, 5)  # seed 3 makes the rows of `small`, and is that of the chains
     np.testing.assert_array_equal(annealed.lower_bound(network, small("bernoulli", 3)[1], 3, 4, 5), made.lower)
+
+
+def test_chains_backwards_make_the_moves_of_those_upwards_in_reverse(monkeypatch):
+    """With the same step sizes: so none of the two adapted them, and every chain of a row has the pilots' in common."""
+    made, real = [], annealed.move
+
+    def remember(log_weight, state, beta, step, momentum, uniform):
+        made.append((beta, step.tolist()))
+        return real(log_weight, state, beta, step, momentum, uniform)
+
+    monkeypatch.setattr(annealed, "move", remember)
+    annealed.sandwich(small("bernoulli", 3)[0], 3, 1, 6, 2)
+    assert len(made) == 15 and made[5:10] == made[:9:-1]
+    assert all(step[::2] == step[1::2] for _, step in made[5:]) and made[5][1] != made[9][1]
 
 
 def test_runs_do_not_share_their_noise(monkeypatch):
