@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minivae import VAE, evaluation, measures, scores
+from minivae import VAE, evaluation, load_dataset, measures, scores
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
 from minivae.kernels import load
@@ -214,6 +214,19 @@ def test_a_training_row_is_nearest_to_itself_in_the_units_of_the_model():
     place, distance = measures.neighbours(X[10:] + [0, 0, 1e-5], vae.network_, known)
     np.testing.assert_array_equal(place, np.arange(70))
     np.testing.assert_allclose(distance, 0.01, rtol=0.2)  # of a standard deviation
+
+
+def test_rows_learned_by_heart_come_back_in_the_samples():
+    """One latent for eight rows: samples are these rows or lie between two, and held-out digits are far from all."""
+    X = load_dataset("digits").train
+    distance = {}
+    for epochs in (1, 400):
+        settings = SMALL | {"epochs": epochs, "hidden_dims": (64,), "learning_rate": 0.01, "beta": 0.1}
+        vae = VAE(1, **settings).fit(X[:8])
+        known, samples = vae.examples(X[:8]), vae.sample(100, random_state=0)
+        distance[epochs] = median_of(measures.neighbours(samples, vae.network_, known)[1]).value
+        held = median_of(measures.neighbours(X[300:400] / 255, vae.network_, known)[1]).value
+    assert distance[400] < 0.5 * held and distance[1] > 0.9 * held
 
 
 def test_the_probe_is_the_classifier_of_scikit_learn():
