@@ -144,7 +144,8 @@ def bits_per_dimension(log_p: Array, network: Network, examples: Examples) -> Es
             cells[run.columns] = 1 / run.count
         density[run.columns] = run.likelihood in ("gaussian", "continuous_bernoulli")
     seen = np.ones((1, D)) if arch.missing == "error" else ~np.isnan(examples.data[examples.rows])
-    bits, count = (seen @ density * math.log(examples.divide_by) - log_p) / math.log(2), seen @ cells + 0 * log_p
+    bits = (seen @ density * math.log(examples.divide_by) - log_p) / math.log(2)
+    count = np.broadcast_to(seen @ cells, len(bits))
     ratio = float(bits.sum() / count.sum())
     return Estimate(ratio, standard_error(bits - ratio * count) / float(count.mean()))
 

@@ -82,7 +82,7 @@ TESTS = {
     "data/checks.py": "test_small_laws data/test_data test_counts test_estimator app/test_cli test_settings",
     "data/batches.py": "test_standardize test_small_laws data/test_data test_statistics test_training test_estimator app/test_cli",
     "evaluation.py": "test_small_laws test_kl_tools test_statistics test_counts test_training test_estimator app/test_cli test_finite",
-    "scores.py": "test_scores test_columns test_statistics test_estimator app/test_cli test_finite",
+    "scores.py": "test_scores test_measures test_columns test_statistics test_estimator app/test_cli test_finite",
     "measures.py": "test_measures app/test_evaluate",
     "app/evaluate.py": "app/test_evaluate app/test_cli",
     "samples.py": "test_samples test_columns test_estimator app/test_cli",

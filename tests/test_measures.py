@@ -128,6 +128,8 @@ def test_the_log_likelihood_is_of_the_first_draws_and_the_elbo_of_more(loose):
     few, many = (Measured.of(loose, rows_of(0, 500), 0, K) for K in (1, 64))
     assert np.abs(few.elbo - many.elbo).mean() < np.abs(few.log_p - many.log_p).mean()
     assert few.log_p.mean() < many.log_p.mean()
+    gap = mean_of(few.log_p - few.elbo)  # L_1 is the ELBO
+    assert abs(gap.value) < 4 * gap.error < 2
     np.testing.assert_array_equal(few.recon, Measured.of(loose, rows_of(0, 500), 0, 32).recon)
     np.testing.assert_allclose(few.kl, kl_of(few.h), rtol=1e-5)
 

@@ -16,6 +16,7 @@ from minivae.app.train import say_collapse
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.data.files import Array, DataError
+from minivae.fitted import quietly
 from minivae.measures import Estimate, Measured, mean_of, median_of
 from minivae.progress import bar
 from minivae.scores import DRAWS
@@ -36,6 +37,7 @@ class Line(NamedTuple):
     note: str = ""
 
 
+@quietly
 def evaluate(options: argparse.Namespace) -> int:
     for name in ("limit", "n_samples", "ais", "chains"):
         if getattr(options, name) is not None:
