@@ -55,6 +55,13 @@ class Optimum:
         return network
 
 
+def density(x, W, m, s2):
+    """The mean over the rows of log N(x; m, W^T W + s^2 I), which is log p(x) of any linear VAE."""
+    covariance = W.T @ W + s2 * np.eye(x.shape[1])
+    distance = np.mean(np.sum((x - m) @ np.linalg.inv(covariance) * (x - m), axis=1))
+    return -0.5 * (np.linalg.slogdet(2 * np.pi * covariance)[1] + distance)
+
+
 def exact(network, x):
     """A function of the flat parameters: the loss in expectation over q, and its gradient, without an error of sampling.
 
