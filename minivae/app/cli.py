@@ -102,6 +102,12 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
         "--ais", type=int, metavar="N", help="bound log p(x) by annealed chains of N temperatures as well"
     )
     evaluate.add_argument("--chains", type=int, default=16, help="annealed chains per example (default: 16)")
+    evaluate.add_argument(
+        "--calibration",
+        type=int,
+        metavar="N",
+        help="test on N simulated rows whether q(z|x) is the posterior (p-values)",
+    )
     evaluate.add_argument("--limit", type=int, help="use only the first so many examples")
     evaluate.add_argument("--quiet", action="store_true", help="no progress")
     as_json(evaluate)

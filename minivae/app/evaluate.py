@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minivae import annealed, evaluation, measures
+from minivae import annealed, calibration, evaluation, measures
 from minivae.app.compare import spread
 from minivae.app.runs import Part, Run, open_run, pick
 from minivae.app.train import say_collapse
@@ -39,16 +39,17 @@ class Line(NamedTuple):
 
 @quietly
 def evaluate(options: argparse.Namespace) -> int:
-    for name in ("limit", "n_samples", "ais", "chains"):
+    for name in ("limit", "n_samples", "ais", "chains", "calibration"):
         if getattr(options, name) is not None:
             require_count(name, getattr(options, name))
     run = open_run(options.model)
     vae, dataset, own = run.vae, run.dataset(options.data), options.data is None
     part = pick(run, dataset, options.split, own).first(options.limit)
     examples, n, K = vae.examples(part.data, part.rows, part.told), len(part.rows), options.n_samples
+    calibrated = list(_calibrated(run, examples, options))  # first, for it may ask for more rows, or SciPy
     with bar(n * max(K, DRAWS), "draws", not options.quiet) as advance:
         measured = Measured.of(vae.network_, examples, vae.seed_, K, advance)
-    lines = [*_bounds(run, measured, K), *_annealed(run, measured, options), *_active(run, measured)]
+    lines = [*_bounds(run, measured, K), *_annealed(run, measured, options), *calibrated, *_active(run, measured)]
     if own and part.split != "train":  # else training rows are not known, or are these
         lines += _beside_training(run, part, pick(run, dataset, "train", own), measured)
     _print(options, lines, {
@@ -88,6 +89,21 @@ def _annealed(run: Run, measured: Measured, options: argparse.Namespace) -> Iter
     yield Line("annealed lower bound", "annealed_log_likelihood", mean_of(lower), note)
     gap = Estimate(found.gap, found.standard_error)
     yield Line("  gap of the sandwich", "annealed_gap", gap, f"to an upper bound, on {n:,} simulated rows")
+
+
+def _calibrated(run: Run, examples: Examples, options: argparse.Namespace) -> Iterator[Line]:
+    """Whether q(z|x), weighed as for the log-likelihood, is the posterior of rows that the model makes."""
+    if (n := options.calibration) is None:
+        return
+    L = calibration.DRAWS - 1
+    K = max(L, options.n_samples)
+    side = None if examples.side is None else examples.side[np.resize(examples.rows, n)]
+    with bar(n * K, "simulated rows", not options.quiet) as advance:
+        p = calibration.p_values(calibration.ranks(run.vae.network_, n, run.vae.seed_, L, K, side, advance))
+    note = f"the smallest, times {len(p)}: ranks of z among {L} of {K} draws, on {n:,} simulated rows"
+    yield Line("calibration p-value", "calibration_p", Estimate(calibration.smallest(p), math.nan), note)
+    for j, value in enumerate(p, 1):
+        yield Line(f"  of z{j}", f"calibration_p_z{j}", Estimate(float(value), math.nan))
 
 
 def _active(run: Run, measured: Measured) -> Iterator[Line]:

@@ -552,6 +552,19 @@ def test_gradcheck_of_all_backends_names_those_it_skips(capsys, monkeypatch):
     assert {row["backend"] for row in json.loads(captured.out)["rows"]} == {"numpy"}
 
 
+def test_evaluate_tests_the_calibration_of_simulated_rows(run_folder, capsys):
+    pytest.importorskip("scipy", reason="the p-values are SciPy's")
+    command = ["evaluate", run_folder, "--limit", "40", "--calibration", "100", "--quiet"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    p = [found[f"calibration_p_z{j + 1}"] for j in range(found["latent_dim"])]
+    assert all(0 <= value <= 1 for value in p) and found["calibration_p"] == min(1, len(p) * min(p))
+    assert main(command) == 0
+    assert "ranks of z among 19 of 100 draws, on 100 simulated rows" in capsys.readouterr().out
+    assert main([*command[:-2], "99"]) == 1
+    assert "20 bins of ranks need at least 100 simulated rows, not 99" in capsys.readouterr().err
+
+
 def test_gradcheck_in_long_double_is_numpys_alone_and_says_so(capsys, monkeypatch):
     if np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps:
         pytest.skip("long double is float64 on this system")
