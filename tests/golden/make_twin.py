@@ -81,7 +81,10 @@ def kinds(form):
 def layout(form, data_dim=None, latent_dim=LATENT_DIM, hidden_dims=None):
     """[(name, shape)] of every parameter; the names are minivae's."""
     settings = options(form)
-    data_dim, hidden_dims = data_dim or settings["data_dim"], hidden_dims or settings["hidden_dims"]
+    data_dim, hidden_dims = (
+        data_dim or settings["data_dim"],
+        settings["hidden_dims"] if hidden_dims is None else hidden_dims,
+    )
     gaussians = sum(count for name, count in kinds(form) if name == "gaussian")
     outputs = data_dim + (gaussians if settings["sigma"] == "elementwise" else 0)
     parts = {
@@ -245,32 +248,34 @@ def forward(form, activation, w, x, eps, estimator=""):
     return -p.log_prob(x.repeat_interleave(K, dim=0)).sum(dim=1), kl_mean, ratio, z
 
 
-def threshold_loss_gradient(form, activation, objective, x, eps, parameters):
-    """[threshold, loss, gradient ...] in float64; the threshold is the objective's free_bits, capacity or samples."""
+def threshold_loss_gradient(form, activation, objective, x, eps, parameters, names=None, threshold=None, beta=BETA):
+    """[threshold, loss, gradient ...] in float64; the threshold is the objective's free_bits, capacity or samples.
+
+    names: the layout of the parameters, where it is not that of the form. Without a threshold there is one of use.
+    """
     import torch
 
     torch.set_num_threads(1)
     flat = torch.tensor(parameters, dtype=torch.float64, requires_grad=True)
-    w = split(flat, layout(form))
+    w = split(flat, names or layout(form))
     nll, kl_mean, ratio, z = forward(form, activation, w, torch.tensor(x), torch.tensor(eps), objective)
-    threshold, kl = 0.0, kl_mean.sum()
+    kl, usual = kl_mean.sum(), {"free_bits": kl_mean.detach().mean().item(), "capacity": 1.5 * kl_mean.sum().item()}
+    threshold = usual.get(objective, 0.0) if threshold is None else threshold
     if objective == "free_bits":
-        threshold = kl_mean.detach().mean().item()
         kl = torch.clamp(kl_mean, min=threshold).sum()
     elif objective == "capacity":
-        threshold = 1.5 * kl.item()
         kl = (kl - threshold).abs()
     elif objective in SAMPLED:
         threshold = SAMPLES
-    loss = reached = nll.mean() + BETA * kl
+    loss = reached = nll.mean() + beta * kl
     if objective in ("iwae", "stl", "dreg"):
-        log_w = (BETA * ratio - nll).reshape(len(x), SAMPLES)
+        log_w = (beta * ratio - nll).reshape(len(x), SAMPLES)
         loss = reached = -(torch.logsumexp(log_w, dim=1) - math.log(SAMPLES)).mean()
         if objective != "iwae":
             wt = torch.softmax(log_w, dim=1).detach()
             reached = -(wt * log_w).sum(dim=1).mean()
             if objective == "dreg":
-                z.register_hook(lambda g: (1 - BETA + BETA * wt).reshape(-1, 1) * g)
+                z.register_hook(lambda g: (1 - beta + beta * wt).reshape(-1, 1) * g)
     reached.backward()
     return np.concatenate([[threshold, loss.item()], flat.grad.numpy()])
 
