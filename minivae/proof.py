@@ -107,7 +107,8 @@ def bound_rows(kernels: ModuleType, noise: Callable[..., np.ndarray]) -> Iterato
     h, eps, slope, weight, kl, nll = noise(B, 2 * Z), noise(S, Z), noise(S, Z), np.abs(noise(B)), noise(B, Z), noise(S)
 
     def forward(nll: np.ndarray, h: np.ndarray) -> list[np.ndarray]:
-        z, _ = _run(kernels, "sample_forward", [(S, Z), (B, Z)], [h, eps])
+        mu, logvar = (np.repeat(part, K, axis=0) for part in np.split(h, 2, axis=1))
+        z = mu + np.exp(logvar / 2) * eps
         nll = nll + np.sum(slope * z, axis=1)
         shapes = [(B,), (S,), (B, Z + 1)]
         return [z, nll, *_run(kernels, "importance_bound", shapes, [nll, kl, z, h, eps, weight], beta)]
