@@ -92,7 +92,7 @@ def test_loss_and_every_gradient_equal_the_golden_numbers_of_pytorch(kernels, go
 
 @functools.lru_cache(maxsize=1)
 def live_gradients():
-    return twin.gradient_entries(seed=twin.SEED + 1)
+    return twin.gradient_entries(seed=twin.SEED + 2)  # of SEED + 1 one table has no missing cell
 
 
 @every_case
