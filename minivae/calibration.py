@@ -56,12 +56,11 @@ def ranks(
         for i, (_, work, weight) in enumerate(scores.log_weights(network, some, seed, eps)):
             drawn[i], log_w[i] = work.get("z"), np.nan_to_num(weight, nan=-np.inf)
             progress(len(at))
-        gumbel = -np.log(
-            -np.log(randomness.uniform((len(at), K), *where, 2, start))
-        )  # the L largest: L without replacement
+        # the largest of log w + Gumbel noise are drawn by weight without replacement
+        gumbel = -np.log(-np.log(randomness.uniform((len(at), K), *where, 2, start)))
         chosen = np.argsort(-(log_w + gumbel.T), axis=0, kind="stable")[:draws, :, None]
         posterior = np.take_along_axis(drawn, chosen, axis=0)
-        below, equal = ((posterior < z[at]).sum(axis=0), (posterior == z[at]).sum(axis=0))
+        below, equal = (posterior < z[at]).sum(axis=0), (posterior == z[at]).sum(axis=0)
         found.append(below + np.floor(chance[at] * (equal + 1)).astype(int))
     return np.concatenate(found)
 

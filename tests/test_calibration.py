@@ -87,6 +87,50 @@ def test_ranks_among_equal_numbers_are_uniform(monkeypatch):
     assert smallest(p_values(ranks(network, N, 0))) > 0.01
 
 
+def test_draws_without_a_weight_are_not_chosen(monkeypatch):
+    """Those of a weight that is no number, or of none, unless there are too few others."""
+    network, usual = BEST.network(load("numpy")), scores.log_weights
+
+    def some(network, examples, seed, eps):
+        for k, (piece, work, log_w) in enumerate(usual(network, examples, seed, eps)):
+            yield piece, work, log_w if k < L else np.full_like(log_w, np.nan if k % 2 else -np.inf)
+
+    alone = ranks(network, 100, 0, L, L)
+    np.testing.assert_array_equal(ranks(network, 100, 0), alone)
+    monkeypatch.setattr(calibration, "randomness", Same())
+    alone = ranks(network, 100, 0, L, L)
+    monkeypatch.setattr(scores, "log_weights", some)
+    np.testing.assert_array_equal(ranks(network, 100, 0, L, 40), alone)
+
+
+class Same:
+    """Noise by which the first candidates are the same however many there are."""
+
+    CALIBRATE = 0
+
+    def uniform(self, shape, *where):
+        return np.random.default_rng(where[2:]).random(shape) * 0.5 + 0.25
+
+    def normal(self, shape, *where):
+        return (
+            np.random.default_rng(0)
+            .normal(size=(shape[1] // 3, 1, 3))
+            .swapaxes(0, 1)
+            .repeat(shape[0], 0)
+            .reshape(shape)
+        )
+
+
+def test_columns_too_far_for_float32_are_calibrated_as_well():
+    arch = Architecture(7, 3, (), "identity", "gaussian", 1.0, "ignore", ((3e9, 1.0),) * 7)
+    near = Network(arch, load("numpy"), "float32")
+    best = ppca.Optimum(BEST.x, 3, s2=1.0)
+    same, flat = best.network(load("numpy")).get_parameters(), np.zeros(near.parameters.size)
+    flat[: same.size] = same
+    near.set_parameters(flat)
+    assert smallest(p_values(ranks(near, N, 0))) > 0.01
+
+
 def test_what_a_conditional_model_is_told_is_told_to_both_of_its_halves():
     told = np.random.default_rng(0).normal(size=(N, 2)) * 3
     network = Network(Architecture(7, 3, (), "identity", "gaussian", conditions=2), load("numpy"), "float64")

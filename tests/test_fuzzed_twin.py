@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,7 +208,9 @@ def test_any_step_is_the_one_of_pytorch(case, n):
     bound = bound_of(objective, threshold)
     noise = rng.normal(size=(3, batch * bound.n_samples, shape["latent_dim"]))
     parameters = 0.5 * rng.normal(size=sum(int(np.prod(s)) for _, s in names))
-    twin.split(parameters, names)["encoder.0.W"][...] /= 1 + 2 * np.nanmax(x) * (COUNTS in domains(arch.likelihood))
+    if COUNTS in domains(arch.likelihood):  # exponentials soon overflow in steps as long as these
+        twin.split(parameters, names)["encoder.0.W"][...] /= 1 + 2 * np.nanmax(x)
+        settings = replace(settings, max_grad_norm=settings.max_grad_norm or 10.0)
     losses, end = torchs(torch, form, activation, objective, threshold, beta, settings, names, x, noise, parameters)
     for backend in ("numpy", "numba"):
         if not availability(backend)[0]:
