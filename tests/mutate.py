@@ -109,6 +109,7 @@ TESTS = {
 }  # fmt: skip
 PICKED_ONLY = (
     CUBLAS,
+    "gradcheck.py",
     "data/tables.py",
     "data/pictures.py",
     "conventions.py",
