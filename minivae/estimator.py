@@ -17,7 +17,7 @@ from minivae.conventions import match_names, string_names
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import Scale, Summary, as_matrix, summarize
 from minivae.data.files import DataError
-from minivae.evaluation import active_units, collapse, posterior
+from minivae.evaluation.inference import active_units, collapse, posterior
 from minivae.fitted import SLACK, Fitted, quietly
 from minivae.kernels import load as load_backend
 from minivae.network import Network

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from minivae import evaluation, imputation, randomness, samples, scores
+from minivae import randomness
 from minivae.conditions import Condition
 from minivae.conventions import Conventions, match_names, string_names
 from minivae.data.batches import Examples
 from minivae.data.checks import Scale, as_matrix, require_count
 from minivae.data.files import DataError
+from minivae.evaluation import imputation, inference, samples, scores
 from minivae.network import Network
 from minivae.settings import plain, read
 
@@ -65,7 +66,7 @@ class Fitted(Conventions):
     def posterior(self, X: Any, y: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """mu [n, latent_dim] and logvar [n, latent_dim] of q(z|x) = N(mu, exp(logvar)), as transform."""
         examples = self.examples(X, y=y)
-        return evaluation.posterior(self.network_, examples)
+        return inference.posterior(self.network_, examples)
 
     @quietly
     def inverse_transform(self, Z: Any, y: Any = None) -> np.ndarray:
@@ -76,7 +77,7 @@ class Fitted(Conventions):
             raise DataError(f"Z has {Z.shape[1]} columns, and this model has latent_dim={latent_dim}; pass as many")
         for row, column in np.argwhere(~np.isfinite(Z))[:1]:
             raise DataError(f"Z holds {Z[row, column]} at row {row}, column {column} (from 0); leave such rows out")
-        return evaluation.decode(self.network_, Z, self._side(y, len(Z)))
+        return inference.decode(self.network_, Z, self._side(y, len(Z)))
 
     def reconstruct(self, X: Any, y: Any = None) -> np.ndarray:
         """Decoder means [n, D] at the posterior means of X [n, D]."""
@@ -102,7 +103,7 @@ class Fitted(Conventions):
         self.sample_calls_ += random_state is None
         if noise:
             return samples.observe(self.network_, z, seed, call, side)
-        return evaluation.decode(self.network_, z, side)
+        return inference.decode(self.network_, z, side)
 
     @quietly
     def score_samples(
@@ -131,7 +132,7 @@ class Fitted(Conventions):
             raise ValueError("this model was fitted with missing='error'; fit with missing='ignore' to impute")
         X = np.array(as_matrix(X, "X"), np.float64)
         expected = imputation.impute(self.network_, examples, n_samples, self.seed_) * examples.divide_by
-        return evaluation.in_dtype(imputation.fill(X, expected, self.network_), np.float64, "what is expected")
+        return inference.in_dtype(imputation.fill(X, expected, self.network_), np.float64, "what is expected")
 
     @quietly
     def anomaly_score(

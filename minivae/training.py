@@ -18,7 +18,7 @@ import numpy as np
 
 from minivae import randomness
 from minivae.data.batches import Examples
-from minivae.evaluation import draws_for, elbo_of, noise_call
+from minivae.evaluation.inference import draws_for, elbo_of, noise_call
 from minivae.forks import unforked
 from minivae.kernels import Call, Var
 from minivae.kernels.bounds import ESTIMATORS

@@ -29,7 +29,7 @@ def verdict(
     Looked at is the held-out loss, or that of the test part. It falls where the mean over the last quarter of
     the epochs lies below that of the quarter before by more than thrice its noise, which second differences tell; it has
     turned up where it ends above the best epoch so, while the training loss went on falling. stopped: why the training
-    ended, or ""; train_on: what makes it go on to so many epochs; active: what `evaluation.active_units` counts, if it was
+    ended, or ""; train_on: what makes it go on to so many epochs; active: what `inference.active_units` counts, if it was
     asked, and not the history.
     """
     name = next((n for n in ("val_loss", "test_loss") if history and n in history[-1]), "")
@@ -70,7 +70,7 @@ def verdict(
             "would help, a smaller network (hidden_dims) or optimizer='adamw' with a weight_decay only may"
         )
     active = kept["active_units"] if active is None else active
-    if latent_dim / 10 <= active <= 3 * latent_dim / 4:  # of fewer says `evaluation.collapse`
+    if latent_dim / 10 <= active <= 3 * latent_dim / 4:  # of fewer says `inference.collapse`
         lines.append(
             f"{active} of {latent_dim} latents are used, and the others do no harm: latent_dim="
             f"{active} would do; a lower beta brings more of them into use"

@@ -11,9 +11,10 @@ import pytest
 from scipy import stats
 from test_statistics import NOISE, LinearGaussian, all_of, standard_error
 
-from minivae import VAE, annealed, randomness, samples, scores
+from minivae import VAE, randomness
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
+from minivae.evaluation import annealed, samples, scores
 from minivae.kernels import load
 from minivae.network import Network
 from minivae.parameters import views

@@ -9,9 +9,9 @@ import numpy as np
 import ppca
 import pytest
 
-from minivae import calibration, samples, scores
 from minivae.architecture import Architecture
-from minivae.calibration import p_values, ranks, smallest
+from minivae.evaluation import calibration, samples, scores
+from minivae.evaluation.calibration import p_values, ranks, smallest
 from minivae.kernels import load
 from minivae.network import Network
 from minivae.parameters import views

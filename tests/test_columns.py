@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from minivae import VAE, DataError, imputation
+from minivae import VAE, DataError
 from minivae.architecture import Architecture, initial_parameters, parameter_layout
 from minivae.data.batches import Examples
-from minivae.evaluation import column_means
+from minivae.evaluation import imputation
+from minivae.evaluation.inference import column_means
 from minivae.kernels import availability, load, reference
 from minivae.kernels.columns import CELLS, KINDS, LEAST, MEAN_SERIES, STIRLING, floored
 from minivae.likelihoods import COUNTS, ONE_HOT, REAL, UNIT, domains, is_mixed, runs
@@ -324,7 +325,7 @@ GREY = "continuous_bernoulli"
 
 @pytest.mark.parametrize("name, a", [(GREY, 3.0), (GREY, -40.0), ("negative_binomial", 1.2)])
 def test_draws_of_a_cell_have_its_distribution(name, a):
-    from minivae.samples import DRAW, Chance
+    from minivae.evaluation.samples import DRAW, Chance
 
     outputs, r = np.full((40000, 1), a), np.array([1.5])
     drawn = DRAW[name](outputs, r, Chance(3, 0, outputs.shape), slice(0, 1))

@@ -10,8 +10,8 @@ import pytest
 
 from minivae import VAE, DataError, load_dataset
 from minivae.conditions import Condition
+from minivae.evaluation.scores import elbo_terms
 from minivae.kernels import availability
-from minivae.scores import elbo_terms
 from minivae.storage.persistence import condition_of
 
 SETTINGS = {

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from test_checkpoints import Killed, Often, assert_same, killed_and_resumed
 
-from minivae import VAE, scores, settings
+from minivae import VAE, settings
 from minivae.app.cli import main
 from minivae.app.runs import going_on
 from minivae.app.train import RECIPES
+from minivae.evaluation import scores
 from minivae.settings import checked_settings, held_fraction, resolved
 from minivae.storage.modelfile import ModelFileError
 from minivae.verdict import kept_record, verdict

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from minivae import VAE, DataError
-from minivae.scores import log_likelihood
+from minivae.evaluation.scores import log_likelihood
 from minivae.storage.durable import write_atomically
 from minivae.storage.modelfile import ModelFileError
 

@@ -14,7 +14,7 @@ from test_training import rows_of, small_trainer
 from minivae import VAE, check_gradient
 from minivae.app.cli import main
 from minivae.architecture import Architecture, initial_parameters
-from minivae.evaluation import collapse
+from minivae.evaluation.inference import collapse
 from minivae.kernels import load
 from minivae.network import Bound, Network, total_loss
 from minivae.optimizers import Optimizer

@@ -9,11 +9,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minivae import VAE, evaluation, load_dataset, measures, scores
+from minivae import VAE, load_dataset
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
+from minivae.evaluation import inference, measures, scores
+from minivae.evaluation.measures import Measured, information, mean_of, median_of
 from minivae.kernels import load
-from minivae.measures import Measured, information, mean_of, median_of
 from minivae.network import Network
 
 TRIALS = int(os.environ.get("MINIVAE_TRIALS", "1"))
@@ -251,4 +252,4 @@ def test_numbers_of_many_values_are_no_classes():
 
 def test_the_table_of_active_units_has_evaluation_s_count(loose):
     mu = Measured.of(loose, rows_of(0, 300), 0).mu
-    assert measures.active_units(mu).value == evaluation.active_units(mu).sum()
+    assert measures.active_units(mu).value == inference.active_units(mu).sum()

@@ -14,7 +14,7 @@ PLACES = {
     "minivae/kernels/numba/columns.py": "its compiled twin",
     "minivae/kernels/cuda/kernels.cu": "its CUDA twin",
     "minivae/likelihoods.py": "the line that offers it to users",
-    "minivae/samples.py": "how its data are drawn",
+    "minivae/evaluation/samples.py": "how its data are drawn",
     "tests/column_cases.py": "its test data",
 }
 

@@ -15,9 +15,9 @@ from minivae import VAE
 from minivae.app.cli import main
 from minivae.architecture import LIKELIHOODS, Architecture
 from minivae.conventions import NotFittedError
+from minivae.evaluation.samples import DRAW, observe
 from minivae.kernels import load
 from minivae.network import Network
-from minivae.samples import DRAW, observe
 
 N = 20_000
 

@@ -12,12 +12,13 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from minivae import VAE, scores
+from minivae import VAE
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
+from minivae.evaluation import scores
+from minivae.evaluation.scores import shared_noise
 from minivae.kernels import availability, load
 from minivae.network import Network
-from minivae.scores import shared_noise
 
 KINDS = {
     "elbo": lambda vae, X: -vae.score_samples(X),

@@ -12,7 +12,7 @@ from minivae.architecture import Architecture
 from minivae.data import checks, files, pictures
 from minivae.data.batches import Examples, holdout
 from minivae.data.checks import summarize
-from minivae.evaluation import active_units
+from minivae.evaluation.inference import active_units
 from minivae.kernels import bind, load
 from minivae.parameters import size, views
 from minivae.storage.durable import write_atomically

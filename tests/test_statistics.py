@@ -16,10 +16,10 @@ from scipy import integrate, special, stats
 
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
-from minivae.evaluation import decode, elbo_of
+from minivae.evaluation.inference import decode, elbo_of
+from minivae.evaluation.scores import bounds, log_likelihood
 from minivae.kernels import load, reference
 from minivae.network import Network, forward_program
-from minivae.scores import bounds, log_likelihood
 
 
 def standard_error(values):

@@ -16,7 +16,7 @@ import pytest
 from minivae import VAE, NotFinite, progress, randomness
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
-from minivae.evaluation import draws_for, elbo_of
+from minivae.evaluation.inference import draws_for, elbo_of
 from minivae.kernels import load
 from minivae.network import Network, Workspace
 from minivae.optimizers import Optimizer

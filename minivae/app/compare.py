@@ -13,8 +13,8 @@ from minivae.app.runs import open_run, pick
 from minivae.app.writing import FIGURES, out_path
 from minivae.data.checks import require_count
 from minivae.data.datasets import Dataset
+from minivae.evaluation.measures import Measured, active_units, mean_of, standard_error
 from minivae.likelihoods import COUNTS, ONE_HOT
-from minivae.measures import Measured, active_units, mean_of, standard_error
 from minivae.progress import TROUBLE, bar, one_line, say
 from minivae.storage.modelfile import json_text
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minivae import evaluation, scores
 from minivae.app.runs import Part, Run, pick
 from minivae.data.batches import Examples
 from minivae.data.checks import as_matrix
@@ -17,6 +16,7 @@ from minivae.data.datasets import Dataset
 from minivae.data.files import DataError
 from minivae.data.schema import listed
 from minivae.estimator import VAE
+from minivae.evaluation import inference, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,13 +34,13 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
 
     vae, shape = run.vae, run.image_shape
     part, examples, mu = embedded(run, dataset)
-    active, kl = evaluation.active_units(mu), scores.divergence(vae.network_, examples, vae.seed_).mean(axis=0)
+    active, kl = inference.active_units(mu), scores.divergence(vae.network_, examples, vae.seed_).mean(axis=0)
     latent_dim = vae.network_.arch.latent_dim
     wide, points = part, mu
     if part.split == "validation" and len(part.rows) < FEW:  # where rows lie all show; how well they fit, these
         n = len(part.data)
         wide = Part("training and validation", part.data, np.arange(n), dataset.train_labels, part.told)
-        points = evaluation.posterior(vae.network_, vae.examples(part.data, None, part.told), np.float64)[0]
+        points = inference.posterior(vae.network_, vae.examples(part.data, None, part.told), np.float64)[0]
     shown, everywhere = part.first(5000), first_of(wide, min(5000, len(wide.rows)))
     labels, rows = shown.labels, first_of(part, len(shown.rows))
     X = np.asarray(shown.data[shown.rows[: 10 if run.schema is None else None]])  # of pictures no more than are drawn
@@ -95,7 +95,7 @@ def embedded(run: Run, dataset: Dataset) -> tuple[Part, Examples, np.ndarray]:
     if len(part.rows) < 2:
         part = pick(run, dataset, "train", own=True)
     examples = run.vae.examples(part.data, part.rows, part.told)
-    return part, examples, evaluation.posterior(run.vae.network_, examples, np.float64)[0]
+    return part, examples, inference.posterior(run.vae.network_, examples, np.float64)[0]
 
 
 def compared(run: Run, X: np.ndarray, means: np.ndarray, rows: str) -> Figure:

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minivae import annealed, calibration, evaluation, measures
 from minivae.app.compare import spread
 from minivae.app.runs import Part, Run, open_run, pick
 from minivae.app.train import say_collapse
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.data.files import Array, DataError
+from minivae.evaluation import annealed, calibration, inference, measures
+from minivae.evaluation.measures import Estimate, Measured, mean_of, median_of
+from minivae.evaluation.scores import DRAWS
 from minivae.fitted import quietly
-from minivae.measures import Estimate, Measured, mean_of, median_of
 from minivae.progress import bar
-from minivae.scores import DRAWS
 from minivae.storage.modelfile import json_text
 
 SAMPLES = 300  # of the model, and as many held-out rows, whose nearest training row is looked for
@@ -130,7 +130,7 @@ def _beside_training(run: Run, part: Part, train: Part, measured: Measured) -> I
     if labels is not None and names is not None:
         some = measures.spaced(len(train.rows), KNOWN)
         m = measures.spaced(n, TESTED // len(some))
-        mu = evaluation.posterior(vae.network_, vae.examples(train.data, train.rows[some], train.told), np.float64)[0]
+        mu = inference.posterior(vae.network_, vae.examples(train.data, train.rows[some], train.told), np.float64)[0]
         right, common = measures.probe(measured.mu[m], labels[m], mu, names[some])
         note = f"of {len(m):,} rows, by {measures.NEIGHBOURS} of {len(some):,} training rows"
         yield Line("k-NN accuracy", "probe_accuracy", mean_of(right), note)

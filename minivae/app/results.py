@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from minivae import evaluation, scores
 from minivae.app import writing
 from minivae.app.drawing import told
 from minivae.app.runs import Part, Run, open_run, pick
@@ -31,10 +30,11 @@ from minivae.data.files import Array, DataError, read_npy, read_parquet, table_k
 from minivae.data.schema import Column, Schema
 from minivae.data.text import as_it_stands
 from minivae.estimator import VAE
+from minivae.evaluation import inference, scores
 from minivae.progress import bar
 from minivae.storage.modelfile import json_text
 
-PIECE = 4 * evaluation.CHUNK  # rows in memory at a time: whole chunks, so that the last bit is that of all at once
+PIECE = 4 * inference.CHUNK  # rows in memory at a time: whole chunks, so that the last bit is that of all at once
 
 
 def encode(options: argparse.Namespace) -> int:
@@ -43,7 +43,7 @@ def encode(options: argparse.Namespace) -> int:
     examples = run.vae.examples(part.data, part.rows, part.told)
 
     def of(piece: slice) -> Columns:
-        mu, logvar = evaluation.posterior(run.vae.network_, replace(examples, rows=examples.rows[piece]))
+        mu, logvar = inference.posterior(run.vae.network_, replace(examples, rows=examples.rows[piece]))
         with np.errstate(over="ignore"):
             return writing.numbered("z", mu) | (writing.numbered("sigma", np.exp(logvar / 2)) if options.sigma else {})
 

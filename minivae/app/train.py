@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae import __version__, evaluation
+from minivae import __version__
 from minivae.app.drawing import embedded, figures
 from minivae.app.recorder import Recorder, ending
 from minivae.app.runs import READING, RUN, Run, config_of, going_on
@@ -27,6 +27,7 @@ from minivae.conditions import Condition
 from minivae.data.datasets import Dataset, load_dataset
 from minivae.data.files import DataError
 from minivae.estimator import VAE
+from minivae.evaluation import inference
 from minivae.kernels import MODULES, availability, load
 from minivae.likelihoods import REAL, domains
 from minivae.parameters import size
@@ -197,7 +198,7 @@ def _fit(
     active = kept_record(vae.history_)["active_units"]
     with suppress(ValueError, ArithmeticError, OSError):  # as `evaluate` counts them, where it can
         mu = embedded(Run(vae, run, folder.path), dataset)[2]
-        active = int(evaluation.active_units(mu).sum()) if len(mu) > 1 else active
+        active = int(inference.active_units(mu).sum()) if len(mu) > 1 else active
     try:
         _report(options, vae, folder, drawn, active)
     except OSError as error:  # the terminal has gone, but the run is complete
@@ -225,7 +226,7 @@ def backend(name: str) -> str:
 
 
 def say_collapse(active: int, latent_dim: int) -> None:
-    if line := evaluation.collapse(active, latent_dim):
+    if line := inference.collapse(active, latent_dim):
         say(line)
 
 

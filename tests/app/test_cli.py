@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minivae import VAE, annealed, load_dataset, scores
+from minivae import VAE, load_dataset
 from minivae.app import recorder
 from minivae.app.cli import build_parser, main
+from minivae.evaluation import annealed, scores
 from minivae.kernels import availability
 from minivae.training import Trainer
 

@@ -14,8 +14,8 @@ from minivae import VAE, load_dataset
 from minivae.app import compare
 from minivae.app.cli import main
 from minivae.app.runs import open_run, pick
-from minivae.measures import Measured, standard_error
-from minivae.scores import elbo_terms
+from minivae.evaluation.measures import Measured, standard_error
+from minivae.evaluation.scores import elbo_terms
 from minivae.storage import persistence
 
 FAST = ["--hidden-dims", "16", "--backend", "numpy", "--quiet", "--no-figures", "--epochs", "2"]

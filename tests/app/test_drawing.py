@@ -9,12 +9,13 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'minivae[plot]'")
 
-from minivae import VAE, evaluation, load_dataset
+from minivae import VAE, load_dataset
 from minivae.app.cli import main
 from minivae.app.drawing import figures
 from minivae.app.runs import Run, open_run
 from minivae.data.datasets import Dataset
 from minivae.data.schema import Column, Schema
+from minivae.evaluation import inference
 from minivae.figures import plots
 
 MINUS = "\N{MINUS SIGN}"
@@ -101,7 +102,7 @@ def test_more_rows_than_are_drawn(tmp_path, monkeypatch):
     assert "the first 5,000 of 6,000 training examples" in shown(found["latent"])
     assert any("6,000 training examples; mean KL" in text for text in shown(found["kl"]))
     run = open_run("run")
-    mu = evaluation.posterior(run.vae.network_, run.vae.examples(np.load("many.npy")), np.float64)[0]
+    mu = inference.posterior(run.vae.network_, run.vae.examples(np.load("many.npy")), np.float64)[0]
     np.testing.assert_array_equal(found["latent"].axes[0].collections[0].get_offsets(), mu[:5000])
 
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minivae import evaluation, randomness, scores
+from minivae import randomness
 from minivae.data.batches import Examples
 from minivae.data.files import Array
+from minivae.evaluation import inference, scores
 from minivae.likelihoods import ONE_HOT
 from minivae.network import Network
 
@@ -53,7 +54,7 @@ class Measured:
         cls, network: Network, examples: Examples, seed: int, n_samples: int = 1,
         progress: Callable[[int], Any] = lambda rows: None,
     ) -> Measured:  # fmt: skip
-        mu = evaluation.posterior(network, examples, np.float64)[0]
+        mu = inference.posterior(network, examples, np.float64)[0]
         return cls(examples, *scores.bounds(network, examples, n_samples, seed, progress), mu)
 
     @property
@@ -89,7 +90,7 @@ def active_units(mu: Array) -> Estimate:
         variance = mu.var(axis=0)
         error = np.sqrt((((mu - mu.mean(axis=0)) ** 4).mean(axis=0) - variance**2) / len(mu))
         p = np.array([NormalDist().cdf(t) for t in np.nan_to_num((variance - THRESHOLD) / error)])
-    return Estimate(int(evaluation.active_units(mu, THRESHOLD).sum()), float(np.sqrt((p * (1 - p)).sum())))
+    return Estimate(int(inference.active_units(mu, THRESHOLD).sum()), float(np.sqrt((p * (1 - p)).sum())))
 
 
 def spaced(n: int, most: int) -> Array:

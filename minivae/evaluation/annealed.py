@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from minivae import measures, randomness, samples, scores
+from minivae import randomness
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.data.files import Array
-from minivae.evaluation import CHUNK, finite_first
+from minivae.evaluation import measures, samples, scores
+from minivae.evaluation.inference import CHUNK, finite_first
 from minivae.kernels import Call
 from minivae.kernels.philox import philox_normal, philox_uniform
 from minivae.network import Network, decode_program, decoder_backward, k, loss_program

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from minivae import randomness, samples, scores
+from minivae import randomness
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.data.files import Array
-from minivae.evaluation import CHUNK
+from minivae.evaluation import samples, scores
+from minivae.evaluation.inference import CHUNK
 from minivae.network import Network
 
 DRAWS = BINS = 20  # L = DRAWS - 1, so that the ranks 0 .. L have BINS bins of one size

@@ -20,7 +20,7 @@ import numpy as np
 from minivae import randomness
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
-from minivae.evaluation import CHUNK, finite_first, noise_call
+from minivae.evaluation.inference import CHUNK, finite_first, noise_call
 from minivae.kernels import Call, load
 from minivae.kernels.columns import CELLS
 from minivae.likelihoods import ONE_HOT

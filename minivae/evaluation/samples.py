@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
-from minivae.evaluation import finite_first, in_dtype, outputs
+from minivae.evaluation.inference import finite_first, in_dtype, outputs
 from minivae.kernels.columns import MOST as MOST_R
 from minivae.kernels.columns import floored
 from minivae.likelihoods import COUNTS, Run

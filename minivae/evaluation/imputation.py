@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from minivae.data.batches import Examples
-from minivae.evaluation import column_means, decode, finite_first
+from minivae.evaluation.inference import column_means, decode, finite_first
+from minivae.evaluation.scores import log_weights, shared_noise
 from minivae.likelihoods import ONE_HOT
 from minivae.network import Network
-from minivae.scores import log_weights, shared_noise
 
 DRAWS = 200  # of z for each row
 
