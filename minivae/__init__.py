@@ -21,7 +21,7 @@ Reading order:
      6  optimizers.py          SGD, Adam, AdamW; schedules; clipping
      7  gradcheck.py           one gradient against finite differences      (proof.py: all of them)
      8  data/batches.py        the held-out part, batches   (checks.py: is this data?   files.py, datasets.py: where from)
-     9  training.py            the loop                                     (evaluation.py, scores.py: ELBO, log-likelihood)
+     9  training.py            the loop                                     (evaluation/: ELBO, log-likelihood, samples)
     10  estimator.py           VAE(...).fit(X);  fitted.py  what it answers;  storage/  to files and back
 
 Rooms behind doors of their own: kernels/numba and kernels/cuda, the faster twins of the book (begin with their README.md);

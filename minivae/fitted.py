@@ -42,7 +42,7 @@ class Fitted(Conventions):
 
     @quietly
     def examples(self, X: Any, rows: np.ndarray | None = None, y: Any = None) -> Examples:
-        """All or some rows of X (and y), checked, as the functions of `evaluation` take them. X is not copied.
+        """All or some rows of X (and y), checked, as the functions of evaluation/ take them. X is not copied.
 
         Values that leave [0, 1] by up to SLACK, as held-out rows do behind a scaler, are used with a UserWarning.
         """

@@ -19,7 +19,7 @@ from minivae import randomness
 from minivae.data.batches import Examples
 from minivae.data.files import Array
 from minivae.evaluation import inference, scores
-from minivae.likelihoods import ONE_HOT
+from minivae.likelihoods import BY_COLUMNS, LIKELIHOODS, ONE_HOT, REAL, UNIT
 from minivae.network import Network
 
 PAIRS = 10**8  # of rows that are compared at most
@@ -143,7 +143,9 @@ def bits_per_dimension(log_p: Array, network: Network, examples: Examples) -> Es
     for run in arch.runs:
         if run.data == ONE_HOT:
             cells[run.columns] = 1 / run.count
-        density[run.columns] = run.likelihood in ("gaussian", "continuous_bernoulli")
+        density[run.columns] = run.data == REAL or (
+            run.data == UNIT and LIKELIHOODS[run.likelihood].kernel == BY_COLUMNS
+        )
     seen = np.ones((1, D)) if arch.missing == "error" else ~np.isnan(examples.data[examples.rows])
     bits = (seen @ density * math.log(examples.divide_by) - log_p) / math.log(2)
     count = np.broadcast_to(seen @ cells, len(bits))
