@@ -41,7 +41,7 @@ ORDER = [
     *("data.pictures", "data.arrays", "data.files", "data.frames", "data.inplace", "data.checks", "data.batches"),
     *("data.datasets", "conditions", "evaluation", "evaluation.inference", "evaluation.scores", "evaluation.measures"),
     *("evaluation.samples", "evaluation.annealed", "evaluation.calibration", "evaluation.imputation"),
-    *("training", "verdict", "proof", "settings"),
+    *("training", "verdict", "kernel_proof", "proof", "settings"),
     *("storage.modelfile", "storage.persistence", "storage.checkpoints", "conventions", "fitted", "estimator"),
     *("figures", "figures.layout", "figures.plots", "figures.tables", "figures.comparison"),
     *("app", "app.recorder", "app.runs", "app.drawing", "app.writing", "app.results", "app.train", "app.options"),
@@ -108,8 +108,9 @@ def room(name: str) -> int:
 
 
 # Lines that a room may have. Rooms behind doors of their own count alone; the rest is what stands beside the reading path.
-BUDGETS = {"kernels/numba": 2300, "kernels/cuda": 1300, "bench": 1200, "storage": 1020, "data": 2560, "app": 2040}
-READING, REST = 2220, 3030
+BUDGETS = {"kernels/numba": 2400, "kernels/cuda": 1320, "bench": 1210, "storage": 1020, "data": 2560, "app": 2150}
+BUDGETS["evaluation"] = 1150
+READING, REST = 2440, 2600
 
 
 def test_line_budget():
