@@ -142,11 +142,14 @@ def sample_backward_case(rng, dtype, rows, Z, K=1):
     return Case("sample_backward", ("dh", *read), {"dh": np.empty_like(h)}, read, expected)
 
 
-def importance_bound_case(rng, dtype, rows, Z, K=5, beta=0.7, far=0.0):
-    """far: how far from 0 the log weights lie, in exponents of float32: more than an exponential can hold"""
-    far *= 1 if dtype == "float32" else 8
+def importance_bound_case(rng, dtype, rows, Z, K=5, beta=0.7, far=0.0, apart=0.0):
+    """far: how far from 0 the log weights lie, in exponents of float32: more than an exponential can hold. apart: how much
+    further the first of an example.
+    """
+    far, apart = (number * (1 if dtype == "float32" else 8) for number in (far, apart))
     h, eps, mu, sigma, _ = samples_case(rng, dtype, rows, Z, K)
     z, nll = (mu + sigma * eps).astype(dtype), (far + rng.normal(size=rows * K)).astype(dtype)
+    nll[::K] += apart
     kl, weight = rng.uniform(0, 3, (rows, Z)).astype(dtype), weights(rng, rows, dtype)
     prior, posterior = stats.norm.logpdf(z.astype(float)), stats.norm.logpdf(eps.astype(float)) - np.log(sigma)
     log_w = (-nll.astype(float) + beta * (prior - posterior).sum(axis=1)).reshape(rows, K)
@@ -417,6 +420,7 @@ CASES = {
     "importance_bound-of-one": (importance_bound_case, {"K": 1}),
     "importance_bound-vanishing": (importance_bound_case, {"far": 110.0, "K": 300}),
     "importance_bound-enormous": (importance_bound_case, {"far": -110.0}),
+    "importance_bound-apart": (importance_bound_case, {"apart": 110.0}),
     **{f"importance_backward-{e}": (importance_backward_case, {"estimator": e}) for e in ("iwae", "stl", "dreg")},
     "repeat": (repeat_case, {}),
     "weigh": (weigh_case, {}),
