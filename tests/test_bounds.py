@@ -105,6 +105,16 @@ def test_no_set_of_samples_is_worth_less_than_its_samples_one_by_one(kernels):
     np.testing.assert_allclose(bound(same[0], same[1], h, same[2]), alone[:, 0], rtol=1e-12)
 
 
+def test_a_weight_that_is_nothing_beside_the_largest_is_exactly_0(kernels):
+    # times a gradient it would be a denormal number: a step of 50 samples took twice as long for them
+    nll = np.array([0, 40, 50, 1000], np.float32)
+    zeros = [np.zeros(shape, np.float32) for shape in ((1, Z), (4, Z), (1, 2 * Z), (4, Z))]
+    bound, dnll, terms = np.empty(1, np.float32), np.empty(4, np.float32), np.empty((1, Z + 1), np.float32)
+    kernels.importance_bound(bound, dnll, terms, nll, *zeros, np.ones(1, np.float32), 1.0)
+    np.testing.assert_allclose(dnll[:2], [1, math.exp(-40)], rtol=1e-5)
+    np.testing.assert_array_equal(dnll[2:], 0)
+
+
 # ---- The estimators of the encoder's gradient
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+LEAST = 1e-20  # nothing beside 1, and times a gradient a denormal number, with which processors are slow
 ESTIMATORS = ("iwae", "stl", "dreg")  # of the encoder's gradient; the decoder's is the same for all
 
 
@@ -27,7 +28,7 @@ def importance_bound(bound, dnll, terms, nll, kl, z, h, eps, weight, beta):
     log w = -nll + beta r,   r = log p(z) - log q(z|x) = 1/2 sum_j ( logvar + eps^2 - z^2 )         as z = mu + sigma eps
     wt_s = w_s / sum_k w_k,                                  the softmax over the samples of an example
     L = sum_b weight_b bound_b     gives     dnll_s = weight_b wt_s,     and     dr_s = -beta dnll_s
-    The largest log w is taken out of the sum, so that no exponential overflows.
+    The largest log w is taken out of the sum, so that no exponential overflows; below LEAST of the largest a w is 0.
     terms [B, Z + 1] = [ kl [B, Z] | mean nll ]: what the ELBO of these samples is made of. It is recorded, not trained.
     """
     B = len(bound)
@@ -36,6 +37,7 @@ def importance_bound(bound, dnll, terms, nll, kl, z, h, eps, weight, beta):
     log_w = beta * 0.5 * ratio - nll.reshape(B, -1)
     top = log_w.max(axis=1, keepdims=True)
     w = np.exp(log_w - top)
+    w[w < LEAST] = 0
     total = w.sum(axis=1, keepdims=True)
     bound[:] = -(top + np.log(total / w.shape[1]))[:, 0]
     dnll[:] = (weight[:, None] * (w / total)).ravel()

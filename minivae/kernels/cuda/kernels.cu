@@ -234,7 +234,8 @@ extern "C" __global__ void importance_bound(real* bound, real* dnll, real* terms
     mine = 0;
     __syncthreads();  // all know the largest: now it may be taken out
     for (whole k = threadIdx.x; k < K; k += THREADS) {
-        dnll[first + k] = exp_of(dnll[first + k] - top);
+        real w = exp_of(dnll[first + k] - top);
+        dnll[first + k] = w < real(1e-20) ? real(0) : w;
         mine += dnll[first + k];
     }
     real w = block_sum(mine);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from minivae.kernels.bounds import LEAST
 from minivae.kernels.numba.vector_math import exp, log
 
 compiled = njit(nogil=True, error_model="numpy", fastmath={"contract"}, no_cfunc_wrapper=True)
@@ -25,7 +26,7 @@ def repeat_rows(y, x, r0, r1):
 @compiled_sum
 def importance_bound_rows(bound, dnll, terms, nll, kl, z, h, eps, weight, beta, r0, r1):
     real, Z = nll.dtype.type, z.shape[1]
-    K, half_beta, zero = len(z) // len(h), real(0.5 * beta), real(0)
+    K, half_beta, zero, least = len(z) // len(h), real(0.5 * beta), real(0), real(LEAST)
     for r in range(r0, r1):
         volume, mean, top = zero, zero, real(-np.inf)
         for j in range(Z):
@@ -40,7 +41,8 @@ def importance_bound_rows(bound, dnll, terms, nll, kl, z, h, eps, weight, beta, 
             top = dnll[s] if dnll[s] > top or dnll[s] != dnll[s] else top  # NaN stays
         total = zero
         for s in range(r * K, r * K + K):
-            dnll[s] = exp(dnll[s] - top)
+            w = exp(dnll[s] - top)
+            dnll[s] = zero if w < least else w
             total += dnll[s]
         for s in range(r * K, r * K + K):
             dnll[s] *= weight[r] / total
