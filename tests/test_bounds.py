@@ -115,6 +115,21 @@ def test_a_weight_that_is_nothing_beside_the_largest_is_exactly_0(kernels):
     np.testing.assert_array_equal(dnll[2:], 0)
 
 
+def test_a_sample_that_does_not_count_has_no_gradient_however_far_out_it_is(kernels):
+    dout = np.array([[np.inf, 1.0], [2.0, 3.0]], np.float32)
+    kernels.weigh(dout, np.array([0, 0.5], np.float32))
+    np.testing.assert_array_equal(dout, [[0, 0], [1, 1.5]])
+
+
+def test_a_very_narrow_q_has_a_gradient_in_float32(kernels):
+    # 1 / sigma is infinite there, and no part of the plain derivative of the bound
+    h = np.array([[0.3, -0.2, -180, -200]], np.float32)
+    dz, z, eps = (np.ones((3, Z), np.float32) * part for part in (1, 0.5, 0.7))
+    dh, weights = np.empty((1, 4), np.float32), (np.full(3, 1 / 3, np.float32), np.ones(1, np.float32))
+    kernels.importance_backward(dh, dz, z, h, eps, *weights, 1.0, "iwae")
+    np.testing.assert_allclose(dh, [[3.5, 3.5, -0.5, -0.5]], rtol=1e-5)
+
+
 # ---- The estimators of the encoder's gradient
 
 

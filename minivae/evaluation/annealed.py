@@ -14,7 +14,6 @@ such a draw is at hand: the z that it was made of.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,9 +60,9 @@ def lower_bound(
 ) -> Array:
     """A stochastic lower bound of log p(x) [n] in nats: log of the mean weight, unbiased for p(x), of so many AIS chains.
 
-    One temperature is importance sampling. start: "posterior", q(z|x), or "prior". A function of the seed and of what a row
-    holds; -inf where float64 holds no number for it. `progress` hears of the rows at each temperature, twice: pilot chains
-    find the step sizes.
+    One temperature is importance sampling. start: "posterior", q(z|x), or "prior". A function of the seed, of the row and
+    of its number in the data; -inf where float64 holds no number for it. `progress` hears of the rows at each temperature,
+    twice: pilot chains find the step sizes.
     """
     return _bounds(network, examples, seed, sigmoidal(temperatures), chains, progress, start, None)[:, 0]
 
@@ -118,7 +117,7 @@ def sigmoidal(temperatures: int) -> Array:
 
 
 class Encoded:
-    """Some examples with their q(z|x), binarized as for log_likelihood; as in scores a row draws by what it holds."""
+    """Some examples with their q(z|x), binarized as for log_likelihood; a row draws by its number, as in scores.bounds."""
 
     def __init__(self, network: Network, examples: Examples, seed: int, start: str) -> None:
         self.network, self.seed = network, seed
@@ -126,7 +125,7 @@ class Encoded:
         self.arrays = {name: array for name, array in work.arrays.items() if name in ("x", "observed", "c")}
         h = work.get("h").astype(np.float64)
         self.h = h if start == "posterior" else np.zeros_like(h)
-        self.words = np.array([zlib.crc32(row.tobytes()) for row in work.get("x").astype(np.float32)])
+        self.words = examples.rows.astype(np.int64)  # equal rows have errors of their own, which their spread shows
 
     def chains(self, K: int, run: int, z: Array | None = None) -> tuple[LogWeight, Array, Noise]:
         """K chains an example, S = n K rows of a batch: log w, where they start (z [n, Z], or draws from q), their noise."""

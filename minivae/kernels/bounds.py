@@ -47,6 +47,7 @@ def importance_bound(bound, dnll, terms, nll, kl, z, h, eps, weight, beta):
 
 def weigh(dout, dnll):
     """dout [S, P] *= dnll [S]: what a loss wrote as the gradient of nll_s becomes that of L."""
+    dout[dnll == 0] = 0  # whatever it was: infinity times 0 is no number
     dout *= dnll[:, None]
 
 

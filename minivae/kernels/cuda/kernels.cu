@@ -248,7 +248,7 @@ extern "C" __global__ void importance_bound(real* bound, real* dnll, real* terms
 
 // dout [S, P] *= dnll [S]
 extern "C" __global__ void weigh(real* dout, const real* dnll, whole size, whole P) {
-    EACH(i, size) dout[i] *= dnll[quotient(i, P)];
+    EACH(i, size) dout[i] = dnll[quotient(i, P)] == 0 ? real(0) : dout[i] * dnll[quotient(i, P)];
 }
 
 // estimator: 0 iwae, 1 stl, 2 dreg;  s = beta

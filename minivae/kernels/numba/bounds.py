@@ -52,9 +52,10 @@ def importance_bound_rows(bound, dnll, terms, nll, kl, z, h, eps, weight, beta, 
 
 @compiled
 def weigh_rows(dout, dnll, r0, r1):
+    zero = dout.dtype.type(0)
     for s in range(r0, r1):
         for p in range(dout.shape[1]):
-            dout[s, p] *= dnll[s]
+            dout[s, p] = zero if dnll[s] == 0 else dout[s, p] * dnll[s]
 
 
 @compiled
@@ -68,9 +69,10 @@ def importance_backward_rows(dh, dz, z, h, eps, dnll, weight, beta, estimator, r
             c = b * dnll[s]
             total += c
             factor = one - b + c / weight[r] if estimator == DREG else one
-            inner = zero if estimator == IWAE else c
             for j in range(Z):
-                g = factor * (dz[s, j] + c * z[s, j] - inner * eps[s, j] * exp(-half * h[r, Z + j]))
+                g = dz[s, j] + c * z[s, j]
+                if estimator != IWAE:
+                    g = factor * (g - c * eps[s, j] / exp(half * h[r, Z + j]))
                 dmu[j] += g
                 dlogvar[j] += g * eps[s, j]
         for j in range(Z):
