@@ -114,14 +114,17 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
 
     compare = command(
         "compare",
-        "print a table of runs, best first: the settings that differ, ELBO, active units, seconds",
+        "print a table of runs, best first: the settings that differ, ELBO or log-likelihood, active units, seconds",
         "minivae compare runs/*",
+        "minivae compare runs/elbo runs/iwae --n-samples 5000",
         "minivae compare runs/a runs/b --split test --figure compare.png",
     )
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders or model files")
     compare.add_argument("--data", help="a dataset or file instead of those the models were trained on")
     split(compare)
     compare.add_argument("--limit", type=int, help="use only the first so many examples")
+    samples = "rank by log p(x) of so many importance samples (default: by ELBO; 32 where a run learned another bound)"
+    compare.add_argument("--n-samples", type=int, metavar="K", help=samples)
     compare.add_argument("--figure", help="draw the runs that compare into this file, such as compare.png")
     compare.add_argument("--quiet", action="store_true", help="no progress")
     as_json(compare)

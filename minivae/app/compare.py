@@ -14,27 +14,30 @@ from minivae.app.writing import FIGURES, out_path
 from minivae.data.checks import require_count
 from minivae.data.datasets import Dataset
 from minivae.evaluation.measures import Measured, active_units, mean_of, standard_error
+from minivae.evaluation.scores import DRAWS
 from minivae.likelihoods import COUNTS, ONE_HOT
 from minivae.progress import TROUBLE, bar, one_line, say
 from minivae.storage.modelfile import json_text
 
 SEED = 0  # of the noise that all runs share, and of the pixels that are drawn from grey values
+NAMES = {"elbo": "ELBO", "log_likelihood": "log-likelihood"}  # what runs are ranked by
 KEY = ("the data", "the part of the data", "binarize", "the scale of values", "densities and probabilities")
 
 
 class Row(NamedTuple):
-    """One run: what is told of it, its history, the ELBO [n] of which rows [n]; key: what must be the same to compare."""
+    """One run: what is told of it, its history, what it is worth on which rows [n]; key: what must be alike to compare."""
 
     told: dict[str, Any]
     history: list[dict[str, Any]]
-    elbo: np.ndarray
+    measured: Measured
     rows: np.ndarray
     key: tuple[Any, ...]
 
 
 def compare(options: argparse.Namespace) -> int:
-    if options.limit is not None:
-        require_count("limit", options.limit)
+    for name in ("limit", "n_samples"):
+        if getattr(options, name) is not None:
+            require_count(name, getattr(options, name))
     if options.figure is not None:
         out_path(options.figure, *FIGURES, option="--figure")
     names = [name for given in options.runs for name in sorted(glob.glob(given)) or [given]]  # Windows leaves us the *
@@ -57,7 +60,7 @@ def compare(options: argparse.Namespace) -> int:
             print(json_text({"runs": [], "failed": failed, "notes": []}))
         return 1
     found = sorted(groups.values(), key=len, reverse=True)
-    notes = [note for rows in found for note in _rank(rows)]
+    notes = [note for rows in found for note in _rank(rows, options.n_samples)]
     if len(found) > 1:
         differ = [what for what, *values in zip(KEY, *groups, strict=True) if len(set(values)) > 1]
         notes.append(f"{len(found)} groups whose nats do not compare: they differ in {', '.join(differ)}")
@@ -86,50 +89,70 @@ def _measure(name: str, options: argparse.Namespace, datasets: dict[Any, Dataset
         datasets[source] = run.dataset(options.data)
     part = pick(run, datasets[source], options.split, own=options.data is None).first(options.limit)
     vae = run.vae
-    measured = Measured.of(vae.network_, vae.examples(part.data, part.rows, part.told), SEED)
+    examples, K = vae.examples(part.data, part.rows, part.told), options.n_samples or DRAWS
+    measured = Measured.of(vae.network_, examples, SEED, K)
     units, whole = vae.network_.arch.column_units(), np.ones(vae.n_features_in_, bool)
     for column in vae.network_.arch.runs:
         if column.likelihood != "bernoulli":  # densities are in the table's own units, standardized or not
             units[:, column.columns] = [[0.0], [1.0]]
             whole[column.columns] = column.data in (COUNTS, ONE_HOT)
-    history, examples, elbo = vae.history_, measured.examples, measured.elbo
+    history = vae.history_
     told = {
-        "run": name, "data": datasets[source].name, "split": part.split, "examples": len(elbo),
-        "settings": vae.settings_, "elbo": mean_of(elbo).value, "elbo_standard_error": standard_error(elbo),
-        "recon": float(measured.recon.mean()), "kl": float(measured.kl.mean()),
+        "run": name, "data": datasets[source].name, "split": part.split, "examples": len(part.rows), "n_samples": K,
+        "settings": vae.settings_, "recon": float(measured.recon.mean()), "kl": float(measured.kl.mean()),
         "active_units": active_units(measured.mu).value, "latent_dim": vae.latent_dim, "parameters": vae.n_parameters_,
         "epoch_kept": next((r["epoch"] for r in reversed(history) if r["kept"]), None), "epochs": len(history),
         "seconds": sum(r["seconds"] for r in history),
     }  # fmt: skip
+    for which, values in (("elbo", measured.elbo), ("log_likelihood", measured.log_p)):
+        told[which], told[f"{which}_standard_error"] = mean_of(values)
     key = source, part.split, examples.fixed().binarize, (examples.divide_by, units.tobytes()), whole.tobytes()
-    return Row(told, history, elbo, part.rows, key)
+    return Row(told, history, measured, part.rows, key)
 
 
-def _rank(rows: list[Row]) -> list[str]:
-    """Sort runs that compare, best first, and tell how far each is behind the best. Returns what is to be said of it."""
-    rows.sort(key=lambda row: -row.told["elbo"])
-    best, apart = rows[0], []
+def _rank(rows: list[Row], n_samples: int | None) -> list[str]:
+    """Sort runs that compare, best first, and tell how far each is behind the best. Returns what is to be said of it.
+
+    By log p(x) where n_samples asks for it, or a run has learned a tighter bound, for which its ELBO is the lower one.
+    """
+    others = [row.told["run"] for row in rows if row.told["settings"]["objective"] != "elbo"]
+    by = "log_likelihood" if others or n_samples else "elbo"
+    rows.sort(key=lambda row: -row.told[by])
+    best, apart, notes = rows[0], [], []
+    if others and not n_samples:
+        notes.append(
+            f"ranked by the log-likelihood of {DRAWS} importance samples, as {', '.join(others)} learned another bound than "
+            "the ELBO; --n-samples takes more"
+        )
     for row in rows:
-        row.told["difference"] = row.told["elbo"] - best.told["elbo"]
+        row.told["ranked_by"], row.told["difference"] = by, row.told[by] - best.told[by]
+        ours, theirs = ((m.log_p if by == "log_likelihood" else m.elbo) for m in (row.measured, best.measured))
         if np.array_equal(row.rows, best.rows):
             with np.errstate(invalid="ignore"):  # of rows that score -inf
-                error = standard_error(row.elbo - best.elbo)
+                error = standard_error(ours - theirs)
         else:
             apart.append(row.told["run"])
-            error = math.hypot(standard_error(row.elbo), standard_error(best.elbo))
+            error = math.hypot(standard_error(ours), standard_error(theirs))
         row.told["difference_standard_error"] = error
-    others = f"{', '.join(apart)}: measured on other rows than {best.told['run']}, those that each held out"
-    return [f"{others}; the errors of their differences are wider for it"] if apart else []
+    if apart:
+        notes.append(
+            f"{', '.join(apart)}: measured on other rows than {best.told['run']}, those that each held out; the errors of "
+            "their differences are wider for it"
+        )
+    return notes
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
     settings = [n for n in rows[0]["settings"] if n not in ("latent_dim", "epochs")]  # these have their columns
-    lines = [["run", *settings, "ELBO", "behind the best", "recon", "kl", "active", "parameters", "epochs", "seconds"]]
+    by = rows[0]["ranked_by"]
+    lines = [
+        ["run", *settings, NAMES[by], "behind the best", "recon", "kl", "active", "parameters", "epochs", "seconds"]
+    ]
     for row in rows:
         values = [row["settings"][name] for name in settings]
         lines.append([
             row["run"], *("-".join(map(str, v)) if isinstance(v, tuple | list) else str(v) for v in values),
-            spread(row["elbo"], row["elbo_standard_error"]),
+            spread(row[by], row[f"{by}_standard_error"]),
             "best" if row is rows[0] else spread(row["difference"], row["difference_standard_error"]),
             f"{row['recon']:.3f}", f"{row['kl']:.3f}", active_of(row),
             f"{row['parameters']:,}", f"{row['epoch_kept']} of {row['epochs']}", f"{row['seconds']:.1f}",
@@ -138,6 +161,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     columns = [[cell.ljust(max(map(len, first))) for cell in first]]
     columns += [[cell.rjust(max(map(len, column))) for cell in column] for column in others]
     head = f"{rows[0]['examples']:,} {rows[0]['split']} examples of {rows[0]['data']}, nats per example"
+    head += f", {rows[0]['n_samples']:,} importance samples" * (by == "log_likelihood")
     return "\n  ".join([head, *("  ".join(line) for line in zip(*columns, strict=True))])
 
 
@@ -156,5 +180,6 @@ def _draw(path: str, rows: list[Row], total: int) -> None:
     shown = rows[: comparison.MOST]
     if len(shown) < total:
         say(f"{path} shows the best {len(shown)} of the runs that compare; {total - len(shown)} of {total} left out")
-    plots.save(comparison.comparison([row.told | {"history": row.history} for row in shown]), path)
+    told = [row.told | {"history": row.history} for row in shown]
+    plots.save(comparison.comparison(told, NAMES[told[0]["ranked_by"]]), path)
     print(f"wrote {path}")

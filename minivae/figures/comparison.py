@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 MOST = len(CLASSES)  # runs in one figure
 
 
-def comparison(rows: Sequence[dict[str, Any]]) -> Figure:
-    """What `minivae compare --json` says of each run, best first, with its history: curves, and the ELBO beside the best's.
+def comparison(rows: Sequence[dict[str, Any]], ranked_by: str = "ELBO") -> Figure:
+    """What `minivae compare --json` says of each run, best first, with its history: curves, and how far behind.
 
     The curves are recon + kl in nats per example, whatever beta was trained with: held out solid, training dashed.
     """
@@ -61,7 +61,7 @@ def comparison(rows: Sequence[dict[str, Any]]) -> Figure:
         cut_start(axes, np.stack(curves))
 
     right = style(figure.add_axes((0.62, bottom, 0.2, top - bottom)), "nats per example, with standard errors")
-    right.set_title("ELBO beside the best", loc="left", fontsize=LABEL, color=INK)
+    right.set_title(f"{ranked_by} beside the best", loc="left", fontsize=LABEL, color=INK)
     right.axvline(0, color=LINE, lw=1)
     for y, (row, colour) in enumerate(zip(rows, CLASSES, strict=False)):
         if np.isfinite(row["difference"]):

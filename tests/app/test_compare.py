@@ -45,11 +45,16 @@ def test_a_run_is_worth_what_evaluate_says(capsys):
     assert told["failed"] == {} and told["notes"] == []
     assert [row["elbo"] for row in told["runs"]] == sorted((row["elbo"] for row in told["runs"]), reverse=True)
     for row in told["runs"]:
-        alone, _ = ran(capsys, "evaluate", row["run"], "--n-samples", "1")
+        alone, _ = ran(capsys, "evaluate", row["run"], "--n-samples", "32")
         shared = row.keys() & alone.keys()
-        same = {"data", "split", "examples", "active_units", "latent_dim"}
-        assert shared == same | {"elbo", "elbo_standard_error", "recon", "kl"}
-        for name in ("elbo", "recon"):  # the same rows; the noise is that of all runs here, of the model's seed there
+        same = {"data", "split", "examples", "active_units", "latent_dim", "n_samples"}
+        worth = {"elbo", "elbo_standard_error", "log_likelihood", "log_likelihood_standard_error"}
+        assert shared == same | worth | {"recon", "kl"} and row["ranked_by"] == "elbo"
+        for name in (
+            "elbo",
+            "recon",
+            "log_likelihood",
+        ):  # the same rows; the noise is that of all runs here, of the model's seed there
             assert row[name] == pytest.approx(alone[name], abs=alone["elbo_standard_error"])
         assert row["kl"] == pytest.approx(alone["kl"], rel=1e-6)
         assert {name: row[name] for name in same} == {name: alone[name] for name in same}
@@ -105,6 +110,31 @@ def test_the_table_has_a_line_for_each_run(capsys):
     assert sorted(row.split()[0] for row in rows) == ["a", "b"] and len({len(row) for row in [names, *rows]}) == 1
     assert rows[0].split().count("best") == 1 and "+-" in rows[1]
     assert next(row for row in rows if row.split()[0] == "b").split()[1:3] == ["8-8", "2.0"]
+
+
+def test_runs_that_learned_another_bound_are_ranked_by_what_both_bound(capsys):
+    """At one log p(x) the ELBO of a model that was trained by an importance-weighted bound is the lower one."""
+    train("elbo", "--epochs", "30")
+    train("dreg", "--epochs", "30", "--objective", "dreg", "--n-samples", "20")
+    told, err = ran(capsys, "compare", "elbo", "dreg")
+    best, other = told["runs"]
+    assert [best["run"], other["run"]] == ["dreg", "elbo"] and best["elbo"] < other["elbo"]
+    assert (
+        other["difference"] == pytest.approx(other["log_likelihood"] - best["log_likelihood"])
+        and other["difference"] < 0
+    )
+    assert other["difference"] < -3 * other["difference_standard_error"]  # of pairs
+    assert "ranked by the log-likelihood of 32 importance samples, as dreg learned another bound" in err
+    more, err = ran(capsys, "compare", "elbo", "dreg", "--n-samples", "300")
+    assert "ranked by" not in err and {row["n_samples"] for row in more["runs"]} == {300}
+    assert all(
+        new["log_likelihood"] > old["log_likelihood"] for new, old in zip(more["runs"], told["runs"], strict=True)
+    )
+    alone, _ = ran(capsys, "compare", "elbo", "--n-samples", "5")
+    assert alone["runs"][0]["ranked_by"] == "log_likelihood"
+    assert main(["compare", "elbo", "dreg", "--quiet", "--n-samples", "5"]) == 0
+    head, names, *_ = capsys.readouterr().out.splitlines()
+    assert head.endswith("nats per example, 5 importance samples") and "log-likelihood" in names and "ELBO" not in names
 
 
 def test_a_run_that_cannot_be_opened_is_named_and_the_others_go_on(capsys, tmp_path):
