@@ -239,7 +239,7 @@ class VAE(Fitted):
             if some is not None:  # as `minivae evaluate` counts them
                 active = int(active_units(posterior(self.network_, some, np.float64)[0]).sum())
             lines = verdict(self.history_, settings["latent_dim"], self.stopped_, active=active)[1]
-            for line in (*lines, collapse(active, settings["latent_dim"])):
+            for line in (*lines, collapse(active, settings["latent_dim"], settings["objective"])):
                 if line:
                     say(line)
         return self

@@ -14,7 +14,7 @@ from minivae.kernels.philox import philox_normal, philox_uniform, philox_words
 
 INIT, SHUFFLE, HOLDOUT, TRAIN_NOISE, BINARIZE_DYNAMIC, BINARIZE_STATIC, EVALUATE, PRIOR, CHECK, OBSERVE = range(1, 11)
 MEASURE = 11  # not EVALUATE, by whose noise the kept epoch was chosen
-ANNEAL, CALIBRATE = 12, 13
+ANNEAL, CALIBRATE, INFORM = 12, 13, 14
 
 
 GENERATORS = (np.random.RandomState, np.random.Generator)

@@ -125,13 +125,13 @@ class Trainer:
     checkpoint is called where this state is whole, and may keep it: training that goes on from there ends bit for bit the
     same. begun: the trace of an epoch that such a state lies in, [steps, 2 + Z]; spent: the seconds of that epoch.
 
-    history: one record per epoch with epoch, step, loss, recon, kl, kl_per_dim [Z], active_units (how many of these exceed
-    ACTIVE), grad_norm, beta, capacity, learning_rate, seconds, examples_per_second; val_loss, val_recon, val_kl and those of
-    test where there is such a part; and kept: whether these parameters were the ones to keep. recon, kl and grad_norm are
-    means over the steps of the epoch, while the parameters moved, and of these means is loss = recon +
-    beta |sum_j max(free_bits, kl_j) - capacity|, with beta and capacity of the last step; importance-weighted,
-    it is the mean of the bound itself. The held-out parts are measured after the epoch, with the full beta and capacity, so
-    that their epochs compare.
+    history: one record per epoch with epoch, step, loss, recon, kl, n_samples (K of the bound), kl_per_dim [Z], active_units
+    (how many of these exceed ACTIVE), grad_norm, beta, capacity, learning_rate, seconds, examples_per_second; val_loss,
+    val_recon, val_kl and those of test where there is such a part; and kept: whether these parameters were the ones to keep.
+    recon, kl and grad_norm are means over the steps of the epoch, while the parameters moved, and of these means is loss =
+    recon + beta |sum_j max(free_bits, kl_j) - capacity|, with beta and capacity of the last step; importance-weighted, it is
+    the mean of the bound itself. The held-out parts are measured after the epoch, with the full beta and capacity, so that
+    their epochs compare.
     """
 
     network: Network
@@ -286,11 +286,11 @@ class Trainer:
         share[-1] = (done - size * (first - 1)) / done
         product = unforked(np.matmul)
         means, Z = product(share, host), self.network.arch.latent_dim
-        recon, kl_per_dim, loss = float(means[0]), means[2 : 2 + Z], float(means[0])
-        if self.objective.bound.weighted:
+        recon, kl_per_dim, loss, bound = float(means[0]), means[2 : 2 + Z], float(means[0]), self.objective.bound
+        if bound.weighted:
             recon = float(means[-1])
         else:
-            loss = total_loss(recon, kl_per_dim, beta[first - 1], self.objective.free_bits, capacity[first - 1])
+            loss = float(total_loss(recon, kl_per_dim, beta[first - 1], bound.free_bits, capacity[first - 1]))
         if self.network.not_finite() or not math.isfinite(loss):  # no step looks at what the last update left
             raise NotFinite(self._diagnosis(work, float(rate[first - 1])))
         self.epoch += 1
@@ -300,6 +300,7 @@ class Trainer:
             "loss": loss,
             "recon": recon,
             "kl": float(kl_per_dim.sum()),
+            "n_samples": bound.n_samples if bound.weighted else 1,
             "kl_per_dim": kl_per_dim.tolist(),
             "active_units": int((kl_per_dim > ACTIVE).sum()),
             "grad_norm": float(host[:, 1].mean()),

@@ -33,11 +33,11 @@ def verdict(
     asked, and not the history.
     """
     name = next((n for n in ("val_loss", "test_loss") if history and n in history[-1]), "")
-    part, least = list[dict[str, Any]](), np.inf
+    part, least, of = list[dict[str, Any]](), np.inf, 1
     for record in history:  # of the records, those since the loss began to mean what it means at the end
-        loss = record.get(name)
-        if loss is None or (name == "val_loss" and record["kept"] and loss >= least):
-            part, least = [], np.inf
+        loss, samples = record.get(name), record.get("n_samples", 1)  # K of the bound, which older records have not
+        if loss is None or samples != of or (name == "val_loss" and record["kept"] and loss >= least):
+            part, least, of = [], np.inf, samples
         if loss is not None:
             part.append(record)
             least = min(least, loss)

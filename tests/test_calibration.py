@@ -159,8 +159,13 @@ def test_what_cannot_be_tested_is_one_clear_sentence(monkeypatch):
     network = BEST.network(load("numpy"))
     with pytest.raises(ValueError, match="candidates must be at least as many as the 19 draws that are chosen, not 18"):
         ranks(network, 10, 0, 19, 18)
-    with pytest.raises(ValueError, match="n must be at least 1, not 0"):
-        ranks(network, 0, 0)
+    for arguments, message in {
+        (0, 0): "n must be at least 1, not 0",
+        (10**14, 0): "n=100000000000000 would take",
+        (100, 0, 19, 10**14): "candidates=100000000000000 would take",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            ranks(network, *arguments)
     with pytest.raises(ValueError, match="20 bins of ranks need at least 100 simulated rows, not 99"):
         p_values(np.zeros((99, 1), int))
     for bins in (3, 1):

@@ -221,6 +221,11 @@ def test_patience_has_the_last_word_and_another_beta_begins_anew():
     cheap, dear = history(LEVEL - 30), history(FALLING)  # resumed with another beta: losses mean something else
     again = [record | {"epoch": 400 + record["epoch"]} for record in dear]
     assert verdict(cheap + again, 2)[0] == "falling"
+    # the same loss of other samples lies lower at once, and says nothing of the epochs before
+    level, before = history(LEVEL[80:], "test_loss"), history(LEVEL, "test_loss")
+    tighter = [record | {"n_samples": 5, "test_loss": record["test_loss"] - 3} for record in level]
+    assert verdict(before + tighter, 2) == verdict(tighter, 2) != verdict(before + level, 2)
+    assert verdict([record | {"n_samples": 1} for record in before] + level, 2) == verdict(before + level, 2)
     annealed = history(TURNED, training=LEVEL - T / 100)
     for record in annealed[300:]:
         record["beta"] = 0.5  # a cycle: what rises is the KL

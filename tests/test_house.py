@@ -108,9 +108,9 @@ def room(name: str) -> int:
 
 
 # Lines that a room may have. Rooms behind doors of their own count alone; the rest is what stands beside the reading path.
-BUDGETS = {"kernels/numba": 2400, "kernels/cuda": 1330, "bench": 1210, "storage": 1020, "data": 2560, "app": 2150}
+BUDGETS = {"kernels/numba": 2400, "kernels/cuda": 1330, "bench": 1210, "storage": 1020, "data": 2560, "app": 2190}
 BUDGETS["evaluation"] = 1150
-READING, REST = 2440, 2600
+READING, REST = 2440, 2570
 
 
 def test_line_budget():

@@ -176,6 +176,8 @@ def test_collapse_is_said_where_fewer_than_a_tenth_or_none_are_active(active, la
     line = collapse(active, latent_dim)
     assert bool(line) == said and "\n" not in line
     assert not said or line.startswith(f"posterior collapse: {active} of {latent_dim} latent dimensions ")
+    assert not said or "raise kl_warmup or free_bits, " in line
+    assert "free_bits" not in collapse(active, latent_dim, "dreg")  # which has none
 
 
 @pytest.mark.parametrize(("beta", "lines"), ((50.0, 1), (1.0, 0)))

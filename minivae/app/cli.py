@@ -98,16 +98,10 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     model(evaluate)
     which_data(evaluate)
     evaluate.add_argument("--n-samples", type=int, default=100, help="importance samples per example (default: 100)")
-    evaluate.add_argument(
-        "--ais", type=int, metavar="N", help="bound log p(x) by annealed chains of N temperatures as well"
-    )
-    evaluate.add_argument("--chains", type=int, default=16, help="annealed chains per example (default: 16)")
-    evaluate.add_argument(
-        "--calibration",
-        type=int,
-        metavar="N",
-        help="test on N simulated rows whether q(z|x) is the posterior (p-values)",
-    )
+    evaluate.add_argument("--ais", type=int, metavar="N", help="bound log p(x) by chains of N temperatures as well")
+    evaluate.add_argument("--chains", type=int, help="annealed chains per example, with --ais (default: 16)")
+    calibration = "test on N simulated rows whether q(z|x) is the posterior (p-values)"
+    evaluate.add_argument("--calibration", type=int, metavar="N", help=calibration)
     evaluate.add_argument("--limit", type=int, help="use only the first so many examples")
     evaluate.add_argument("--quiet", action="store_true", help="no progress")
     as_json(evaluate)
@@ -139,7 +133,9 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     sample.add_argument("-n", "--n", type=int, default=64, help="how many (default: 64)")
     sample.add_argument("--y", nargs="+", metavar="LABEL", help="what a model is told (default: all labels, in turns)")
     sample.add_argument("--noise", action="store_true", help="draw data from p(x|z) instead of showing its mean")
-    sample.add_argument("--nearest", action="store_true", help="and the training row nearest to each: is it a copy?")
+    sample.add_argument(
+        "--nearest", action="store_true", help="and the training row nearest to each (no .npy): is it a copy?"
+    )
     seed = "seed (default: the model's, so that each run draws the same)"
     sample.add_argument("--random-state", "--seed", type=int, help=seed)
     sample.add_argument("-o", "--out", default="samples.png", help=f"{MEANS} (default: samples.png)")
@@ -195,9 +191,8 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
         from minivae.kernels import MODULES
 
         gradcheck.add_argument("--backend", choices=("all", *MODULES), default="numpy", help="default: numpy")
-    gradcheck.add_argument(
-        "--dtype", choices=("float64", "longdouble"), default="float64", help="longdouble: to 1e-11, numpy alone"
-    )
+    more = "longdouble: to 1e-11, numpy alone"
+    gradcheck.add_argument("--dtype", choices=("float64", "longdouble"), default="float64", help=more)
     as_json(gradcheck)
 
     data = command("data", "list the named datasets, or fetch one", "minivae data", "minivae data mnist --download")

@@ -25,11 +25,11 @@ KEY = ("the data", "the part of the data", "binarize", "the scale of values", "d
 
 
 class Row(NamedTuple):
-    """One run: what is told of it, its history, what it is worth on which rows [n]; key: what must be alike to compare."""
+    """One run: what is told of it, its history, what each of which rows is worth [n]; key: what must be alike to compare."""
 
     told: dict[str, Any]
     history: list[dict[str, Any]]
-    measured: Measured
+    worth: dict[str, np.ndarray]
     rows: np.ndarray
     key: tuple[Any, ...]
 
@@ -104,10 +104,11 @@ def _measure(name: str, options: argparse.Namespace, datasets: dict[Any, Dataset
         "epoch_kept": next((r["epoch"] for r in reversed(history) if r["kept"]), None), "epochs": len(history),
         "seconds": sum(r["seconds"] for r in history),
     }  # fmt: skip
-    for which, values in (("elbo", measured.elbo), ("log_likelihood", measured.log_p)):
+    worth = {"elbo": measured.elbo, "log_likelihood": measured.log_p}
+    for which, values in worth.items():
         told[which], told[f"{which}_standard_error"] = mean_of(values)
     key = source, part.split, examples.fixed().binarize, (examples.divide_by, units.tobytes()), whole.tobytes()
-    return Row(told, history, measured, part.rows, key)
+    return Row(told, history, worth, part.rows, key)
 
 
 def _rank(rows: list[Row], n_samples: int | None) -> list[str]:
@@ -120,13 +121,11 @@ def _rank(rows: list[Row], n_samples: int | None) -> list[str]:
     rows.sort(key=lambda row: -row.told[by])
     best, apart, notes = rows[0], [], []
     if others and not n_samples:
-        notes.append(
-            f"ranked by the log-likelihood of {DRAWS} importance samples, as {', '.join(others)} learned another bound than "
-            "the ELBO; --n-samples takes more"
-        )
+        by_what = f"ranked by the log-likelihood of {DRAWS} importance samples (--n-samples takes more)"
+        notes.append(f"{by_what}, as {', '.join(others)} learned another bound than the ELBO")
     for row in rows:
         row.told["ranked_by"], row.told["difference"] = by, row.told[by] - best.told[by]
-        ours, theirs = ((m.log_p if by == "log_likelihood" else m.elbo) for m in (row.measured, best.measured))
+        ours, theirs = row.worth[by], best.worth[by]
         if np.array_equal(row.rows, best.rows):
             with np.errstate(invalid="ignore"):  # of rows that score -inf
                 error = standard_error(ours - theirs)
@@ -135,10 +134,8 @@ def _rank(rows: list[Row], n_samples: int | None) -> list[str]:
             error = math.hypot(standard_error(ours), standard_error(theirs))
         row.told["difference_standard_error"] = error
     if apart:
-        notes.append(
-            f"{', '.join(apart)}: measured on other rows than {best.told['run']}, those that each held out; the errors of "
-            "their differences are wider for it"
-        )
+        where = f"{', '.join(apart)}: measured on other rows than {best.told['run']}, those that each held out"
+        notes.append(f"{where}; the errors of their differences are wider for it")
     return notes
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Recorder(Checkpoints):
         self.folder, self.run, self.config, self.announce = folder, run, config, announce
         self.trouble, self.signal, self.training = False, 0, False
         self.told, self.locked = 0, False  # epochs in history.csv; whether another program keeps it from being written
+        self.names: dict[str, None] = {}  # its columns
 
     # ---- While it trains
 
@@ -103,11 +104,14 @@ class Recorder(Checkpoints):
         """
         path = self.folder.place / HISTORY
         try:
-            if self.told == 0 or self.told > len(history):
-                text = table(history)
+            new = [flat(record) for record in history[self.told :]]
+            if self.told == 0 or self.told > len(history) or any(row.keys() - self.names for row in new):
+                rows = [flat(record) for record in history]
+                self.names = dict.fromkeys(name for row in rows for name in row)  # older records have fewer
+                text = table(self.names, [{name: name for name in self.names}, *rows])
                 write_atomically(path, lambda file: file.write(text.encode()))
-            elif len(history) > self.told:
-                lines, self.told = table(history[self.told :], head=False), 0  # where it fails it may hold half a line
+            elif new:
+                lines, self.told = table(self.names, new), 0  # where it fails it may hold half a line
                 with open(path, "a", newline="") as file:
                     file.write(lines)
         except PermissionError:
@@ -137,19 +141,16 @@ class Recorder(Checkpoints):
             raise OSError(f"{self.folder.path} cannot be written ({error.strerror or error}){where}") from error
 
 
-def table(history: list[dict[str, Any]], head: bool = True) -> str:
-    """Records as CSV; kl_per_dim becomes the columns kl_0, kl_1, ..."""
-    rows = [
-        {name: value for name, value in record.items() if name != "kl_per_dim"}
-        | {f"kl_{j}": value for j, value in enumerate(record["kl_per_dim"])}
-        for record in history
-    ]
+def flat(record: dict[str, Any]) -> dict[str, Any]:
+    """kl_per_dim becomes the columns kl_0, kl_1, ..."""
+    parts = {f"kl_{j}": value for j, value in enumerate(record["kl_per_dim"])}
+    return {name: value for name, value in record.items() if name != "kl_per_dim"} | parts
+
+
+def table(names: Iterable[str], rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV, without a head."""
     text = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    if head:
-        writer.writeheader()
-    writer.writerows(rows)
+    csv.DictWriter(text, [*names], lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

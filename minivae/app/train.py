@@ -206,7 +206,7 @@ def _fit(
             raise
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (what is left in the buffer would fail again at exit)
         say(f"minivae: the report cannot be written ({error.strerror}); the run is in {folder.path}")
-    say_collapse(active, vae.latent_dim)
+    say_collapse(active, vae.settings_)
     return status
 
 
@@ -225,8 +225,8 @@ def backend(name: str) -> str:
     return next(n for n, m in MODULES.items() if module == f"minivae.kernels.{m}")
 
 
-def say_collapse(active: int, latent_dim: int) -> None:
-    if line := inference.collapse(active, latent_dim):
+def say_collapse(active: int, settings: Named) -> None:
+    if line := inference.collapse(active, settings["latent_dim"], settings["objective"]):
         say(line)
 
 
@@ -248,6 +248,10 @@ def _announce(
         held_out = f"{held:,} rows are held out to keep the best epoch" if held else "nothing is held out"
         held_out += "; the test part is not touched" if dataset.test is not None else ""
     say(held_out)
+    if settings["objective"] != "elbo" and settings["n_samples"] == 1:
+        say(
+            f"one sample bounds log p(x) no tighter than the ELBO does: --n-samples 5 is what {settings['objective']} is for"
+        )
     name = backend(settings["backend"])
     say(f"backend {name}: {availability(name)[1]}")
     if recipe:
@@ -258,7 +262,12 @@ def _announce(
 
 def _model_name(settings: Named, columns: int) -> str:
     widths = "-".join(map(str, [columns, *settings["hidden_dims"], settings["latent_dim"]]))
-    return f"{widths} {settings['activation']}, {settings['likelihood']} likelihood"
+    return f"{widths} {settings['activation']}, {settings['likelihood']} likelihood{learned(settings)}"
+
+
+def learned(settings: Named) -> str:
+    """The objective, where it is not the ELBO."""
+    return "" if settings["objective"] == "elbo" else f", {settings['objective']} of K = {settings['n_samples']}"
 
 
 def recipe_options(recipe: Named) -> str:

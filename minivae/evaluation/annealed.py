@@ -56,15 +56,13 @@ def lower_bound(
     temperatures: int,
     chains: int = CHAINS,
     progress: Progress = lambda rows: None,
-    start: str = "posterior",
 ) -> Array:
     """A stochastic lower bound of log p(x) [n] in nats: log of the mean weight, unbiased for p(x), of so many AIS chains.
 
-    One temperature is importance sampling. start: "posterior", q(z|x), or "prior". A function of the seed, of the row and
-    of its number in the data; -inf where float64 holds no number for it. `progress` hears of the rows at each temperature,
-    twice: pilot chains find the step sizes.
+    One temperature is importance sampling. A function of the seed, of the row and of its number in the data; -inf where
+    float64 holds no number for it. `progress` hears of the rows at each temperature, twice: pilot chains find step sizes.
     """
-    return _bounds(network, examples, seed, sigmoidal(temperatures), chains, progress, start, None)[:, 0]
+    return _bounds(network, examples, seed, sigmoidal(temperatures), chains, progress)[:, 0]
 
 
 def sandwich(
@@ -77,26 +75,21 @@ def sandwich(
     progress: Progress = lambda rows: None,
 ) -> Sandwich:
     """Both bounds for n rows that the model itself makes (told side [n, C]): the gap says how far lower_bound may be off."""
-    require_count("n", n)
-    z = samples.prior(n, network.arch.latent_dim, seed)
-    units = network.arch.column_units() if network.arch.far and network.dtype == np.float32 else None
-    examples = Examples(samples.observe(network, z, seed, side=side), np.arange(n), side=side, units=units)
-    lower, upper = _bounds(network, examples, seed, sigmoidal(temperatures), chains, progress, "posterior", z).T
+    z, examples = samples.simulated(network, n, seed, side)
+    lower, upper = _bounds(network, examples, seed, sigmoidal(temperatures), chains, progress, z).T
     return Sandwich(lower, upper, *measures.mean_of(upper - lower))
 
 
 def _bounds(
-    network: Network, examples: Examples, seed: int, betas: Array, chains: int, progress: Progress, start: str, z: Any
+    network: Network, examples: Examples, seed: int, betas: Array, chains: int, progress: Progress, z: Any = None
 ) -> Array:
     """The lower bound of each example [n, 1] or, beside it, the upper one [n, 2] from the z [n, Z] that it was made of."""
-    require_count("chains", chains)
-    if start not in ("posterior", "prior"):
-        raise ValueError(f"start must be 'posterior' or 'prior', not {start!r}")
+    require_count("chains", chains, 32 * (network.arch.data_dim + network.arch.outputs + network.arch.latent_dim))
 
     def bounds(network: Network, which: Any) -> Array:
         some, table = replace(examples, rows=examples.rows[which]), []
         for place, rows in some.chunks(max(1, CHUNK // chains)):
-            encoded, steps = Encoded(network, replace(some, rows=rows), seed, start), np.ones((len(betas), len(rows)))
+            encoded, steps = Encoded(network, replace(some, rows=rows), seed), np.ones((len(betas), len(rows)))
             anneal(*encoded.chains(max(1, chains // 4), PILOT), betas, steps, progress, adapt=True)
             found = [anneal(*encoded.chains(chains, FORWARD), betas, steps, progress)]
             if z is not None:
@@ -111,7 +104,7 @@ def _bounds(
 
 def sigmoidal(temperatures: int) -> Array:
     """0 = b_0 < ... < b_T = 1 [T + 1], close at both ends: a sigmoid from -4 to 4, stretched (Wu et al. 2017)."""
-    require_count("temperatures", temperatures)
+    require_count("temperatures", temperatures, 16 * CHUNK)
     b = np.tanh(np.linspace(-2, 2, temperatures + 1))
     return np.asarray((1 + b / b[-1]) / 2)
 
@@ -119,12 +112,11 @@ def sigmoidal(temperatures: int) -> Array:
 class Encoded:
     """Some examples with their q(z|x), binarized as for log_likelihood; a row draws by its number, as in scores.bounds."""
 
-    def __init__(self, network: Network, examples: Examples, seed: int, start: str) -> None:
+    def __init__(self, network: Network, examples: Examples, seed: int) -> None:
         self.network, self.seed = network, seed
         _, work, _ = next(scores.log_weights(network, examples, seed, np.zeros((1, 1, network.arch.latent_dim))))
         self.arrays = {name: array for name, array in work.arrays.items() if name in ("x", "observed", "c")}
-        h = work.get("h").astype(np.float64)
-        self.h = h if start == "posterior" else np.zeros_like(h)
+        self.h = work.get("h").astype(np.float64)
         self.words = examples.rows.astype(np.int64)  # equal rows have errors of their own, which their spread shows
 
     def chains(self, K: int, run: int, z: Array | None = None) -> tuple[LogWeight, Array, Noise]:

@@ -11,12 +11,12 @@ judges what importance sampling makes of q, as in log_likelihood.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from minivae import randomness
-from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.data.files import Array
 from minivae.evaluation import samples, scores
@@ -41,17 +41,16 @@ def ranks(
     The rows are made by the model, told side [n, C]. Among equal numbers the rank is drawn; a weight that is no number is
     none. `progress` hears of the rows, once for each candidate.
     """
-    for name, value in {"n": n, "draws": draws, "candidates": candidates}.items():
-        require_count(name, value)
+    Z, K, where = network.arch.latent_dim, candidates, (seed, randomness.CALIBRATE)
+    require_count("draws", draws)
+    require_count("candidates", K, 64 * Z)
     if candidates < draws:
         raise ValueError(f"candidates must be at least as many as the {draws} draws that are chosen, not {candidates}")
-    Z, K, where = network.arch.latent_dim, candidates, (seed, randomness.CALIBRATE)
-    z = samples.prior(n, Z, seed)
-    x, chance, found = samples.observe(network, z, seed, side=side), randomness.uniform((n, Z), *where), []
-    units = network.arch.column_units() if network.arch.far and network.dtype == np.float32 else None
+    z, made = samples.simulated(network, n, seed, side)
+    chance, found = randomness.uniform((n, Z), *where), []
     for start in range(0, n, rows := max(1, min(CHUNK, 2**22 // (K * Z)))):
         at = np.arange(start, min(n, start + rows))
-        some = Examples(x, at, side=side, units=units)
+        some = replace(made, rows=at)
         eps = randomness.normal((len(at), K * Z), *where, 1, start).reshape(-1, K, Z).swapaxes(0, 1)
         drawn, log_w = np.empty((K, len(at), Z)), np.empty((K, len(at)))
         for i, (_, work, weight) in enumerate(scores.log_weights(network, some, seed, eps)):
@@ -69,6 +68,14 @@ def ranks(
 def p_values(ranks: Array, draws: int = DRAWS - 1, bins: int = BINS) -> Array:
     """The chance of ranks [n, Z] at least as uneven over the bins, if they are uniform: p of a chi-square test [Z]."""
     n, Z = ranks.shape
+    tail = chi_square(n, draws, bins)
+    counts = np.stack([np.bincount(ranks[:, j] * bins // (draws + 1), minlength=bins) for j in range(Z)])
+    distance = ((counts - n / bins) ** 2).sum(axis=1) / (n / bins)
+    return np.asarray(tail((bins - 1) / 2, distance / 2))
+
+
+def chi_square(n: int, draws: int = DRAWS - 1, bins: int = BINS) -> Callable[..., Any]:
+    """The law's tail, of half its degrees of freedom and half a sum. Raises where n rows are too few or SciPy is absent."""
     if (draws + 1) % bins or bins < 2:
         raise ValueError(f"bins must share the {draws + 1} ranks out evenly, and {bins} do not")
     if n < ENOUGH * bins:
@@ -77,9 +84,7 @@ def p_values(ranks: Array, draws: int = DRAWS - 1, bins: int = BINS) -> Array:
         from scipy.special import gammaincc
     except ImportError as error:
         raise ImportError("the p-values of a calibration need SciPy; run pip install scipy") from error
-    counts = np.stack([np.bincount(ranks[:, j] * bins // (draws + 1), minlength=bins) for j in range(Z)])
-    distance = ((counts - n / bins) ** 2).sum(axis=1) / (n / bins)
-    return np.asarray(gammaincc((bins - 1) / 2, distance / 2))
+    return gammaincc  # type: ignore[no-any-return]
 
 
 def smallest(p: Array) -> float:

@@ -16,6 +16,7 @@ from minivae.kernels import Call, Var, load
 from minivae.likelihoods import LIKELIHOODS
 from minivae.network import ELBO, Bound, Network, Workspace, decode_program, encode_program, forward_program
 
+THRESHOLD = 0.01  # of a variance, above which a latent is active
 CHUNK = 1024  # rows at a time outside training: enough for full speed, a few megabytes
 
 
@@ -168,20 +169,21 @@ def column_means(arch: Architecture) -> Callable[[np.ndarray], np.ndarray]:
     return means
 
 
-def active_units(mu: np.ndarray, threshold: float = 0.01) -> np.ndarray:
-    """Which latent dimensions [Z] are in use: Var_x( E_q[z_j | x] ) > threshold (Burda et al. 2016)."""
+def active_units(mu: np.ndarray) -> np.ndarray:
+    """Which latent dimensions [Z] are in use: Var_x( E_q[z_j | x] ) > 0.01 (Burda et al. 2016)."""
     with np.errstate(over="ignore"):
-        return np.asarray(np.var(mu, axis=0, dtype=np.float64) > threshold)
+        return np.asarray(np.var(mu, axis=0, dtype=np.float64) > THRESHOLD)
 
 
-def collapse(active: int, latent_dim: int) -> str:
+def collapse(active: int, latent_dim: int, objective: str = "elbo") -> str:
     """A line that says posterior collapse with its remedies where fewer than a tenth of the latents, or none, are active."""
     if active >= max(1, latent_dim / 10):
         return ""
     verb = "is" if active == 1 else "are"
+    bits = " or free_bits" * (objective == "elbo")
     return (
-        f"posterior collapse: {active} of {latent_dim} latent dimensions {verb} active; raise kl_warmup or free_bits, "
-        "lower beta, or train a smaller decoder"
+        f"posterior collapse: {active} of {latent_dim} latent dimensions {verb} active; raise kl_warmup{bits}, lower beta, "
+        "or train a smaller decoder"
     )
 
 

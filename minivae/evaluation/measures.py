@@ -25,7 +25,6 @@ from minivae.network import Network
 PAIRS = 10**8  # of rows that are compared at most
 BLOCK = 2**21  # pairs in memory at a time
 NEIGHBOURS = 5
-THRESHOLD = 0.01  # of a variance, above which a latent is active
 
 
 class Estimate(NamedTuple):
@@ -89,8 +88,8 @@ def active_units(mu: Array) -> Estimate:
     with np.errstate(all="ignore"):
         variance = mu.var(axis=0)
         error = np.sqrt((((mu - mu.mean(axis=0)) ** 4).mean(axis=0) - variance**2) / len(mu))
-        p = np.array([NormalDist().cdf(t) for t in np.nan_to_num((variance - THRESHOLD) / error)])
-    return Estimate(int(inference.active_units(mu, THRESHOLD).sum()), float(np.sqrt((p * (1 - p)).sum())))
+        p = np.array([NormalDist().cdf(t) for t in np.nan_to_num((variance - inference.THRESHOLD) / error)])
+    return Estimate(int(inference.active_units(mu).sum()), float(np.sqrt((p * (1 - p)).sum())))
 
 
 def spaced(n: int, most: int) -> Array:
@@ -114,7 +113,7 @@ def information(h: Array, seed: int) -> Array:
         # -1/2 sum (z - mu)^2 / sigma^2 - 1/2 sum logvar as one product of [z^2, z] and [n, 2 Z]
         terms, rest = np.hstack([-0.5 * precision, mu * precision]).T, -0.5 * (mu**2 * precision + logvar).sum(axis=1)
         for k in range(draws):
-            eps = randomness.normal((n, Z), seed, randomness.MEASURE, k)[rows]
+            eps = randomness.normal((n, Z), seed, randomness.INFORM, k)[rows]
             for start in range(0, len(rows), max(1, BLOCK // n)):
                 piece = slice(start, start + max(1, BLOCK // n))
                 i, e = rows[piece], eps[piece]

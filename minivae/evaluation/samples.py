@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from minivae import randomness
+from minivae.data.batches import Examples
+from minivae.data.checks import require_count
 from minivae.evaluation.inference import finite_first, in_dtype, outputs
 from minivae.kernels.columns import MOST as MOST_R
 from minivae.kernels.columns import floored
@@ -37,6 +39,14 @@ def observe(network: Network, z: np.ndarray, seed: int, call: int = 0, side: np.
         x[:, run.columns] = DRAW[run.likelihood](a, spread(network, run, out), chance, run.columns)
     shift, scale = arch.column_units()
     return in_dtype(shift + scale * x, np.float64 if arch.far else network.dtype, "the sample")
+
+
+def simulated(network: Network, n: int, seed: int, side: np.ndarray | None = None) -> tuple[np.ndarray, Examples]:
+    """n rows that the model makes, told side [n, C], and the z [n, Z] in float64 that they were made of."""
+    require_count("n", n, 16 * (network.arch.data_dim + network.arch.outputs))
+    z = prior(n, network.arch.latent_dim, seed)
+    units = network.arch.column_units() if network.arch.far and network.dtype == np.float32 else None
+    return z, Examples(observe(network, z, seed, side=side), np.arange(n), side=side, units=units)
 
 
 class Chance:

@@ -60,8 +60,10 @@ def loss_curves(history: Sequence[dict[str, Any]]) -> Figure:
     kept = next((record["epoch"] for record in reversed(history) if record.get("kept")), None)
     parts = dict.fromkeys(key.removesuffix("loss") for record in history for key in record if key.endswith("loss"))
     grid = figure.add_gridspec(2, 2, left=0.085, right=0.93, bottom=0.13, top=0.79, wspace=0.2, hspace=0.3)
+    samples = dict.fromkeys(str(record.get("n_samples", 1)) for record in history)
+    what = "reconstruction + beta KL" if [*samples] == ["1"] else f"the bound of K = {', '.join(samples)} samples"
     panels = (
-        ("loss", grid[:, 0], "loss: reconstruction + beta KL"),
+        ("loss", grid[:, 0], f"loss: {what}"),
         ("recon", grid[0, 1], "reconstruction, -log p(x|z)"),
         ("kl", grid[1, 1], "KL( q(z|x) || p(z) )"),
     )

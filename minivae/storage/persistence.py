@@ -33,8 +33,9 @@ ALLOWED = {1: {"units", "condition"}, 2: {"training", "run", "feature_names", "a
 AUTOMATIC = ("batch_size", "epochs", "patience")  # None where the rows decide, also in the next fit
 MOST_LAYERS = 1000
 SPREAD = re.compile(r"kl_[0-9]+")  # the columns of kl_per_dim
-KINDS = {"epoch": int, "step": int, "active_units": int, "kept": bool}  # of a record's numbers, the others being float
-# what each record has, beside kl_per_dim; see training.Trainer. active_units and capacity came later
+# of a record's numbers, the others being float
+KINDS = {"epoch": int, "step": int, "n_samples": int, "active_units": int, "kept": bool}
+# what each record has, beside kl_per_dim; see training.Trainer. active_units, capacity and n_samples came later
 MEASURED = {"epoch", "step", "loss", "recon", "kl", "grad_norm", "beta", "learning_rate", "kept"}
 MEASURED |= {"seconds", "examples_per_second"}
 

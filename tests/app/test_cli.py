@@ -20,6 +20,8 @@ from minivae.app import recorder
 from minivae.app.cli import build_parser, main
 from minivae.evaluation import annealed, scores
 from minivae.kernels import availability
+from minivae.storage import persistence
+from minivae.storage.checkpoints import capture
 from minivae.training import Trainer
 
 RAW = load_dataset("digits")
@@ -284,6 +286,24 @@ def test_nor_is_a_training_that_cannot_go_on(run_folder, capsys, digits):
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert main(["train", "--resume", "run", "--epochs", "3", "--no-figures"]) == 0
     assert capsys.readouterr().err.startswith("going on with run after 2 of 3 epochs")
+
+
+def test_a_run_of_an_older_version_has_its_history_in_the_columns_of_the_new_one(run_folder):
+    """Records have n_samples since then, between others: lines that are added must fit the head."""
+    vae = VAE.load("run/checkpoint.npz")
+    before = [record.pop("n_samples") for record in vae.history_]
+    training, values = capture(vae.trainer_, np.empty((0, 2 + vae.latent_dim)))
+    values["data"] = vae.trained_on_
+    persistence.save(vae, "run/checkpoint.npz", run=vae.run_, training=training, values=values)
+    assert before == [1, 1]
+    options = ["--epochs", "5", "--objective", "iwae", "--n-samples", "3"]
+    assert main(["train", "--resume", "run", *options, "--quiet", "--no-figures"]) == 0
+    with open("run/history.csv") as file:
+        rows = list(csv.DictReader(file))
+    history = VAE.load("run/model.npz").history_
+    assert [row["n_samples"] for row in rows] == ["", "", "3", "3", "3"] and None not in rows[-1]
+    for row, record in zip(rows, history, strict=True):
+        assert float(row["test_loss"]) == record["test_loss"] and float(row["kl_1"]) == record["kl_per_dim"][1]
 
 
 @pytest.mark.parametrize("released", [False, True])

@@ -10,6 +10,7 @@ import pytest
 
 from minivae import VAE, load_dataset
 from minivae.app.cli import main
+from minivae.evaluation import measures
 
 FAST = ["--hidden-dims", "16", "--backend", "numpy", "--quiet", "--no-figures", "--epochs", "3"]
 BESIDE = {"sample_distance", "held_out_distance", "probe_accuracy", "commonest_label_accuracy"}
@@ -66,6 +67,63 @@ def test_a_label_to_measure_by_and_cells_that_are_missing_leave_their_lines_out(
         assert evaluated(capsys).keys() & BESIDE == (set() if holes else {"sample_distance", "held_out_distance"})
     assert main(["sample", "run", "--nearest", "--out", "-"]) == 1
     assert "rows with missing cells are at no distance" in capsys.readouterr().err
+
+
+def test_of_yes_and_no_draws_are_compared_and_of_grey_values_means(capsys):
+    np.save("x.npy", np.random.default_rng(0).random((200, 8)) < 0.5)
+    train("--validation-fraction", "0.2", data="x.npy")
+    assert main(["evaluate", "run", "--quiet", "--split", "validation"]) == 0
+    assert "(median distance of 40 draws)" in capsys.readouterr().out
+    train("--overwrite")
+    assert main(["evaluate", "run", "--quiet"]) == 0
+    assert "(median distance of 297 decoder means)" in capsys.readouterr().out
+
+
+def test_what_is_asked_for_in_vain_is_refused_before_the_work(capsys, monkeypatch):
+    train()
+    monkeypatch.setattr(measures, "information", lambda *_: pytest.fail("the work had begun"))
+    for options, said in {
+        ("--chains", "4"): "--chains are those of --ais; say of how many temperatures, as in --ais 200",
+        ("--calibration", "99"): "20 bins of ranks need at least 100 simulated rows, not 99",
+    }.items():
+        capsys.readouterr()
+        assert main(["evaluate", "run", "--quiet", *options]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_p_values_have_no_error_and_what_they_are_of_is_told(capsys):
+    pytest.importorskip("scipy", reason="the chi-square law is SciPy's")
+    train("--latent-dim", "2", "--objective", "iwae", "--n-samples", "4")
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--quiet", "--limit", "20"]) == 0
+    head = capsys.readouterr().out.splitlines()[0]
+    assert head == "20 test examples of digits, nats per example, iwae of K = 4"
+    told = evaluated(capsys, "--calibration", "100")
+    assert {name for name in told if "calibration" in name} == {"calibration_p", "calibration_p_z1", "calibration_p_z2"}
+    assert (told["simulated"], told["objective"], told["objective_samples"]) == (100, "iwae", 4)
+
+
+def test_information_near_its_ceiling_is_marked(capsys, monkeypatch):
+    train()
+    for n, told in ((0.95, True), (0.85, False)):
+        monkeypatch.setattr(measures, "information", lambda h, seed, n=n: np.full(len(h), n * np.log(len(h))))
+        capsys.readouterr()
+        assert main(["evaluate", "run", "--quiet"]) == 0
+        shared = next(line for line in capsys.readouterr().out.splitlines() if "mutual information" in line)
+        assert shared.endswith("at most log n = 5.694" + ": near that, more rows raise it" * told + ")")
+
+
+def test_rows_of_no_number_are_counted(capsys):
+    X = np.random.default_rng(0).normal(size=(50, 3))
+    np.save("x.npy", X)
+    train("--likelihood", "gaussian", data="x.npy")
+    X[7, 1] = 1e300
+    np.save("wild.npy", X)
+    told = evaluated(capsys, "--data", "wild.npy", "--split", "train")
+    assert told["log_likelihood"] is None
+    assert main(["evaluate", "run", "--data", "wild.npy", "--split", "train", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert "1 of 50 rows have no finite log p(x), and no mean has one" in printed.err and "nan" in printed.out
 
 
 def test_a_model_that_is_told_labels_is_told_those_of_the_rows(capsys):

@@ -112,6 +112,13 @@ def test_beta_is_drawn_where_it_varies():
     assert "beta" in figure.axes[3].get_ylabel()
 
 
+def test_the_title_says_what_the_loss_is():
+    elbo, weighted = make_history(3), [record | {"n_samples": 5} for record in make_history(3)]
+    assert "loss: reconstruction + beta KL" in texts(plots.loss_curves(elbo))
+    assert "loss: the bound of K = 5 samples" in texts(plots.loss_curves(weighted))
+    assert "loss: the bound of K = 1, 5 samples" in texts(plots.loss_curves(elbo + weighted))
+
+
 def test_a_huge_first_epoch_is_cut_and_named():
     figure = plots.loss_curves(make_history(first=5432.1))
     assert figure.axes[0].get_ylim()[1] < 120
