@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from minivae.fitted import quietly
 from minivae.progress import bar, say
 from minivae.storage.modelfile import json_text
 
+WORST = 5  # p-values of latents in the table
 SAMPLES = 300  # of the model, and as many held-out rows, whose nearest training row is looked for
 PRODUCTS = 2 * 10**10  # fewer where it would take more
 KNOWN = 60_000  # training rows that the probe knows, at most
@@ -29,7 +31,7 @@ TESTED = 50_000_000  # pairs of these and the rows that it is tried on, at most
 
 
 class Line(NamedTuple):
-    """A number: its label in the table, its name in JSON, where its error is `<name>_standard_error`, and a note."""
+    """A number: its label in the table, or "", its name in JSON, where its error is `<name>_standard_error`, and a note."""
 
     label: str
     name: str
@@ -107,15 +109,17 @@ def _calibrated(run: Run, examples: Examples, options: argparse.Namespace) -> It
     """Whether q(z|x), weighed as for the log-likelihood, is the posterior of rows that the model makes."""
     if (n := options.calibration) is None:
         return
-    L = calibration.DRAWS - 1
-    K = max(L, options.n_samples)
+    K = max(L := calibration.DRAWS - 1, options.n_samples)
     side = None if examples.side is None else examples.side[np.resize(examples.rows, n)]
     with bar(n * K, "simulated rows", not options.quiet) as advance:
         p = calibration.p_values(calibration.ranks(run.vae.network_, n, run.vae.seed_, L, K, side, advance))
     note = f"the smallest, times {len(p)}: ranks of z among {L} of {K} draws, on {n:,} simulated rows"
     yield Line("calibration p-value", "calibration_p", Estimate(calibration.smallest(p), math.nan), note, True)
+    few = np.sort(p)[:WORST][-1]
     for j, value in enumerate(p, 1):
-        yield Line(f"  of z{j}", f"calibration_p_z{j}", Estimate(float(value), math.nan), exact=True)
+        yield Line(
+            f"  of z{j}" * bool(value <= few), f"calibration_p_z{j}", Estimate(float(value), math.nan), exact=True
+        )
 
 
 def _active(run: Run, measured: Measured) -> Iterator[Line]:
@@ -168,7 +172,7 @@ def _print(options: argparse.Namespace, lines: list[Line], told: dict[str, Any],
         return
     print(f"{told['examples']:,} {told['split']} examples of {told['data']}, nats per example{learned}")
     width = max(len(line.label) for line in lines)
-    for label, name, (value, error), note, _ in lines:
+    for label, name, (value, error), note, _ in filter(itemgetter(0), lines):
         shown = spread(value, error, 10)
         if name == "active_units":
             shown = f"{'?' if math.isnan(value) else value} of {told['latent_dim']}".rjust(10) + shown[10:]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from minivae import VAE, load_dataset
+from minivae.app import evaluate as app
 from minivae.app.cli import main
 from minivae.evaluation import measures
 
@@ -91,14 +92,19 @@ def test_what_is_asked_for_in_vain_is_refused_before_the_work(capsys, monkeypatc
         assert said in capsys.readouterr().err
 
 
-def test_p_values_have_no_error_and_what_they_are_of_is_told(capsys):
+def test_p_values_have_no_error_and_what_they_are_of_is_told(capsys, monkeypatch):
     pytest.importorskip("scipy", reason="the chi-square law is SciPy's")
     train("--latent-dim", "2", "--objective", "iwae", "--n-samples", "4")
     capsys.readouterr()
     assert main(["evaluate", "run", "--quiet", "--limit", "20"]) == 0
     head = capsys.readouterr().out.splitlines()[0]
     assert head == "20 test examples of digits, nats per example, iwae of K = 4"
+    monkeypatch.setattr(app, "WORST", 1)
+    assert main(["evaluate", "run", "--quiet", "--n-samples", "3", "--calibration", "100"]) == 0
+    shown = [line.split()[:3] for line in capsys.readouterr().out.splitlines() if line.startswith("    of z")]
     told = evaluated(capsys, "--calibration", "100")
+    least = min((told[f"calibration_p_z{j}"], f"z{j}") for j in (1, 2))
+    assert shown == [["of", least[1], f"{least[0]:.3f}"]]  # of many the smallest, all in JSON
     assert {name for name in told if "calibration" in name} == {"calibration_p", "calibration_p_z1", "calibration_p_z2"}
     assert (told["simulated"], told["objective"], told["objective_samples"]) == (100, "iwae", 4)
 
