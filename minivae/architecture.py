@@ -18,7 +18,7 @@ from minivae import randomness
 from minivae.kernels.columns import LEAST
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.likelihoods import BY_COLUMNS, COUNTS, LIKELIHOODS, Run, is_mixed, runs
-from minivae.parameters import Layout, differential, size, views
+from minivae.parameters import Layout, gradient_name, size, views
 
 RECTIFIERS = ("relu", "leaky_relu", "gelu")
 INITS = ("glorot", "he")
@@ -192,11 +192,11 @@ def array_shapes(arch: Architecture, samples: int = 1) -> dict[str, tuple[int, .
     }
     shapes |= {"observed": (B, D), "inputs": (B, arch.inputs)}
     for layer in encoder_layers(arch):
-        shapes |= {name: (B, layer.outputs) for name in (layer.y, layer.a, differential(layer.y))}
+        shapes |= {name: (B, layer.outputs) for name in (layer.y, layer.a, gradient_name(layer.y))}
     shapes |= {"eps": (S, Z), "noise": (B, samples * Z), "z": (S, Z), "dz": (S, Z), "zc": (S, Z + C), "dzc": (S, Z + C)}
     shapes |= {"x.k": (S, D), "observed.k": (S, D), "c.k": (S, C)}
     for layer in decoder_layers(arch):
-        shapes |= {name: (S, layer.outputs) for name in (layer.y, layer.a, differential(layer.y))}
+        shapes |= {name: (S, layer.outputs) for name in (layer.y, layer.a, gradient_name(layer.y))}
     shapes |= {"nll": (S,), "dnll": (S,), "dt": (S, D), "log_sigma": (1,), "dlog_sigma": (1,), "norm": (1,)}
     shapes |= {"kl": (B, Z), "kl_mean": (Z,), "dkl_mean": (Z,), "bound": (B,), "terms": (B, Z + 1)}
     shapes |= {"terms_mean": (Z + 1,), "dterms_mean": (Z + 1,), "weight": (B,), "weight.k": (S,), "one": (S,)}

@@ -18,7 +18,7 @@ from minivae.kernels.table import TABLE, Kernel
 from minivae.kernels.table import value as size_of
 from minivae.likelihoods import COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT
 from minivae.network import total_loss
-from minivae.parameters import differential
+from minivae.parameters import gradient_name
 
 TOLERANCE = {"float64": 1e-7, "longdouble": 1e-11}
 
@@ -159,8 +159,8 @@ def loss_rows(
         return inputs["weight"] @ outputs[nll]
 
     outputs = dict(zip(written, _run(kernels, row.name, [shapes[name] for name in written], list(inputs.values()))))
-    wanted = [name for name in inputs if differential(name) in outputs]
-    yield from _rows(row.name, loss, {n: inputs[n] for n in wanted}, [outputs[differential(n)] for n in wanted])
+    wanted = [name for name in inputs if gradient_name(name) in outputs]
+    yield from _rows(row.name, loss, {n: inputs[n] for n in wanted}, [outputs[gradient_name(n)] for n in wanted])
 
 
 def cell_rows(kernels: ModuleType, kind: str, noise: Callable[..., np.ndarray]) -> Iterator[Row]:
@@ -210,7 +210,7 @@ def _rows(
 ) -> Iterator[Row]:
     for (name, value), gradient in zip(inputs.items(), gradients):
         error = check_gradient(lambda v, name=name: f({**inputs, name: v}), gradient, value)  # type: ignore[misc]
-        yield Row(subject, differential(name), error, tolerance_of(value))
+        yield Row(subject, gradient_name(name), error, tolerance_of(value))
 
 
 def tolerance_of(x: np.ndarray) -> float:

@@ -35,7 +35,7 @@ from minivae.architecture import (
 from minivae.forks import unforked
 from minivae.kernels import Call, CallByCall, Var, bind
 from minivae.kernels.table import TABLE
-from minivae.parameters import differential, size, views
+from minivae.parameters import gradient_name, size, views
 
 # ---- Programs
 
@@ -67,7 +67,7 @@ def loss_program(arch: Architecture, samples: int = 1, weight: str = "weight") -
         return [Call(arch.loss_kernel, arrays), *total]
     row = TABLE[arch.loss_kernel]
     out = next(array.name for array in row.arrays if not array.written)  # whatever the likelihood calls it
-    here = {out: "out", differential(out): "dout", "x": x, "weight": weight}
+    here = {out: "out", gradient_name(out): "dout", "x": x, "weight": weight}
     return [Call(row.name, tuple(here.get(array.name, array.name) for array in row.arrays))]
 
 
@@ -161,8 +161,8 @@ def _dense_forward(layer: Layer) -> Call:
 
 
 def _dense_backward(layer: Layer) -> Call:
-    dx = None if layer.x in ("x", "inputs", "xc") else differential(layer.x)
-    dy, n = differential(layer.y), layer.name
+    dx = None if layer.x in ("x", "inputs", "xc") else gradient_name(layer.x)
+    dy, n = gradient_name(layer.y), layer.name
     arrays = (dx, f"{n}.dW", f"{n}.db", dy, layer.x, layer.a, layer.y, f"{n}.W")
     return Call("dense_backward", arrays, (layer.activation,))
 

@@ -23,12 +23,12 @@ def views(flat: Any, layout: Layout, *, gradient: bool = False) -> dict[str, Any
     arrays, start = {}, 0
     for name, shape in layout:
         stop = start + math.prod(shape)
-        arrays[differential(name) if gradient else name] = flat[start:stop].reshape(shape)
+        arrays[gradient_name(name) if gradient else name] = flat[start:stop].reshape(shape)
         start = stop
     return arrays
 
 
-def differential(name: str) -> str:
+def gradient_name(name: str) -> str:
     """The name of a gradient: "encoder.0.W" -> "encoder.0.dW", "z" -> "dz"."""
     path, dot, last = name.rpartition(".")
     return f"{path}{dot}d{last}"

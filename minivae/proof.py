@@ -22,7 +22,7 @@ from minivae.kernels.bounds import ESTIMATORS
 from minivae.kernels.reference import ACTIVATIONS
 from minivae.likelihoods import LIKELIHOODS, ONE_HOT, REAL, UNIT
 from minivae.network import ELBO, Bound, Network, forward_program, total_loss
-from minivae.parameters import differential, views
+from minivae.parameters import gradient_name, views
 
 MIXED = "gaussian*2, poisson, negative_binomial, categorical*3"
 SIGMAS: tuple[float | str, ...] = (0.7, "learned", "elementwise")
@@ -112,7 +112,7 @@ def model_check(
         views(chosen, network.layout)[name][...] = True
         f = functools.partial(loss, decoder=not name.startswith("encoder"))
         error = check_gradient(f, gradient, parameters, where=chosen)
-        yield Row(subject, differential(name), error, tolerance_of(parameters))
+        yield Row(subject, gradient_name(name), error, tolerance_of(parameters))
 
 
 def run(kernels: ModuleType, dtype: str = "float64") -> Iterator[Row]:

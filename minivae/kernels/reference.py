@@ -4,6 +4,7 @@
     x [B, D]  ->  encoder  ->  h = [mu | logvar] [B, 2Z]  ->  z = mu + sigma * eps  ->  decoder  ->  out  ->  nll [B]
     dy = dL/dy has the shape of y.    logvar = log sigma^2, so sigma = exp(logvar / 2).    eps ~ N(0, 1) is an argument.
     L = sum_b weight_b nll_b + beta sum_j kl_mean_j,   kl_mean_j = sum_b weight_b kl_bj,   weight_b = 1 / B,   in nats
+    weight [B] is an example's share of the mean over the batch, and no layer's W.
 
 This file is the definition. Faster backends repeat its names and are compared with it before they are ever timed.
 Arrays that a kernel writes come first, then the arrays that it reads, then scalars; writes are `=`, never `+=`, and what
@@ -180,6 +181,23 @@ def sample_forward(z, kl, h, eps):
     kl *= 0.5
 
 
+def kl_loss(kl_mean, dkl_mean, kl, weight, beta, free_bits, capacity):
+    """kl_mean [Z], the batch mean of kl [B, Z], and dkl_mean [Z] = dL/dkl_mean.
+
+    L contains  beta | K - capacity |  with  K = sum_j max(free_bits, kl_mean_j)
+    dkl_mean_j = beta sign(K - capacity), but 0 where kl_mean_j < free_bits
+    Free bits (Kingma et al. 2016): the first so many nats of a latent dimension cost nothing. Capacity (Burgess et al.
+    2018): K is drawn to so many nats from both sides, and left alone there. 0 and 0 are the plain KL. The number L itself
+    is needed by no step; `total_loss` in network.py makes it of nll and kl_mean.
+    """
+    np.matmul(weight, kl, out=kl_mean)
+    dkl_mean[...] = beta
+    if free_bits > 0:
+        dkl_mean[kl_mean < free_bits] = 0
+    if capacity > 0:
+        dkl_mean *= np.sign(np.maximum(kl_mean, free_bits).sum() - capacity)
+
+
 def sample_backward(dh, dz, h, eps, dkl_mean, weight):
     """dh = [dmu | dlogvar] [B, 2Z] from dz [S, Z] and dkl_mean [Z]; of K samples for each example, the sum.
 
@@ -202,23 +220,6 @@ def sample_backward(dh, dz, h, eps, dkl_mean, weight):
 def _by_example(samples, h):
     """[S, Z] as [B, K, Z]"""
     return samples.reshape(len(h), -1, samples.shape[1])
-
-
-def kl_loss(kl_mean, dkl_mean, kl, weight, beta, free_bits, capacity):
-    """kl_mean [Z], the batch mean of kl [B, Z], and dkl_mean [Z] = dL/dkl_mean.
-
-    L contains  beta | K - capacity |  with  K = sum_j max(free_bits, kl_mean_j)
-    dkl_mean_j = beta sign(K - capacity), but 0 where kl_mean_j < free_bits
-    Free bits (Kingma et al. 2016): a latent dimension below so many nats is not pushed further down. Capacity (Burgess
-    et al. 2018): K is drawn to so many nats from both sides, and left alone there. 0 and 0 are the plain KL, also where
-    rounding makes a KL near 0 negative.
-    """
-    np.matmul(weight, kl, out=kl_mean)
-    dkl_mean[...] = beta
-    if free_bits > 0:
-        dkl_mean[kl_mean < free_bits] = 0
-    if capacity > 0:
-        dkl_mean *= np.sign(np.maximum(kl_mean, free_bits).sum() - capacity)
 
 
 # ---- Likelihoods: nll_b = -log p(x_b | z_b), summed over D, with its gradient in the same pass

@@ -21,8 +21,8 @@ KERNELS = """
 dense_forward               y [B, O], a [B, O]  <-  x [B, I], W [I, O], b [O];  activation;  row by row
 dense_backward              dx? [B, I], dW [I, O], db [O]  <-  dy! [B, O], x [B, I], a [B, O], y [B, O], W [I, O]; activation
 sample_forward              z [S, Z], kl [B, Z]  <-  h [B, 2Z], eps [S, Z];  ;  row by row
-sample_backward             dh [B, 2Z]  <-  dz [S, Z], h [B, 2Z], eps [S, Z], dkl_mean [Z], weight [B];  ;  row by row
 kl_loss                     kl_mean [Z], dkl_mean [Z]  <-  kl [B, Z], weight [B];  beta, free_bits, capacity
+sample_backward             dh [B, 2Z]  <-  dz [S, Z], h [B, 2Z], eps [S, Z], dkl_mean [Z], weight [B];  ;  row by row
 bernoulli_loss              dlogits [B, D], nll [B]  <-  logits [B, D], x [B, D], weight [B];  ;  row by row
 gaussian_loss     dmean [B, D], dlog_sigma [1], nll [B]  <-  mean [B, D], x [B, D], log_sigma [1], weight [B];; row by row
 poisson_loss                dlog_rate [B, D], nll [B]  <-  log_rate [B, D], x [B, D], weight [B];  ;  row by row
