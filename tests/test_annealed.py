@@ -244,6 +244,27 @@ def test_the_bound_is_above_that_of_importance_sampling_where_q_is_poor(trained,
     assert (annealed_ - sampled).mean() > 4 * standard_error(annealed_ - sampled)
 
 
+@pytest.mark.parametrize("betas", ([0, 0.5, 1], [1, 0.5, 0]))
+def test_upwards_a_chain_without_a_number_weighs_nothing_and_downwards_it_is_no_number(betas):
+    """Two chains of one example: a weight that is no number is none, but a reciprocal of none bounds nothing."""
+
+    def log_weight(u):
+        return np.array([math.nan, 3.0]), np.zeros_like(u)
+
+    def noise(t):
+        return np.zeros((2, 1)), np.full((2, 2), 0.5)
+
+    with np.errstate(invalid="ignore"):
+        found = annealed.anneal(
+            log_weight, np.zeros((2, 1)), noise, np.array(betas), np.ones((3, 1)), lambda rows: None
+        )
+    (
+        np.testing.assert_allclose(found, 3 - math.log(2))
+        if betas[-1]
+        else np.testing.assert_array_equal(found, math.nan)
+    )
+
+
 def test_temperatures_rise_from_0_to_1_evenly_on_both_sides():
     for T in (1, 2, 7, 100):
         b = annealed.sigmoidal(T)
@@ -270,7 +291,7 @@ def test_wrong_arguments_are_one_sentence():
         (0, 4): "temperatures must be at least 1, not 0",
         (4, 0): "chains must be at least 1, not 0",
         (4, 10**14): "chains=100000000000000 would take .* bytes, and this process may use .*; lower it",
-        (10**14, 4): "temperatures=100000000000000 would take .* bytes, and this process may use .*; lower it",
+        (10**11, 4): "temperatures=100000000000 would take .* bytes, and this process may use .*; lower it",
     }.items():
         with pytest.raises(ValueError, match=message):
             annealed.lower_bound(network, examples, 1, *arguments)

@@ -9,9 +9,11 @@ import numpy as np
 import ppca
 import pytest
 
+from minivae import randomness
 from minivae.architecture import Architecture
+from minivae.data import checks
 from minivae.evaluation import calibration, samples, scores
-from minivae.evaluation.calibration import p_values, ranks, smallest
+from minivae.evaluation.calibration import chi_square, p_values, ranks, smallest
 from minivae.kernels import load
 from minivae.network import Network
 from minivae.parameters import views
@@ -155,6 +157,19 @@ def test_p_values_are_those_of_a_chi_square_test_and_bonferroni_takes_the_smalle
     assert smallest(np.array([0.5, 0.01, 0.2])) == pytest.approx(0.03) and smallest(np.array([0.5, 0.9])) == 1
 
 
+def test_no_two_kinds_of_noise_share_their_numbers(monkeypatch):
+    drawn = []
+    for name in ("normal", "uniform"):
+        real = getattr(randomness, name)
+        monkeypatch.setattr(
+            randomness, name, lambda shape, seed, *where, real=real: drawn.append(where) or real(shape, seed, *where)
+        )
+    monkeypatch.setattr(calibration, "CHUNK", 6)
+    ranks(BEST.network(load("numpy")), 10, 0)
+    of_ranks = [where for where in drawn if where[0] == randomness.CALIBRATE]
+    assert len(of_ranks) == len(set(of_ranks)) == 1 + 2 * 2  # the ties; candidates and their choice in two pieces
+
+
 def test_what_cannot_be_tested_is_one_clear_sentence(monkeypatch):
     network = BEST.network(load("numpy"))
     with pytest.raises(ValueError, match="candidates must be at least as many as the 19 draws that are chosen, not 18"):
@@ -166,6 +181,12 @@ def test_what_cannot_be_tested_is_one_clear_sentence(monkeypatch):
     }.items():
         with pytest.raises(ValueError, match=message):
             ranks(network, *arguments)
+    monkeypatch.setattr(checks, "memory_limit", lambda: 2**26)
+    with pytest.raises(
+        ValueError, match="candidates=500000 would take 96,000,000 bytes"
+    ):  # 64 for each latent of three
+        ranks(network, 1, 0, 19, 500_000)
+    assert callable(chi_square(100)) and smallest(np.array([0.7, 0.9])) == 1
     with pytest.raises(ValueError, match="20 bins of ranks need at least 100 simulated rows, not 99"):
         p_values(np.zeros((99, 1), int))
     for bins in (3, 1):

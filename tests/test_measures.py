@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import tracemalloc
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from minivae import VAE, load_dataset
+from minivae import VAE, load_dataset, randomness
 from minivae.architecture import Architecture, initial_parameters
 from minivae.data.batches import Examples
 from minivae.evaluation import inference, measures, scores
@@ -142,6 +143,22 @@ def test_the_error_of_a_median_is_that_of_order_statistics():
     assert np.mean([error for _, error in found]) == pytest.approx(spread, rel=0.15)
     assert spread == pytest.approx(math.sqrt(math.pi / 2 / n), rel=0.15)
     assert median_of(np.ones(1))[0] == 1 and math.isnan(median_of(np.ones(1)).error)
+
+
+def test_errors_of_known_values():
+    assert mean_of(np.array([1.0, 2.0, 3.0, 6.0])) == pytest.approx((3, math.sqrt(14 / 3 / 4)))
+    assert mean_of(np.ones(1)).value == 1 and math.isnan(mean_of(np.ones(1)).error)
+    normal = np.array([NormalDist().inv_cdf((i + 0.5) / 10_000) for i in range(10_000)])
+    assert median_of(normal).error == pytest.approx(math.sqrt(math.pi / 2) / 100, rel=0.01)
+    assert median_of(np.array([1.0, 3.0])) == pytest.approx((2, math.sqrt(0.5)))
+
+
+def test_information_draws_noise_of_its_own_as_often_as_there_is_time(monkeypatch):
+    drawn, real = [], randomness.normal
+    monkeypatch.setattr(randomness, "normal", lambda shape, *where: drawn.append(where) or real(shape, *where))
+    monkeypatch.setattr(measures, "PAIRS", 4 * 50**2 + 1)
+    information(np.zeros((50, 4)), 9)
+    assert drawn == [(9, randomness.INFORM, k) for k in range(4)]  # none that drew the ELBO
 
 
 def test_active_units_err_by_the_latents_near_the_threshold():

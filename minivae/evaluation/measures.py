@@ -152,7 +152,7 @@ def bits_per_dimension(log_p: Array, network: Network, examples: Examples) -> Es
     return Estimate(ratio, standard_error(bits - ratio * count) / float(count.mean()))
 
 
-def nearest(X: Array, rows: Callable[[slice], Array], n: int, k: int = 1) -> Array:
+def nearest(X: Array, rows: Callable[[slice], Array], n: int, k: int) -> Array:
     """Which k [m, k] of n rows lie nearest to each of X [m, D], in no order; `rows` gives those of a slice [.., D]."""
     k, size = min(k, n), max(k, BLOCK // len(X))
     best, which = np.full((len(X), k), np.inf), np.zeros((len(X), k), np.int64)
@@ -176,7 +176,7 @@ def neighbours(X: Array, network: Network, examples: Examples) -> tuple[Array, A
         return np.asarray((examples.data[examples.rows[which]] / examples.divide_by - shift) / scale)
 
     X = (X - shift) / scale
-    found = nearest(X, rows, len(examples.rows))[:, 0]
+    found = nearest(X, rows, len(examples.rows), 1)[:, 0]
     return found, np.sqrt(((X - rows(found)) ** 2).sum(axis=1))
 
 
