@@ -49,10 +49,18 @@ ORDER = [
     *("data.datasets", "conditions", "evaluation", "evaluation.inference", "evaluation.scores", "evaluation.measures"),
     *("evaluation.samples", "evaluation.annealed", "evaluation.calibration", "evaluation.imputation"),
     *("training", "verdict", "kernel_proof", "proof", "settings"),
-    *("storage.modelfile", "storage.persistence", "storage.checkpoints", "conventions", "fitted", "estimator"),
+    *(
+        "storage.modelfile",
+        "storage.persistence",
+        "storage.checkpoints",
+        "conventions",
+        "fitted",
+        "estimator",
+        "watching",
+    ),
     *("figures", "figures.layout", "figures.plots", "figures.tables", "figures.comparison"),
     *("app", "app.recorder", "app.runs", "app.drawing", "app.writing", "app.results", "app.train", "app.options"),
-    *("app.compare", "app.evaluate"),
+    *("app.compare", "app.evaluate", "app.inspecting"),
     *("bench", "bench.configs", "bench.contenders", "bench.peers", "bench.kernels", "bench.runner", "bench.tables"),
     "bench.report",
     *("app.commands", "app.cli", "__main__"),
@@ -115,9 +123,9 @@ def room(name: str) -> int:
 
 
 # Lines that a room may have. Rooms behind doors of their own count alone; the rest is what stands beside the reading path.
-BUDGETS = {"kernels/numba": 2400, "kernels/cuda": 1330, "bench": 1210, "storage": 1020, "data": 2560, "app": 2195}
+BUDGETS = {"kernels/numba": 2400, "kernels/cuda": 1330, "bench": 1210, "storage": 1020, "data": 2560, "app": 2300}
 BUDGETS["evaluation"] = 1150
-READING, REST = 2462, 2565
+READING, REST = 2462, 2780
 
 
 def test_line_budget():

@@ -147,6 +147,20 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     reconstruct.add_argument("-n", "--n", type=int, default=10, help="how many, from the first on (default: 10)")
     reconstruct.add_argument("-o", "--out", default=out, help=f"{MEANS} (default: {out})")
 
+    inspect = command(
+        "inspect",
+        "show the next training step on a few rows call by call: arrays, gradients checked, what the optimizer does",
+        "minivae inspect runs/digits",
+        "minivae inspect runs/digits --set 'decoder.0.W[1, 7]=0.5'",
+    )
+    model(inspect)
+    which_data(inspect)
+    inspect.add_argument("-n", "--n", type=int, default=8, help="how many rows, from the first on (default: 8)")
+    inspect.add_argument(
+        "--set", nargs="+", default=[], metavar="ENTRY=VALUE", help="and what moves if these weights do"
+    )
+    as_json(inspect)
+
     encode = table(
         "encode",
         "write the posterior mean of every row, z1 to zZ",

@@ -1,0 +1,213 @@
+"""One training step looked at call by call: what each kernel wrote, whether its gradients are right, what the optimizer did.
+
+It is the step that training would take next with these rows: the model's own objective, optimizer and moments, but by the
+book (NumPy) and in float64, where finite differences can judge it. The model stays as it is. A file without the
+optimizer's moments has them begin at 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivae.data.files import Array
+from minivae.fitted import quietly
+from minivae.gradcheck import check_gradient
+from minivae.kernels import Call, Var, load, reference
+from minivae.kernels.table import TABLE
+from minivae.network import Network, forward_program, total_loss
+from minivae.parameters import views
+from minivae.settings import optimizer_and_objective
+from minivae.training import step_program
+
+KINK = 1e-7  # a larger error may be that of a rectifier's kink between the points of the difference
+ENTRY = re.compile(r"([\w.]+)\[([\d, ]+)\]")  # of a parameter, as "encoder.0.W[3, 17]"
+Change = Mapping[tuple[str, tuple[int, ...]], float]  # entry of a parameter -> the value to give it
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a call left in one of its arrays. `error` is that of a gradient by finite differences, None of all else.
+
+    spread is the standard deviation, norm the square root of the sum of squares, zeros the share of entries that are 0.
+    """
+
+    number: int  # of the call, from 1
+    call: Call
+    array: str
+    values: Array
+    error: float | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        v = self.values
+        numbers = {"mean": v.mean(), "spread": v.std(), "norm": np.linalg.norm(v), "zeros": (v == 0).mean()}
+        where = {"number": self.number, "call": str(self.call), "array": self.array, "shape": list(v.shape)}
+        return (
+            where
+            | {name: float(value) for name, value in numbers.items()}
+            | {"error": self.error, "book": book(self.call)}
+        )
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What the optimizer did to a parameter: its norm, those of its gradient (clipped) and of its change, in one step."""
+
+    parameter: str
+    norm: float
+    gradient: float
+    change: float
+
+
+def book(call: Call) -> str:
+    """Where the kernel stands in the book: a file of kernels/ and the line."""
+    code = getattr(reference, call.kernel).__code__
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+
+
+class Step:
+    """The next training step of a fitted VAE on rows X [B, D] (and y [B]), to be run as often as one likes."""
+
+    @quietly
+    def __init__(self, vae: Any, X: Any, y: Any = None) -> None:
+        examples, trainer = vae.examples(X, y=y), getattr(vae, "trainer_", None)
+        optimizer, self.objective = optimizer_and_objective(vae.settings_)
+        network = self.network = Network(vae.network_.arch, load("numpy"), "float64")
+        self.parameters = vae.network_.get_parameters().astype(np.float64)
+        self.program = step_program(network, examples, self.objective, optimizer, vae.seed_)[:-1]  # nothing is recorded
+        moments = optimizer.state(self.parameters.size, np.float64)
+        if trainer is not None and trainer.updates:
+            moments = {n: np.asarray(trainer.network.kernels.to_host(trainer.moments[n]), np.float64) for n in moments}
+        self.moments, self.rows, B = moments, examples.rows, len(examples.rows)
+        flat = {"p": network.parameters, "g": network.gradient, **{n: m.copy() for n, m in moments.items()}}
+        samples = self.objective.n_samples
+        work = network.workspace(self.program, B, samples, **examples.on(network.kernels), **flat)
+        examples.load(work, examples.rows)
+        self.lines, self.arrays = work.bound(B)[0].lines, work.bound(B)[1]
+        step, updates = (trainer.step, trainer.updates) if trainer else (vae.history_[-1]["step"], 0)
+        epochs = vae.settings_["epochs"]
+        done = min(vae.history_[-1]["epoch"], epochs - 1)  # after the last one schedules stay as they were in it
+        self.variables = {
+            "step": step + 1, "update": updates + 1, "beta": self.objective.beta_at(done, epochs),
+            "capacity": self.objective.capacity_at(done), "learning_rate": optimizer.learning_rate_at(done, epochs),
+        }  # fmt: skip
+        self.first = (
+            len(examples.batch_program(vae.seed_)) + 1
+        )  # call of the forward pass; the noise is drawn before it
+        self.last = self.first + len(forward_program(network.arch, self.objective.bound))  # and of the backward pass
+
+    def entry(self, text: str) -> tuple[str, tuple[int, ...]]:
+        """ "encoder.0.W[3, 17]" as (name, index). Raises ValueError where the model has no such entry."""
+        found = ENTRY.fullmatch(text.strip())
+        shapes = dict(self.network.layout)
+        if found is None or found[1] not in shapes:
+            raise ValueError(f"{text!r} names no entry of a parameter; write one as {self.network.layout[0][0]}[3, 17]")
+        index = tuple(map(int, found[2].replace(",", " ").split()))
+        shape = shapes[found[1]]
+        if len(index) != len(shape) or any(i >= n for i, n in zip(index, shape)):
+            raise ValueError(f"{text!r} lies outside of {found[1]}, which has shape {shape}; count from 0")
+        return found[1], index
+
+    def look(self, change: Change | None = None, check: bool = True) -> tuple[float, list[Seen], list[Moved]]:
+        """The loss in nats per example, what every call left, and what the optimizer then did.
+
+        change: entries of parameters that are given other values first. check: gradients by finite differences too.
+        """
+        seen: list[Seen] = []
+        self._begin(change)
+
+        def remember(i: int, call: Call) -> None:
+            row = TABLE[call.kernel].arrays
+            for name in dict.fromkeys(n for n, array in zip(call.arrays, row) if n is not None and array.written):
+                seen.append(Seen(i + 1, call, name, np.array(self.arrays[name], np.float64)))
+
+        begun = self.network.get_parameters()
+        gradient = len(self.program) - 2  # where it is whole: clipping and the update follow
+        self._run(0, gradient, remember)
+        loss = self._loss()
+        if check:
+            values = {one.array: one.values for one in seen} | {"dout": self._gradient_of_out(change)}
+            found = {name: self._error(name, values[name], change) for name in values}
+            seen = [Seen(s.number, s.call, s.array, s.values, found[s.array]) for s in seen]
+            self._begin(change)
+            self._run(0, gradient)
+        self._run(gradient, len(self.program), remember)
+        ended, layout, norm = self.network.get_parameters(), self.network.layout, np.linalg.norm
+        before, after, g = views(begun, layout), views(ended, layout), views(self.network.gradient, layout)
+        moved = [
+            Moved(n, *(float(norm(v)) for v in (before[n], g[n], after[n] - before[n]))) for n, _ in self.network.layout
+        ]
+        return loss, seen, moved
+
+    # ---- How
+
+    def _begin(self, change: Change | None) -> None:
+        self.network.set_parameters(self.parameters)
+        for (name, index), value in (change or {}).items():
+            self.network.named[name][index] = value
+        for name, moment in self.moments.items():
+            self.arrays[name][...] = moment
+
+    @np.errstate(all="ignore")
+    def _run(self, start: int, end: int, after: Callable[[int, Call], None] = lambda i, call: None) -> None:
+        for i in range(start, end):
+            kernel, arrays, scalars = self.lines[i]
+            kernel(*arrays, *[self.variables[s.name] if isinstance(s, Var) else s for s in scalars])
+            after(i, self.program[i])
+
+    def _loss(self) -> float:
+        aim, bound = self.objective, self.objective.bound
+        loss = float(np.mean(self.arrays[bound.recorded[0]]))
+        capacity = self.variables["capacity"] if aim.capacity else 0.0
+        return (
+            loss
+            if bound.weighted
+            else total_loss(loss, self.arrays["kl_mean"], self.variables["beta"], aim.free_bits, capacity)
+        )
+
+    def _gradient_of_out(self, change: Change | None) -> Array:
+        """dout where the backward pass begins: of an importance-weighted bound, after it was weighed."""
+        self._begin(change)
+        self._run(0, self.last)
+        return np.array(self.arrays["dout"])
+
+    def _error(self, name: str, gradient: Array, change: Change | None) -> float | None:
+        """Of an array that holds a gradient, against differences of the loss when what it is the gradient of is moved.
+
+        z enters an importance-weighted bound by its densities too, and dz is what the decoder makes of it. The encoder's
+        gradients of stl and dreg are those of no loss, on purpose.
+        """
+        path, dot, last = name.rpartition(".")
+        of = f"{path}{dot}{last[1:]}"
+        parameter = of in dict(self.network.layout)
+        made = [i for i in range(self.first, self.last) if of in self._written(i)]
+        other = self.objective.objective in ("stl", "dreg") and (of == "h" or path.startswith("encoder"))
+        if not last.startswith("d") or not (parameter or made) or other or "terms" in name:
+            return None
+        start = self.first if parameter else made[0] + 1  # a loss that is weighed runs twice
+
+        def loss(values: Array) -> float:
+            self._begin(change)
+            self._run(0, start)
+            moved, kept = self.arrays[of], self.arrays[of].copy()
+            moved += values.reshape(moved.shape)
+            for i in range(start, self.last):
+                if self.program[i].kernel == "importance_bound" and of == "z":
+                    moved[...] = kept
+                self._run(i, i + 1)
+            return self._loss()
+
+        error = check_gradient(loss, gradient, np.zeros(gradient.shape))
+        if error > KINK:  # which a shorter step, with more rounding, is less likely to meet
+            error = min(error, check_gradient(loss, gradient, np.zeros(gradient.shape), step=2e-6))
+        return error
+
+    def _written(self, i: int) -> list[str | None]:
+        call = self.program[i]
+        return [name for name, array in zip(call.arrays, TABLE[call.kernel].arrays) if array.written]
