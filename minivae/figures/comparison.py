@@ -17,6 +17,7 @@ from minivae.figures.layout import (
     TICK,
     add_title,
     cut_start,
+    drawn,
     new_figure,
     require,
     short_number,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 MOST = len(CLASSES)  # runs in one figure
 
 
+@drawn
 def comparison(rows: Sequence[dict[str, Any]], ranked_by: str = "ELBO") -> Figure:
     """What `minivae compare --json` says of each run, best first, with its history: curves, and how far behind.
 

@@ -1,14 +1,18 @@
 """How figures look: sizes, colours, and the grid of images that most of them are.
 
-matplotlib is imported where it is used and only through its object-oriented API: no display is needed, threads may draw
-at once, no global setting changes. A value of an image becomes a square of k x k screen pixels, never a blur.
+matplotlib is imported where it is used and only through its object-oriented API: no display is needed, threads may draw,
+and a user's settings (LaTeX for all text, a style) neither reach these figures nor change. A value of an image becomes a
+square of k x k screen pixels, never a blur.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Decode = Callable[[np.ndarray], Any]  # z [n, Z] -> means [n, D]
+Draws = TypeVar("Draws", bound=Callable[..., Any])
 Shape = tuple[int, ...] | None
 Ticks = Sequence[tuple[int, str]]  # (column or row of a grid, text)
 
@@ -40,13 +45,37 @@ def require(condition: bool, otherwise: str) -> None:
 # ---- Layout
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure of so many pixels, with no tie to pyplot or to a display."""
+DRAWING = threading.RLock()  # matplotlib's settings are those of the process
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """matplotlib's own defaults in place of the user's, and text as it is written: no $ begins mathematics."""
     try:
-        import matplotlib  # noqa: F401
-        from matplotlib.figure import Figure
+        import matplotlib
     except ImportError as error:
         raise ImportError(f'figures need matplotlib ({error}); run pip install "minivae[plot]"') from error
+    with DRAWING, matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["text.parse_math"] = False
+        yield
+
+
+def drawn(draw: Draws) -> Draws:
+    """A function that draws, under these settings."""
+
+    @functools.wraps(draw)
+    def inner(*arguments: Any, **named: Any) -> Any:
+        with own_settings():
+            return draw(*arguments, **named)
+
+    return inner  # type: ignore[return-value]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty white figure of so many pixels, with no tie to pyplot or to a display."""
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
 

@@ -30,6 +30,7 @@ from minivae.figures.layout import (
     as_rows,
     cut_start,
     decode_all,
+    drawn,
     image_grid,
     is_image,
     label_codes,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@drawn
 def loss_curves(history: Sequence[dict[str, Any]]) -> Figure:
     """Loss, reconstruction and KL over the epochs in nats per example, for training and every held-out part.
 
@@ -93,6 +95,7 @@ def loss_curves(history: Sequence[dict[str, Any]]) -> Figure:
     return add_title(figure, "Training", 0.085 * WIDTH, note)
 
 
+@drawn
 def kl_per_dimension(kl: Any, active: Any, rows: str = "") -> Figure:
     """The mean KL [Z] of each latent dimension over some rows in nats, largest first; coloured where active [Z]."""
     kl, active = np.asarray(kl, float), np.asarray(active, bool)
@@ -111,6 +114,7 @@ def kl_per_dimension(kl: Any, active: Any, rows: str = "") -> Figure:
     return add_title(figure, f"Active latent dimensions: {active.sum()} of {kl.size}", 70, note)
 
 
+@drawn
 def reconstructions(x: Any, x_hat: Any, image_shape: Shape, rows: str = "") -> Figure:
     """Originals x [n, D] above their reconstructions x_hat [n, D] in pairs of rows, or as lines in one cell.
 
@@ -122,6 +126,7 @@ def reconstructions(x: Any, x_hat: Any, image_shape: Shape, rows: str = "") -> F
     return pairs({"original": x, "reconstruction": x_hat}, image_shape, "Originals and reconstructions", rows)
 
 
+@drawn
 def pairs(named: dict[str, np.ndarray], image_shape: Shape, title: str, rows: str = "") -> Figure:
     """Rows [n, D] above those that belong to them, by their names, as `reconstructions`."""
     n, (columns, most) = len(next(iter(named.values()))), (10, 30) if is_image(image_shape) else (4, 12)
@@ -131,6 +136,7 @@ def pairs(named: dict[str, np.ndarray], image_shape: Shape, title: str, rows: st
     return figure
 
 
+@drawn
 def samples(
     images: Any, image_shape: Shape, columns: int | None = None, note: str = "", x_names: Sequence[str] = ()
 ) -> Figure:
@@ -153,6 +159,7 @@ def _cut(rows: np.ndarray, shown: int) -> str:
     return f", the first {shown} of {len(rows)}" if shown < len(rows) else ""
 
 
+@drawn
 def manifold(decode: Decode, image_shape: Shape, latent_dim: int = 2, size: int = 20, told: str = "") -> Figure:
     """The decoder's means over the plane of z1 and z2, on quantiles of the prior: equal cells hold equal probability.
 
@@ -174,6 +181,7 @@ def manifold(decode: Decode, image_shape: Shape, latent_dim: int = 2, size: int 
     return image_grid(layers, image_shape, size, "Latent manifold", note, x_ticks, y_ticks, labels, gap=1)
 
 
+@drawn
 def traversals(
     decode: Decode, image_shape: Shape, mu: Any, dims: Sequence[int] | None = None, steps: int = 11, span: float = 3.0,
     rows: str = "the data", told: str = "",
@@ -199,6 +207,7 @@ def traversals(
     return image_grid(layers, image_shape, steps, "Latent traversals", note, x_ticks, y_ticks, labels)
 
 
+@drawn
 def interpolations(
     decode: Decode, z_start: Any, z_end: Any, image_shape: Shape, steps: int = 11, rows: str = "", told: str = ""
 ) -> Figure:
@@ -217,6 +226,7 @@ def interpolations(
     return image_grid(layers, image_shape, steps, "Linear interpolations", note, x_ticks)
 
 
+@drawn
 def latent_scatter(
     mu: Any, labels: Any = None, title: str = "Latent space", dims: tuple[int, int] = (0, 1), rows: str = ""
 ) -> Figure:
@@ -236,9 +246,12 @@ def latent_scatter(
     if 0 < len(names) <= len(CLASSES):
         axes.scatter(x, y, s=size, linewidths=0, alpha=0.85, color=np.array(CLASSES)[codes])
         for name, colour in zip(names if labels is not None else (), CLASSES, strict=False):
-            axes.plot([], [], ls="", marker="o", ms=6, color=colour, label=name)
+            axes.plot([], [], ls="", marker="o", ms=6, color=colour, label=f"class {name}")
         if labels is not None:
-            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=LABEL, labelcolor=INK)
+            look: dict[str, Any] = {"frameon": False, "fontsize": LABEL, "labelcolor": INK}
+            legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), **look)
+            for text, name in zip(legend.get_texts(), names, strict=True):
+                text.set_text(name)  # matplotlib's legend leaves out what begins with an underscore
     else:
         points = axes.scatter(x, y, s=size, linewidths=0, c=codes, cmap="viridis")
         bar = figure.colorbar(points, cax=figure.add_axes((670 / width, 0.1, 16 / width, 0.78)))
@@ -252,6 +265,7 @@ def latent_scatter(
     return add_title(figure, title, 75, (rows or f"{len(mu):,} examples") + which)
 
 
+@drawn
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure in the format that the suffix of `path` names, whole or not at all, into a folder that exists.
 

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minivae.figures.layout import COLOURS, FAINT, INK, LINE, TICK, add_title, as_rows, new_figure, require, style
+from minivae.figures.layout import (
+    COLOURS,
+    FAINT,
+    INK,
+    LINE,
+    TICK,
+    add_title,
+    as_rows,
+    drawn,
+    new_figure,
+    require,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +29,7 @@ if TYPE_CHECKING:
 MOST = 12  # columns in one figure
 
 
+@drawn
 def parity(x: Any, x_hat: Any, names: Sequence[str], rows: str = "") -> Figure:
     """Reconstructions x_hat [n, D] over originals x [n, D] in their own units, a panel for each of the first 12 columns.
 
@@ -39,6 +52,7 @@ def parity(x: Any, x_hat: Any, names: Sequence[str], rows: str = "") -> Figure:
     return figure
 
 
+@drawn
 def histograms(x: Any, drawn: Any, names: Sequence[str], rows: str = "") -> Figure:
     """How the columns of data x [n, D] are spread, grey, and those of samples drawn [m, D], a line: the first 12 columns."""
     x, drawn = as_rows(x, "x"), as_rows(drawn, "drawn")
@@ -66,7 +80,7 @@ def _panels(names: Sequence[str], columns: int, title: str, rows: str) -> tuple[
     for name, (column, row) in zip(names, places, strict=False):
         axes = style(figure.add_axes(((column + 0.25) / across, (190 * row + 32) / height, *size)))
         shown = name if len(name) <= 22 else f"{name[:19]}..."
-        axes.set_title(shown.replace("$", r"\$"), loc="left", fontsize=TICK, color=INK)
+        axes.set_title(shown, loc="left", fontsize=TICK, color=INK)
         axes.locator_params(nbins=4)
         for axis in (axes.xaxis, axes.yaxis):
             axis.get_offset_text().set_fontsize(TICK)

@@ -506,6 +506,28 @@ def test_global_settings_stay(tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.parametrize("name", ["$5 and $6", "_hidden", r"\alpha $", "a_b^c"])
+def test_names_are_drawn_as_they_are_and_the_user_s_settings_do_not_reach_the_figures(name, tmp_path):
+    """LaTeX for all text, which is not here, would end a run; two dollars would be mathematics, an underscore nothing."""
+
+    def files(folder, at):
+        folder.mkdir()
+        labels = [at, at, "b"]
+        plots.save(plots.latent_scatter(np.eye(3), labels), folder / "a.png")
+        plots.save(tables.histograms(np.eye(2), np.eye(2), [at, "b"]), folder / "b.png")
+        plots.save(plots.samples(np.ones((2, 4)), (2, 2), 2, "", [at, "b"]), folder / "c.png")
+        return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+    plain = files(tmp_path / "plain", name)
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "axes.facecolor": "red", "savefig.dpi": 30}):
+        assert files(tmp_path / "set", name) == plain
+        assert matplotlib.rcParams["text.usetex"] is True
+    figure = plots.latent_scatter(np.eye(3), [name, name, "b"])
+    assert sorted(text.get_text() for text in figure.axes[0].get_legend().get_texts()) == sorted([name, "b"])
+    assert not any(text.get_parse_math() for text in figure.axes[0].get_legend().get_texts())
+    assert len(set(plain)) == 3 and files(tmp_path / "other", "b2")[0] != plain[0]
+
+
 def test_threads_draw_the_same_files(tmp_path):
     def work(i):
         plots.save(small_figure(), tmp_path / f"{i % 2}.png")
@@ -563,7 +585,7 @@ def test_panels_have_the_names_of_their_columns_and_leave_out_what_is_missing():
     second = figure.axes[1]
     np.testing.assert_array_equal(second.collections[0].get_offsets(), [[5, 6], [7, 8]])
     titles = [[axes.get_title(loc="left"), *(text.get_text() for text in axes.texts)] for axes in figure.axes]
-    assert titles == [["a", "R² 1.00"], [r"price in \$ and \$", "R² 0.00"], [f"{'c' * 19}..."]]  # a constant has none
+    assert titles == [["a", "R² 1.00"], ["price in $ and $", "R² 0.00"], [f"{'c' * 19}..."]]  # a constant has none
     assert "3 test examples" in texts(figure)
     for values in (np.full((2, 3), np.nan), np.ones((1, 3))):
         drawn(tables.histograms(values, x, ["a", "b", "c"]))
