@@ -44,6 +44,7 @@ REFERENCE, PHILOX, CUDA = "kernels/reference.py", "kernels/philox.py", "kernels/
 CUBLAS = "kernels/cuda/cublas.py"
 BOUNDS, NUMBA_BOUNDS = "kernels/bounds.py", "kernels/numba/bounds.py"
 COLUMNS, NUMBA_COLUMNS = "kernels/columns.py", "kernels/numba/columns.py"
+GRADE = "grading/grade.py"
 ROWS, INTERPRETER, ENCODE = (f"kernels/numba/{name}.py" for name in ("rows", "interpreter", "encode"))
 
 # The tests that concern a file, the likeliest and cheapest first. They run on one backend only: see `half`.
@@ -87,6 +88,7 @@ TESTS = {
     "evaluation/calibration.py": "test_calibration",
     "gradcheck.py": "test_gradcheck",
     "app/evaluate.py": "app/test_evaluate app/test_cli",
+    GRADE: "test_grading",
     "evaluation/samples.py": "test_samples test_columns test_estimator app/test_cli",
     "evaluation/annealed.py": "test_annealed",
     "evaluation/imputation.py": "test_columns test_finite",
@@ -116,6 +118,7 @@ PICKED_ONLY = (
     "app/results.py",
     "app/writing.py",
     "app/evaluate.py",
+    GRADE,
 )
 
 
@@ -324,6 +327,10 @@ MUTATIONS = [
     mutation("log-likelihood without - log K", "evaluation/scores.py", ("math.log(len(eps)) - total", "-total")),
     mutation("log-likelihood without the entropy of q", "evaluation/scores.py", ("(logvar + e**2 - z**2)", "(e**2 - z**2)")),
     mutation("ELBO of one draw where many were asked for", "evaluation/scores.py", ("in enumerate(eps):\n", "in enumerate(eps[:1]):\n")),
+    mutation("grade: inputs may be overwritten", GRADE, ("argument.flags.writeable = False", "argument.flags.writeable = True")),
+    mutation("grade: a mistake is named by the first array alone", GRADE, ("        if count > most:\n            most, best", "        if count > most and best is None:\n            most, best")),
+    mutation("grade: a mistake is named whatever its numbers", GRADE, ("most, best = list(mine).index(array), None", "most, best = -1, None")),
+    mutation("grade: a second call is not compared", GRADE, ("[] if function.random else once()", "[]")),
     mutation("annealed: the gradient's sign", "evaluation/annealed.py", ("u - sigma * (z + dz)", "u - sigma * (z - dz)")),
     mutation("annealed: leapfrog begins with a whole step", "evaluation/annealed.py", ("momentum + s / 2 * (beta", "momentum + s * (beta")),
     mutation("annealed: log q forgotten", "evaluation/annealed.py", ("(logvar + u * u - z * z)", "(-z * z)")),

@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from minivae.grading import mistakes
+from minivae.grading.steps import STEPS
 from minivae.kernels import INTERFACE, reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +92,13 @@ def test_tests_named_on_a_page_exist(page):
     for file, name, bare in NAMED_TEST.findall(page.read_text(encoding="utf-8")):
         names = defined_names(ROOT / file) if file else everywhere
         assert (name or bare) in names, f"{page.name} names the test {name or bare}"
+
+
+def test_the_exercises_fold_away_the_answers_that_the_grader_knows_and_name_its_steps():
+    text = (ROOT / "docs" / "exercises.md").read_text(encoding="utf-8")
+    answers = re.findall(r"<summary>Answer</summary>\n\n```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert "\n\n".join(answers) == mistakes.text("answers.txt")
+    assert re.findall(r"minivae grade answers.py --step ([\w-]+)`", text) == list(STEPS)
 
 
 def test_functions_behind_each_derivation_exist():

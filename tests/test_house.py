@@ -58,6 +58,7 @@ ORDER = [
         "estimator",
         "watching",
     ),
+    *("grading", "grading.steps", "grading.mistakes", "grading.grade"),
     *("figures", "figures.layout", "figures.plots", "figures.tables", "figures.comparison"),
     *("app", "app.recorder", "app.runs", "app.drawing", "app.writing", "app.results", "app.train", "app.options"),
     *("app.compare", "app.evaluate", "app.inspecting"),
@@ -125,6 +126,7 @@ def room(name: str) -> int:
 # Lines that a room may have. Rooms behind doors of their own count alone; the rest is what stands beside the reading path.
 BUDGETS = {"kernels/numba": 2400, "kernels/cuda": 1330, "bench": 1210, "storage": 1020, "data": 2560, "app": 2300}
 BUDGETS["evaluation"] = 1150
+BUDGETS["grading"] = 640
 READING, REST = 2462, 2840
 
 

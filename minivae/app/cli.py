@@ -209,6 +209,22 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     gradcheck.add_argument("--dtype", choices=("float64", "longdouble"), default="float64", help=more)
     as_json(gradcheck)
 
+    grade = command(
+        "grade",
+        "run the answers to docs/exercises.md, and tell the first number of each step that is wrong; exit 1 if one is",
+        "minivae grade --stubs answers.py",
+        "minivae grade answers.py --step dense",
+    )
+    text = "your Python file; it is run, with all that it says, as `python FILE` would"
+    grade.add_argument("answers", metavar="FILE", help=text)
+    one_of = grade.add_mutually_exclusive_group()
+    one_of.add_argument("--stubs", action="store_true", help="write FILE, a new one, to begin with")
+    if typed in (None, "grade"):
+        from minivae.grading.steps import STEPS
+
+        one_of.add_argument("--step", choices=tuple(STEPS), help="grade this step alone")
+    as_json(grade)
+
     data = command("data", "list the named datasets, or fetch one", "minivae data", "minivae data mnist --download")
     data.add_argument("name", nargs="?", help="one dataset")
     data.add_argument("--download", action="store_true", help="fetch it into the cache and verify it")

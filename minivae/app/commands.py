@@ -106,6 +106,12 @@ def gradcheck(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def grade(options: argparse.Namespace) -> int:
+    from minivae.grading import grade
+
+    return grade.run(options)
+
+
 def data(options: argparse.Namespace) -> int:
     if options.name is not None and options.name not in NAMES:
         raise DataError(f"{options.name!r} is not a named dataset; choose from {', '.join(NAMES)}")
