@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint bench mutate clean
+.PHONY: demo test docs lint bench mutate clean
 .DELETE_ON_ERROR:
 
 # A stamp per set of packages, so that the second call installs nothing.
@@ -19,6 +19,11 @@ $(VENV)/test.stamp: pyproject.toml
 		"nvidia-cuda-nvrtc; sys_platform == 'linux'"
 	touch $@
 
+$(VENV)/docs.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	touch $@
+
 $(VENV)/lint.stamp: $(VENV)/test.stamp
 	$(BIN)/python -m pip install -q ruff mypy
 	touch $@
@@ -29,6 +34,10 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
+
+# The pages, the book and the public names as a site that asks no other host: build/site/index.html, which opens from there.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python docs/site/finish.py
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/textbook_step.py
