@@ -66,10 +66,15 @@ def finish(site: Path) -> None:
         )
         text = text.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{POLICY}">', 1)
         path.write_text(text, encoding="utf-8")
-    for path in [*site.rglob("*.css"), *site.rglob("*.js")]:
+    for path in loaded(site):
         path.write_text(ADDRESS.sub("about:blank", path.read_text(encoding="utf-8")), encoding="utf-8")
     worker = next(site.rglob("workers/search*.js")).read_text(encoding="utf-8")
     (site / "assets" / "iframe-worker.js").write_text(WORKER % json.dumps(worker), encoding="utf-8")
+
+
+def loaded(site: Path) -> list[Path]:
+    """Styles and scripts, but for the index of the search, which is text."""
+    return [path for path in site.rglob("*.*") if path.suffix in (".css", ".js") and path != site / "search.js"]
 
 
 def mistakes(site: Path) -> list[str]:
@@ -88,7 +93,7 @@ def mistakes(site: Path) -> list[str]:
                 found.append(f"{name} links to {link}, which is not there")
             elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].anchors:
                 found.append(f"{name} links to {link}: {target.name} has no such heading")
-    for path in [*site.rglob("*.css"), *site.rglob("*.js")]:
+    for path in loaded(site):
         found += [f"{path.relative_to(site)} names {url}" for url in ADDRESS.findall(path.read_text(encoding="utf-8"))]
     return found
 

@@ -69,7 +69,8 @@ def source_page(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     lines, tree = text.splitlines(), ast.parse(text)
     first = 0
-    page = [f"# {path.relative_to(ROOT)}"]
+    unsearched = "---\nsearch:\n  exclude: true\n---\n\n" if path.is_relative_to(ROOT / "tests") else ""
+    page = [f"{unsearched}# {path.relative_to(ROOT)}"]
     documentation = ast.get_docstring(tree)
     if documentation:
         first = tree.body[0].end_lineno or 0
@@ -172,7 +173,7 @@ def benchmarks_page() -> str:
 
 
 def steps(rows: list[dict[str, object]]) -> str:
-    names = list(dict.fromkeys(row["contender"] for row in rows))
+    names = list(dict.fromkeys(row["contender"] for row in rows if "seconds" in row))
     lines = []
     for config in dict.fromkeys(row["config"] for row in rows):
         times = {row["contender"]: row["seconds"] for row in rows if row["config"] == config and "seconds" in row}
