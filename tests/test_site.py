@@ -69,6 +69,7 @@ def test_a_source_page_has_every_line_in_order_and_a_heading_for_each_function(s
     page, source = site[0].source_page(path), path.read_text(encoding="utf-8")
     functions = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     assert re.findall(r"^## `(\w+)`", page, re.MULTILINE) == functions
+    assert "import numpy" in page.partition("\n## ")[0]  # before the first function
     code = [line for line in re.sub(r"^(#|## `\w+`|````).*$", "", page, flags=re.M).splitlines() if line.strip()]
     comments = [line for line in source.splitlines() if line.startswith("#")]
     assert [line for line in page.splitlines() if line.startswith("# ")][1:] == comments

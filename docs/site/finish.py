@@ -52,24 +52,32 @@ class Page(HTMLParser):
             self.resources += [values[name] for name in ("href", "src", "data", "poster") if name in values]
 
 
-def finish(site: Path) -> None:
-    from math_core import LatexToMathML
+def finish(site: Path) -> list[str]:
+    """Rewrites what the generator made; returns the formulas that could not be."""
+    from math_core import LatexError, LatexToMathML
 
     (site / "404.html").unlink()  # its links begin at the host's root, where the site need not be
     font = resources.files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"  # the one thing needed of that package
     (site / "assets" / "math.ttf").write_bytes(font.read_bytes())
-    mathml = LatexToMathML()
+    mathml, wrong = LatexToMathML(fancy_error=False), []
     for path in site.rglob("*.html"):
-        text = path.read_text(encoding="utf-8")
-        text = FORMULA.sub(
-            lambda m: mathml.convert_with_local_state(html.unescape(m[2]), displaystyle=m[1] == "div"), text
-        )
+
+        def formula(match: re.Match[str], path: Path = path) -> str:
+            tex = html.unescape(match[2])
+            try:
+                return mathml.convert_with_local_state(tex, displaystyle=match[1] == "div")
+            except LatexError as error:
+                wrong.append(f"{path.relative_to(site)}: {error} in the formula {tex.strip()}")
+                return match[0]
+
+        text = FORMULA.sub(formula, path.read_text(encoding="utf-8"))
         text = text.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{POLICY}">', 1)
         path.write_text(text, encoding="utf-8")
     for path in loaded(site):
         path.write_text(ADDRESS.sub("about:blank", path.read_text(encoding="utf-8")), encoding="utf-8")
     worker = next(site.rglob("workers/search*.js")).read_text(encoding="utf-8")
     (site / "assets" / "iframe-worker.js").write_text(WORKER % json.dumps(worker), encoding="utf-8")
+    return wrong
 
 
 def loaded(site: Path) -> list[Path]:
@@ -104,11 +112,10 @@ if __name__ == "__main__":
     config = Path(PAGES.parent / "zensical.toml")
     config.write_text(Path(__file__).with_name("zensical.toml").read_text(encoding="utf-8"), encoding="utf-8")
     build = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", config]
-    if subprocess.run(
-        build, stderr=subprocess.DEVNULL
-    ).returncode:  # what is wrong, it prints; its traceback says nothing more
+    built = subprocess.run(build, stderr=subprocess.PIPE, text=True)
+    print(built.stderr.partition("Traceback")[0], end="")  # what is wrong; its own traceback tells nothing of it
+    if built.returncode:
         sys.exit(1)
-    finish(SITE)
-    wrong = mistakes(SITE)
+    wrong = finish(SITE) + mistakes(SITE)
     print("\n".join(wrong) or f"wrote {(SITE / 'index.html').relative_to(ROOT)}")
     sys.exit(bool(wrong))
