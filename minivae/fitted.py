@@ -12,7 +12,9 @@ from minivae.conventions import Conventions, match_names, string_names
 from minivae.data.batches import Examples
 from minivae.data.checks import Scale, as_matrix, require_count
 from minivae.data.files import DataError
+from minivae.data.schema import Schema
 from minivae.evaluation import imputation, inference, samples, scores
+from minivae.explorer import page
 from minivae.network import Network
 from minivae.settings import plain, read
 
@@ -155,6 +157,30 @@ class Fitted(Conventions):
         of the rows: 0.07 to 0.24 nats on small data. `minivae evaluate` gives each row its own, and a standard error.
         """
         return float(self._elbo(X, y, scores.DRAWS).mean())
+
+    @quietly
+    def to_html(
+        self,
+        X: Any = None,
+        y: Any = None,
+        *,
+        rows: np.ndarray | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        schema: Schema | None = None,
+        title: str = "",
+        precision: str = "auto",
+    ) -> str:
+        """One self-contained page that explores this model: write it to a file and open that; it loads nothing.
+
+        Rows of X [n, D] (some of them, or 5,000 evenly spaced) are shown where they lie in latent space, coloured by y [n],
+        which a conditional model is told. image_shape (H, W) or (H, W, C) draws rows as pictures; schema names the columns
+        of a table. precision of the decoder's weights: "single", "half", or "auto", which is half where the mean of these
+        rows moves by at most 0.001 of the data's range. Raises DataError or ValueError where one of these does not fit.
+        """
+        self._require_fit()
+        return page.to_html(
+            self, X, y, rows=rows, image_shape=image_shape, schema=schema, title=title, precision=precision
+        )
 
     def _elbo(self, X: Any, y: Any, n_draws: int) -> np.ndarray:
         examples = self.examples(X, y=y)

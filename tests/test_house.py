@@ -54,14 +54,19 @@ ORDER = [
         "storage.persistence",
         "storage.checkpoints",
         "conventions",
+        "figures",
+        "figures.layout",
+        "explorer",
+        "explorer.contents",
+        "explorer.page",
         "fitted",
         "estimator",
         "watching",
     ),
     *("grading", "grading.steps", "grading.mistakes", "grading.grade"),
-    *("figures", "figures.layout", "figures.plots", "figures.tables", "figures.comparison"),
+    *("figures.plots", "figures.tables", "figures.comparison"),
     *("app", "app.recorder", "app.runs", "app.drawing", "app.writing", "app.results", "app.train", "app.options"),
-    *("app.compare", "app.evaluate", "app.inspecting"),
+    *("app.compare", "app.evaluate", "app.exploring", "app.inspecting"),
     *("bench", "bench.configs", "bench.contenders", "bench.peers", "bench.kernels", "bench.runner", "bench.tables"),
     "bench.report",
     *("app.commands", "app.cli", "__main__"),
@@ -118,15 +123,15 @@ def test_imports_only_downwards(name):
 
 
 def room(name: str) -> int:
-    """The lines of a folder, CUDA included."""
+    """The lines of a folder, CUDA and the explorer's page included."""
     folder = PACKAGE / name
-    return sum(len(p.read_text().splitlines()) for p in folder.rglob("*") if p.suffix in (".py", ".cu"))
+    kinds = (".py", ".cu", ".js", ".css", ".html")
+    return sum(len(p.read_text().splitlines()) for p in folder.rglob("*") if p.suffix in kinds)
 
 
 # Lines that a room may have. Rooms behind doors of their own count alone; the rest is what stands beside the reading path.
-BUDGETS = {"kernels/numba": 2400, "kernels/cuda": 1330, "bench": 1210, "storage": 1020, "data": 2560, "app": 2300}
-BUDGETS["evaluation"] = 1150
-BUDGETS["grading"] = 640
+BUDGETS = {"kernels/numba": 2400, "kernels/cuda": 1330, "bench": 1210, "storage": 1020, "data": 2560, "app": 2370}
+BUDGETS |= {"evaluation": 1150, "explorer": 1550, "grading": 640}
 READING, REST = 2462, 2840
 
 

@@ -161,6 +161,19 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     )
     as_json(inspect)
 
+    explore = command(
+        "explore",
+        "write one page that opens anywhere: drag in latent space, and the decoder draws",
+        "minivae explore runs/digits",
+        "minivae explore runs/mnist --split test --limit 2000 -o mnist.html",
+    )
+    model(explore)
+    which_data(explore)
+    explore.add_argument("--limit", type=int, help="show so many rows, evenly spaced (default: 5000)")
+    precise = "of the decoder's weights (default: half where no eye sees a difference)"
+    explore.add_argument("--precision", choices=("auto", "half", "single"), default="auto", help=precise)
+    explore.add_argument("-o", "--out", default="explorer.html", help="a .html file (default: explorer.html)")
+
     encode = table(
         "encode",
         "write the posterior mean of every row, z1 to zZ",
