@@ -107,6 +107,8 @@ TESTS = {
     "conventions.py": "test_sklearn",
     "app/results.py": "app/test_results",
     "app/writing.py": "app/test_results",
+    "explorer/contents.py": "test_explorer",
+    "explorer/page.py": "test_explorer",
     "estimator.py": "test_standardize test_checkpoints test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
 }  # fmt: skip
 PICKED_ONLY = (
@@ -119,6 +121,8 @@ PICKED_ONLY = (
     "app/writing.py",
     "app/evaluate.py",
     GRADE,
+    "explorer/contents.py",
+    "explorer/page.py",
 )
 
 
@@ -385,6 +389,10 @@ MUTATIONS = [
     mutation("columns in another order pass", "conventions.py", ("elif not np.array_equal(seen, known):", "elif set(seen) != set(known):")),
     mutation("small data have large batches", "settings.py", ("1 << min(7, max(4,", "1 << min(7, max(7,")),
     mutation("the column with the largest numbers fits worst", "app/results.py", (" - log_sigmas(vae)", "")),
+    mutation("a page's label can end its script", "explorer/page.py", ('.replace("<", "\\\\u003c")', "")),
+    mutation("a page may load what it likes", "explorer/page.py", ("default-src 'none'; ", "")),
+    mutation("a page's weights are half whatever is lost", "explorer/contents.py", ("(error <= VISIBLE or", "(True or")),
+    mutation("a page's points are of other rows", "explorer/contents.py", ('"row": chosen.astype', '"row": np.sort(chosen).astype')),
     mutation("results without the number of their row", "app/writing.py", ('else {"row": rows}', "else {}")),
 ]  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minivae.app.drawing import columns_of, first_of
+from minivae.app.drawing import columns_of
 from minivae.app.runs import open_run, pick
 from minivae.app.writing import out_path, write_text
 from minivae.data.checks import require_count
@@ -29,5 +29,5 @@ def explore(options: argparse.Namespace) -> int:
     )  # fmt: skip
     write_text(path, iter([html]))
     if path is not None:
-        print(f"wrote {path} ({len(html) / 1e6:.2f} MB; {first_of(part, len(rows))})")
+        print(f"wrote {path} ({len(html) / 1e6:.2f} MB; {len(rows):,} of {len(part.rows):,} {part.split} rows)")
     return 0

@@ -4,9 +4,9 @@
 const NAMES = { loss: "Loss", recon: "Reconstruction, \u2212log p(x|z)", kl: "KL( q(z|x) \u2016 p(z) )" };
 const PARTS = { "": "training", val_: "held out", test_: "test" };
 
-// 4 or so round numbers within a range.
-function ticks(low, high) {
-  const rough = (high - low) / 4 || 1, power = 10 ** Math.floor(Math.log10(rough));
+// Some round numbers within a range.
+function ticks(low, high, count = 4) {
+  const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((m) => m * power >= rough) * power, found = [];
   for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(i * step);
   return found;
@@ -14,7 +14,7 @@ function ticks(low, high) {
 
 // One quantity over the epochs, for training and every held-out part. A start that would flatten the rest is cut off.
 function curves(records, quantity, colours) {
-  const [width, height, left, bottom, top] = [440, 250, 52, 30, 12], epochs = records.map((record) => record.epoch);
+  const [width, height, left, right, bottom, top] = [440, 260, 52, 14, 40, 12], epochs = records.map((record) => record.epoch);
   const parts = Object.keys(PARTS).filter((part) => records.some((record) => Number.isFinite(record[part + quantity])));
   const values = (from) => parts.flatMap((part) => records.slice(from).map((record) => record[part + quantity])).filter(Number.isFinite);
   let [low, high] = [Math.min(...values(0)), Math.max(...values(0))];
@@ -23,21 +23,22 @@ function curves(records, quantity, colours) {
   const pad = 0.05 * (high - low) || 1;
   [low, high] = [low - pad, high + pad];
   const [first, last] = [epochs[0] - 0.5, epochs.at(-1) + 0.5];
-  const x = (epoch) => left + ((epoch - first) / (last - first)) * (width - left - 8);
+  const x = (epoch) => left + ((epoch - first) / (last - first)) * (width - left - right);
   const y = (value) => top + (1 - (value - low) / (high - low)) * (height - top - bottom);
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${NAMES[quantity]} over the epochs` });
   for (const value of ticks(low, high)) {
-    svg.append(make("line", { class: "grid", x1: left, x2: width - 8, y1: y(value), y2: y(value) }));
+    svg.append(make("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
     svg.append(make("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, number(value, 4)));
   }
-  for (const epoch of ticks(first, last).filter(Number.isInteger)) {
-    svg.append(make("text", { x: x(epoch), y: height - 8, "text-anchor": "middle" }, String(epoch)));
+  for (const epoch of ticks(first, last, 7).filter(Number.isInteger)) {
+    svg.append(make("text", { x: x(epoch), y: height - 22, "text-anchor": "middle" }, String(epoch)));
   }
+  svg.append(make("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, "epoch"));
   const kept = records.findLast((record) => record.kept)?.epoch;
   if (kept !== undefined) svg.append(make("line", { class: "kept", x1: x(kept), x2: x(kept), y1: top, y2: height - bottom }));
   parts.forEach((part, k) => {
     const known = records.filter((record) => Number.isFinite(record[part + quantity]));
-    const inside = (record) => `${x(record.epoch).toFixed(1)} ${Math.max(y(record[part + quantity]), top - 4).toFixed(1)}`;
+    const inside = (record) => `${x(record.epoch).toFixed(1)} ${y(record[part + quantity]).toFixed(1)}`;
     const path = make("path", { d: `M${known.map(inside).join("L")}`, class: "curve" }, make("title", {}, PARTS[part]));
     path.style.stroke = `var(--curve${k})`;
     svg.append(path);

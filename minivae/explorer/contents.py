@@ -242,7 +242,7 @@ def _words(vae: Any) -> list[tuple[str, str]]:
     found += [("Parameters", f"{vae.n_parameters_:,}")]
     if vae.history_:
         last, kept = vae.history_[-1], next((r for r in reversed(vae.history_) if r.get("kept")), None)
-        found += [("Epochs", f"{last['epoch']:,}" + (f", of which {kept['epoch']:,} is kept" if kept else ""))]
+        found += [("Epochs", f"{last['epoch']:,}" + (f"; this model is of epoch {kept['epoch']:,}" if kept else ""))]
     if vae.condition_ is not None:
         what = (
             f"a label, one of {len(vae.condition_.classes)}"

@@ -141,7 +141,7 @@ function spoken(field, { at, value }, unit, observed = false) {
   if (Number.isNaN(at)) return "missing";
   if (value === undefined) return number(at * unit);
   if (observed) return field.values[value];
-  return `${field.values[value]} ${Math.round(100 * (field.kind === "binary" && !value ? 1 - at : at))} %`;
+  return `${field.values[field.kind === "binary" ? 1 : value]} ${Math.round(100 * at)} %`;
 }
 
 const VIEWS = { image: imageView, series: seriesView, table: tableView };

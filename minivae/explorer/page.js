@@ -3,7 +3,7 @@
 
 const explorer = {};
 const find = (id) => document.getElementById(id);
-const STEPS = 9; // of the walk between two points
+const STEPS = { image: 9, series: 9, table: 5 }; // of the walk between two points
 
 async function start() {
   const about = JSON.parse(find("contents").textContent), { model } = about;
@@ -101,10 +101,10 @@ function paintCell(canvas, x, y) {
   const mean = explorer.mean(at);
   if (about.kind === "image") return paintImage(canvas, mean, about);
   if (about.kind === "series") {
-    const context = fitted(canvas, 72, 72);
-    context.clearRect(0, 0, 72, 72);
-    context.translate(5, 10);
-    return paintLine(context, mean, about.range, 62, 52, style("--faint"), 1);
+    const context = fitted(canvas, 144, 144);
+    context.clearRect(0, 0, 144, 144);
+    context.translate(12, 20);
+    return paintLine(context, mean, about.range, 120, 104, style("--faint"), 1.5);
   }
   const field = about.fields[explorer.colour], [low, high] = field.range;
   [canvas.width, canvas.height] = [1, 1];
@@ -202,7 +202,7 @@ function render() {
   view.show(explorer.mean(z));
   plane.drawTop();
   const some = order.slice(0, 4).sort((a, b) => a - b);
-  find("where").textContent = some.map((j) => `z${j + 1} = ${z[j].toFixed(2).replace("-", "\u2212")}`).join("   ");
+  find("where").textContent = some.map((j) => `z${j + 1} = ${z[j].toFixed(2).replace("-", "\u2212")}`).join(",  ");
   document.querySelectorAll("#sliders input").forEach((input) => {
     input.value = z[input.dataset.latent];
     input.nextSibling.textContent = z[input.dataset.latent].toFixed(2).replace("-", "\u2212");
@@ -291,7 +291,7 @@ function look(i) {
   explorer.reconstructed.show(mean, x);
   find("which").value = i + 1;
   const label = about.labels?.classes.length ? about.labels.classes[arrays.label[i]] : about.labels ? number(arrays.label[i]) : "";
-  find("of").textContent = `of ${explorer.drawable.toLocaleString("en")}${label && `, ${label}`}, row ${arrays.row[i]}`;
+  find("of").textContent = `of ${explorer.drawable.toLocaleString("en")}: row ${arrays.row[i]}${label && `, label ${label}`}`;
   explorer.plane.drawTop();
 }
 
@@ -321,7 +321,8 @@ function walk() {
 }
 
 function paintWalk() {
-  const { about, ends } = explorer, both = ends.length === 2, times = Array.from({ length: STEPS }, (_, k) => k / (STEPS - 1));
+  const { about, ends } = explorer, both = ends.length === 2, steps = STEPS[about.kind];
+  const times = Array.from({ length: steps }, (_, k) => k / (steps - 1));
   find("along-label").hidden = !both;
   find("ends").hidden = both;
   find("ends").textContent = "A is chosen. Click a second point, B.";
@@ -340,7 +341,7 @@ function paintWalk() {
     if (about.kind === "image") paintImage(canvas, mean, about);
     else paintLine(fitted(canvas, 80, 60), mean, about.range, 80, 60, style("--accent"));
     const go = () => { find("along").value = times[k]; setZ(between(times[k])); };
-    find("strip").append(make("button", { onclick: go, "aria-label": `Step ${k + 1} of ${STEPS} from A to B` }, canvas));
+    find("strip").append(make("button", { onclick: go, "aria-label": `Step ${k + 1} of ${steps} from A to B` }, canvas));
   });
 }
 

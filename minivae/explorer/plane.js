@@ -4,7 +4,7 @@
 
 const REACH = 14; // CSS pixels from a point that still hit it
 const SLICE = 7; // milliseconds of each frame for the background, which leaves room for z
-const CELLS = { image: 40, series: 72, table: 14 }; // least size of a cell in CSS pixels
+const CELLS = { image: 40, series: 72, table: 12 }; // least size of a cell in CSS pixels
 const KEPT = 4000; // cells
 
 class Plane {
@@ -15,6 +15,7 @@ class Plane {
     this.on = on;
     [this.back, this.middle, this.top] = root.querySelectorAll("canvas");
     this.flat = explorer.model.latent === 1;
+    this.gap = explorer.about.kind === "table" ? 0 : 2; // pixels between cells
     this.least = CELLS[explorer.about.kind];
     this.background = true;
     this.dots = true;
@@ -93,13 +94,11 @@ class Plane {
     const hit = (event) => this.nearest(...place(event), this.explorer.drawable);
     root.addEventListener("pointerdown", (event) => {
       root.setPointerCapture(event.pointerId);
-      root.focus({ preventScroll: true });
       this.pointers.set(event.pointerId, place(event));
       const pans = this.panning || event.shiftKey || event.button > 0;
       this.gesture = this.pointers.size > 1 || pans ? "pan" : "draw";
       this.still = this.pointers.size === 1 && !pans ? place(event) : null;
       if (this.gesture === "draw") this.on.move(...this.toLatent(...place(event)));
-      event.preventDefault();
     });
     root.addEventListener("pointermove", (event) => {
       const now = place(event), before = this.pointers.get(event.pointerId);
@@ -158,7 +157,7 @@ class Plane {
     c.clearRect(0, 0, this.width, this.height);
     if (this.dots) {
       const radius = Math.min(Math.max(60 / Math.sqrt(this.x.length), 2.2), 4.5);
-      c.lineWidth = 0.8;
+      c.lineWidth = radius / 5;
       c.strokeStyle = this.background ? "rgb(255 255 255 / 0.75)" : style("--paper");
       for (let i = this.x.length - 1; i >= 0; i--) {
         c.fillStyle = colours[i];
@@ -289,12 +288,17 @@ class Plane {
     const c = this.behind;
     c.clearRect(0, 0, this.width, this.height);
     if (!this.background) return;
-    const ordered = [...this.cells.values()].sort((a, b) => (a.k === this.level) - (b.k === this.level) || b.k - a.k);
+    this.back.style.opacity = this.dots && this.x.length ? 0.6 : 1; // behind points no colour is as strong as theirs
+    // those of another size fill the gaps until all of this size are there
+    const some = [...this.cells.values()].filter((cell) => cell.k === this.level || this.queue.length);
+    const ordered = some.sort((a, b) => (a.k === this.level) - (b.k === this.level) || b.k - a.k);
     for (const { x, y, step, canvas } of ordered) {
       const [left, up] = this.flat ? [this.toScreen(x - step / 2, 0)[0], this.height / 2 - (step * this.scale) / 2] : this.toScreen(x - step / 2, y + step / 2);
       const size = step * this.scale, [a, b] = [Math.round(left), Math.round(up)];
       if (a > this.width || b > this.height || left + size < 0 || up + size < 0) continue;
-      c.drawImage(canvas, a, b, Math.round(left + size) - a, Math.round(up + size) - b); // whole pixels: no seams
+      const [wide, high] = [Math.round(left + size) - a - this.gap, Math.round(up + size) - b - this.gap]; // whole pixels
+      c.imageSmoothingEnabled = wide < canvas.width;
+      c.drawImage(canvas, a, b, wide, high);
     }
   }
 }
