@@ -249,6 +249,26 @@ def test_tab_reaches_everything_and_everything_has_a_name(opened):
     assert all(page.locator("button, input, select, #plane").evaluate_all(names))
 
 
+def test_one_latent_is_a_line_and_numbers_are_told_by_sliders(opened):
+    y = CASES["told numbers"][1]
+    vae = fitted(UNIT, y, conditional=True, latent_dim=1)
+    page = opened(vae.to_html(UNIT, y))
+    box = page.locator("#plane").bounding_box()
+    page.mouse.click(box["x"] + 300, box["y"] + 3)
+    assert shown(page) == [page.evaluate("explorer.plane.toLatent(300, 3)[0]")]
+    inputs = page.locator("#told input")
+    assert inputs.count() == 2 and page.locator("#told output").all_inner_texts() == [
+        f"{v:.3g}" for v in y.mean(axis=0)
+    ]
+    inputs.nth(1).fill("-1.5")
+    assert page.evaluate("[...explorer.side]") == [0, -1.5]
+    told = y.mean(axis=0) - [0, 1.5] * y.std(axis=0)
+    assert page.locator("#told output").all_inner_texts()[1] == f"{told[1]:.3g}".replace("-", "\u2212")
+    np.testing.assert_allclose(
+        page.evaluate("[...explorer.mean(explorer.z)]"), vae.inverse_transform([shown(page)], told[None])[0], atol=1e-3
+    )
+
+
 def test_a_table_shows_names_units_and_holes_as_text(opened):
     X = TABLE.copy()
     X[0, :2] = np.nan
@@ -263,7 +283,7 @@ def test_a_table_shows_names_units_and_holes_as_text(opened):
     assert float(told[0]) == pytest.approx(mean[0], rel=1e-5)
     assert told[4] == f"x{4 + mean[4:].argmax()} {100 * mean[4:].max():.0f} %"
     page.locator("#axes select").select_option("x2")
-    assert page.evaluate("explorer.colour") == 2
+    assert page.evaluate("explorer.shade.name") == "x2"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -4,19 +4,13 @@
 const NAMES = { loss: "Loss", recon: "Reconstruction, \u2212log p(x|z)", kl: "KL( q(z|x) \u2016 p(z) )" };
 const PARTS = { "": "training", val_: "held out", test_: "test" };
 
-// Some round numbers within a range.
-function ticks(low, high, count = 4) {
-  const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((m) => m * power >= rough) * power, found = [];
-  for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(i * step);
-  return found;
-}
-
 // One quantity over the epochs, for training and every held-out part. A start that would flatten the rest is cut off.
 function curves(records, quantity, colours) {
-  const [width, height, left, right, bottom, top] = [440, 260, 52, 14, 40, 12], epochs = records.map((record) => record.epoch);
+  const [width, height, left, right, bottom, top] = [440, 260, 52, 14, 40, 12];
+  const epochs = records.map((record) => record.epoch);
   const parts = Object.keys(PARTS).filter((part) => records.some((record) => Number.isFinite(record[part + quantity])));
-  const values = (from) => parts.flatMap((part) => records.slice(from).map((record) => record[part + quantity])).filter(Number.isFinite);
+  const values = (from) => records.slice(from).flatMap((record) => parts.map((part) => record[part + quantity]))
+    .filter(Number.isFinite);
   let [low, high] = [Math.min(...values(0)), Math.max(...values(0))];
   const later = Math.max(...values(records.length > 5 ? Math.ceil(records.length / 20) : 0));
   if (high - low > 2.5 * (later - low) && later > low) high = low + 1.15 * (later - low);
@@ -25,7 +19,8 @@ function curves(records, quantity, colours) {
   const [first, last] = [epochs[0] - 0.5, epochs.at(-1) + 0.5];
   const x = (epoch) => left + ((epoch - first) / (last - first)) * (width - left - right);
   const y = (value) => top + (1 - (value - low) / (high - low)) * (height - top - bottom);
-  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${NAMES[quantity]} over the epochs` });
+  const name = `${NAMES[quantity]} over the epochs`;
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name });
   for (const value of ticks(low, high)) {
     svg.append(make("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
     svg.append(make("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, number(value, 4)));
@@ -35,7 +30,7 @@ function curves(records, quantity, colours) {
   }
   svg.append(make("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, "epoch"));
   const kept = records.findLast((record) => record.kept)?.epoch;
-  if (kept !== undefined) svg.append(make("line", { class: "kept", x1: x(kept), x2: x(kept), y1: top, y2: height - bottom }));
+  if (kept) svg.append(make("line", { class: "kept", x1: x(kept), x2: x(kept), y1: top, y2: height - bottom }));
   parts.forEach((part, k) => {
     const known = records.filter((record) => Number.isFinite(record[part + quantity]));
     const inside = (record) => `${x(record.epoch).toFixed(1)} ${y(record[part + quantity]).toFixed(1)}`;
@@ -63,6 +58,6 @@ function klBars(kl) {
   return make("ol", { class: "kl" }, ...order.map((j) => {
     const bar = make("span", { class: "fill" });
     bar.style.width = `${(100 * kl[j]) / most}%`;
-    return make("li", {}, make("span", {}, `z${j + 1}`), make("div", { class: "track" }, bar), make("span", { class: "value" }, number(kl[j])));
+    return make("li", {}, make("span", {}, `z${j + 1}`), make("div", { class: "track" }, bar), number(kl[j]));
   }));
 }

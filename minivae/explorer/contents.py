@@ -65,6 +65,10 @@ def gather(
             side = side[: len(z)]
     told["range"], spans = _ranges(x, told)
     told["precision"], told["error"], weights = decoder_in(network, z, side, spans, precision)
+    parts = f"Weights in {told['precision']} precision; the largest error is {told['error']:.1g} of the data's range."
+    if "mu" in arrays:
+        parts += f" {len(arrays['mu']):,} rows are shown as points, {len(x):,} of them with their originals."
+    told["words"] += [("This page", parts)]
     return told, weights | arrays
 
 

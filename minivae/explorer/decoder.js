@@ -8,14 +8,7 @@ function fromHalf(bits) {
   return sign * (exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24);
 }
 
-const READ = {
-  uint8: (bytes) => new Uint8Array(bytes),
-  uint16: (bytes) => new Uint16Array(bytes),
-  uint32: (bytes) => new Uint32Array(bytes),
-  float32: (bytes) => new Float32Array(bytes),
-  float16: (bytes) => Float32Array.from(new Uint16Array(bytes), fromHalf),
-};
-const BYTES = { uint8: 1, uint16: 2, uint32: 4, float32: 4, float16: 2 };
+const STORED = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array, float16: Uint16Array };
 
 // {name: typed array} from base64 of deflated bytes, and the directory [name, dtype, shape] of what lies in them.
 async function unpack(text, directory) {
@@ -24,8 +17,9 @@ async function unpack(text, directory) {
   const all = await new Response(stream).arrayBuffer(), arrays = {};
   let at = 0;
   for (const [name, dtype, shape] of directory) {
-    const end = at + BYTES[dtype] * shape.reduce((product, n) => product * n, 1);
-    arrays[name] = READ[dtype](all.slice(at, end));
+    const end = at + STORED[dtype].BYTES_PER_ELEMENT * shape.reduce((product, n) => product * n, 1);
+    const stored = new STORED[dtype](all.slice(at, end));
+    arrays[name] = dtype === "float16" ? Float32Array.from(stored, fromHalf) : stored;
     at = end;
   }
   return arrays;
@@ -62,7 +56,7 @@ const MEANS = {
   poisson: each(Math.exp),
   negative_binomial: each(Math.exp),
   categorical(a) {
-    const top = Math.max(...a);
+    const top = a.reduce((most, value) => Math.max(most, value));
     let total = 0;
     for (let i = 0; i < a.length; i++) total += a[i] = Math.exp(a[i] - top);
     for (let i = 0; i < a.length; i++) a[i] /= total;
@@ -76,6 +70,7 @@ class Decoder {
       ...{ inputs, outputs, f: ACTIVATIONS[activation], W: arrays[`${name}.W`], b: arrays[`${name}.b`] },
     }));
     this.runs = model.runs;
+    this.columns = model.runs.reduce((sum, [, , count]) => sum + count, 0);
   }
 
   // y = f(x W + b), row of W by row, as these lie one behind the other; a unit that is 0 adds nothing.
@@ -93,12 +88,14 @@ class Decoder {
   // The mean [D] of p(x|z, side), in the units of VAE.inverse_transform.
   mean(z, side = []) {
     const out = this.layers.reduce((x, layer) => this.dense(layer, x), Float64Array.of(...z, ...side));
-    const { shift, scale } = this.model, parts = [];
+    const { shift, scale } = this.model, mean = new Float64Array(this.columns);
+    let at = 0;
     for (const [likelihood, output, count] of this.runs) {
-      const part = out.slice(output, output + count);
+      const part = out.subarray(output, output + count);
       MEANS[likelihood](part);
-      parts.push(...part);
+      mean.set(part, at);
+      at += count;
     }
-    return Float64Array.from(parts, (value, d) => (shift ? shift[d] + scale[d] * value : value));
+    return shift ? mean.map((value, d) => shift[d] + scale[d] * value) : mean;
   }
 }

@@ -7,18 +7,29 @@ const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const mix = (a, b, share) => a.map((value, i) => Math.round(value + share * (b[i] - value)));
 const css = (colour) => `rgb(${colour.join(" ")})`;
 
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const shareOf = (value, [low, high]) => clamp(high > low ? (value - low) / (high - low) : 0.5, 0, 1);
+
 // A place from 0 to 1 on the colour scale.
 function onScale(share) {
-  const place = Math.min(Math.max(share, 0), 1) * (VIRIDIS.length - 1), below = Math.min(Math.floor(place), VIRIDIS.length - 2);
+  const place = clamp(share, 0, 1) * (VIRIDIS.length - 1), below = Math.min(Math.floor(place), VIRIDIS.length - 2);
   return mix(rgb(`#${VIRIDIS[below]}`), rgb(`#${VIRIDIS[below + 1]}`), place - below);
 }
 
 // Three digits, a real minus sign, no -0; whole numbers whole.
 function number(value, digits = 3) {
   if (!Number.isFinite(value)) return "missing";
-  const large = Math.abs(value) >= 10 ** digits;
-  const text = large && Math.abs(value) < 1e7 ? String(Math.round(value)) : String(Number(value.toPrecision(large ? 6 : digits)));
-  return text === "-0" ? "0" : text.replace("-", "\u2212");
+  const large = Math.abs(value) >= 10 ** digits, whole = large && Math.abs(value) < 1e7;
+  const text = String(whole ? Math.round(value) : Number(value.toPrecision(large ? 6 : digits)));
+  return text.replace("-", "\u2212");
+}
+
+// Some round numbers within a range: 1, 2 or 5 times a power of ten apart.
+function ticks(low, high, count = 4) {
+  const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].find((m) => m * power >= rough) * power, found = [];
+  for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(i * step);
+  return found;
 }
 
 const SVG = document.querySelector("svg").namespaceURI; // an address, which the page shall not spell out
@@ -47,7 +58,7 @@ function fitted(canvas, width, height) {
   return context;
 }
 
-// ---- Pictures: grey from the range's least to its largest value; a colour is clipped to [0, 1]; what is missing is hatched
+// ---- Pictures: grey over the range; a colour is clipped to [0, 1]; what is missing is hatched
 
 function paintImage(canvas, x, { shape, range }) {
   const [height, width, channels = 1] = shape, [low, high] = range, span = high - low || 1;
@@ -112,7 +123,7 @@ function tableView(about, label) {
     return { field, fill, mark, value, row };
   });
   const element = make("table", { class: "bars", "aria-label": label }, make("tbody", {}, ...rows.map(({ row }) => row)));
-  const share = (value, [low, high]) => `${100 * Math.min(Math.max(high > low ? (value - low) / (high - low) : 0.5, 0), 1)}%`;
+  const share = (value, range) => `${100 * shareOf(value, range)}%`;
   return {
     element,
     show(x, original = null) {

@@ -21,7 +21,14 @@ from minivae.explorer.contents import Arrays, gather
 from minivae.storage.modelfile import json_text
 
 HERE = Path(__file__).parent
-SCRIPTS = ("decoder.js", "drawing.js", "plane.js", "charts.js", "page.js")  # in the order in which they run
+SCRIPTS = (
+    "decoder.js",
+    "drawing.js",
+    "plane.js",
+    "charts.js",
+    "points.js",
+    "page.js",
+)  # in the order in which they run
 
 
 def to_html(

@@ -17,12 +17,7 @@ class Plane {
     this.flat = explorer.model.latent === 1;
     this.gap = explorer.about.kind === "table" ? 0 : 2; // pixels between cells
     this.least = CELLS[explorer.about.kind];
-    this.background = true;
-    this.dots = true;
-    this.panning = false;
-    this.cells = new Map();
-    this.queue = [];
-    this.pointers = new Map();
+    Object.assign(this, { background: true, dots: true, panning: false, queue: [], cells: new Map(), pointers: new Map() });
     this.listen();
     new ResizeObserver(() => this.resize()).observe(root);
   }
@@ -34,7 +29,8 @@ class Plane {
     this.dims = dims;
     const { latent } = this.explorer.model, { mu, row } = this.explorer.arrays, n = row ? row.length : 0;
     this.x = Float32Array.from({ length: n }, (_, i) => mu[i * latent + dims[0]]);
-    this.y = Float32Array.from({ length: n }, (_, i) => (this.flat ? 0.7 * Math.sin(i * 12.9898) : mu[i * latent + dims[1]]));
+    const scattered = (i) => 0.7 * Math.sin(i * 12.9898);
+    this.y = Float32Array.from({ length: n }, (_, i) => (this.flat ? scattered(i) : mu[i * latent + dims[1]]));
     this.forget();
     this.home();
   }
@@ -48,11 +44,12 @@ class Plane {
   get scale() { return Math.min(this.width, this.flat ? Infinity : this.height) / (2 * this.view.radius); }
   // In a plane of one latent the vertical axis is not the latent's: it is always from -1 to 1.
   get rise() { return this.flat ? this.height / 2 : this.scale; }
+  get eye() { return this.flat ? 0 : this.view.y; }
   toScreen(x, y) {
-    return [this.width / 2 + (x - this.view.x) * this.scale, this.height / 2 - (y - (this.flat ? 0 : this.view.y)) * this.rise];
+    return [this.width / 2 + (x - this.view.x) * this.scale, this.height / 2 - (y - this.eye) * this.rise];
   }
   toLatent(left, up) {
-    return [this.view.x + (left - this.width / 2) / this.scale, (this.flat ? 0 : this.view.y) - (up - this.height / 2) / this.rise];
+    return [this.view.x + (left - this.width / 2) / this.scale, this.eye - (up - this.height / 2) / this.rise];
   }
 
   zoom(factor, left = this.width / 2, up = this.height / 2) {
@@ -164,15 +161,14 @@ class Plane {
         c.beginPath();
         c.arc(...this.toScreen(this.x[i], this.y[i]), radius, 0, 7);
         c.fill();
-        c.stroke();
+        if (this.x.length <= 1500) c.stroke(); // of more points one would see nothing else
       }
     }
     this.drawAxes(c);
   }
 
-  // Ticks at 1, 2 or 5 times a power of ten, on a strip of paper along the lower and the left edge.
+  // Round numbers along the lower and the left edge, each on a piece of paper.
   drawAxes(c) {
-    const rough = 70 / this.scale, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].find((m) => m * power >= rough) * power;
     Object.assign(c, { font: "12px system-ui, sans-serif", textBaseline: "middle", textAlign: "center" });
     const tag = (text, left, up) => {
       const wide = c.measureText(text).width + 8;
@@ -184,15 +180,15 @@ class Plane {
       c.fillText(text, left, up);
     };
     const [left, low] = this.toLatent(0, this.height), [right, high] = this.toLatent(this.width, 0);
-    for (let i = Math.ceil(left / step); i * step < right; i++) {
-      const at = this.toScreen(i * step, 0)[0];
-      if (at > 44 && at < this.width - 44) tag(number(i * step), at, this.height - 12);
+    for (const x of ticks(left, right, this.width / 70)) {
+      const at = this.toScreen(x, 0)[0];
+      if (at > 44 && at < this.width - 44) tag(number(x), at, this.height - 12);
     }
     tag(`z${this.dims[0] + 1} \u2192`, this.width - 22, this.height - 12);
     if (this.flat) return;
-    for (let i = Math.ceil(low / step); i * step < high; i++) {
-      const at = this.toScreen(0, i * step)[1];
-      if (at > 34 && at < this.height - 34) tag(number(i * step), 20, at);
+    for (const y of ticks(low, high, this.height / 70)) {
+      const at = this.toScreen(0, y)[1];
+      if (at > 34 && at < this.height - 34) tag(number(y), 20, at);
     }
     tag(`z${this.dims[1] + 1} \u2191`, 20, 14);
   }
@@ -202,40 +198,32 @@ class Plane {
     if (!this.above || !this.view) return;
     const c = this.above, { z, shown, ends } = this.explorer, [first, second] = this.dims;
     c.clearRect(0, 0, this.width, this.height);
-    const ring = (x, y, radius, colour, thick) => {
-      for (const [ink, wide] of [[style("--paper"), thick + 2.5], [colour, thick]]) {
-        Object.assign(c, { strokeStyle: ink, lineWidth: wide });
-        c.beginPath();
-        c.arc(x, y, radius, 0, 7);
-        c.stroke();
+    const stroke = (path, colour, thick) => { // with a halo of paper
+      for (const [strokeStyle, lineWidth] of [[style("--paper"), thick + 2.5], [colour, thick]]) {
+        Object.assign(c, { strokeStyle, lineWidth });
+        c.stroke(path);
       }
     };
+    const ring = (x, y, radius, colour, thick) => {
+      const path = new Path2D();
+      path.arc(x, y, radius, 0, 7);
+      stroke(path, colour, thick);
+    };
     const at = (i) => this.toScreen(this.x[i], this.y[i]);
-    if (ends.length === 2) {
-      for (const [ink, wide] of [[style("--paper"), 4], [style("--ink"), 1.5]]) {
-        Object.assign(c, { strokeStyle: ink, lineWidth: wide });
-        c.beginPath();
-        c.moveTo(...at(ends[0]));
-        c.lineTo(...at(ends[1]));
-        c.stroke();
-      }
-    }
+    if (ends.length === 2) stroke(new Path2D(`M${ends.map((i) => at(i).join(" ")).join("L")}`), style("--ink"), 1.5);
     if (shown !== null) ring(...at(shown), 6.5, style("--ink"), 1.5);
     ends.forEach((i, k) => {
       const [x, y] = at(i);
       ring(x, y, 6.5, style("--second"), 2);
-      Object.assign(c, { font: "bold 14px system-ui, sans-serif", textAlign: "left", textBaseline: "middle", lineWidth: 4 });
+      Object.assign(c, { font: "bold 14px system-ui, sans-serif", textAlign: "left", lineWidth: 4 });
       c.strokeStyle = style("--paper");
       c.strokeText("AB"[k], x + 11, y - 9);
       c.fillStyle = style("--second");
       c.fillText("AB"[k], x + 11, y - 9);
     });
-    const [x, y] = this.toScreen(z[first], this.flat ? 0 : z[second]);
-    ring(x, y, 9, style("--accent"), 3);
-    c.fillStyle = style("--accent");
-    c.beginPath();
-    c.arc(x, y, 2.5, 0, 7);
-    c.fill();
+    const here = this.toScreen(z[first], this.flat ? 0 : z[second]);
+    ring(...here, 9, style("--accent"), 3);
+    ring(...here, 1, style("--accent"), 2);
   }
 
   // ---- The background: cells on a lattice of steps 2^k, so that panning, and zooming back, find them drawn
@@ -293,8 +281,8 @@ class Plane {
     const some = [...this.cells.values()].filter((cell) => cell.k === this.level || this.queue.length);
     const ordered = some.sort((a, b) => (a.k === this.level) - (b.k === this.level) || b.k - a.k);
     for (const { x, y, step, canvas } of ordered) {
-      const [left, up] = this.flat ? [this.toScreen(x - step / 2, 0)[0], this.height / 2 - (step * this.scale) / 2] : this.toScreen(x - step / 2, y + step / 2);
-      const size = step * this.scale, [a, b] = [Math.round(left), Math.round(up)];
+      const size = step * this.scale, [left, up] = this.toScreen(x, y).map((at) => at - size / 2);
+      const [a, b] = [Math.round(left), Math.round(up)];
       if (a > this.width || b > this.height || left + size < 0 || up + size < 0) continue;
       const [wide, high] = [Math.round(left + size) - a - this.gap, Math.round(up + size) - b - this.gap]; // whole pixels
       c.imageSmoothingEnabled = wide < canvas.width;
