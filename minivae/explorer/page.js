@@ -144,13 +144,12 @@ function moved() {
 }
 
 function render() {
-  const { z, plane, view, order } = explorer;
+  const { z, plane, view, dims } = explorer;
   explorer.frame = 0;
   view.show(explorer.mean(z));
   plane.drawTop();
-  const some = order.slice(0, 4).sort((a, b) => a - b);
   const text = (value) => value.toFixed(2).replace("-", "\u2212");
-  find("where").textContent = some.map((j) => `z${j + 1} = ${text(z[j])}`).join(",  ");
+  find("where").textContent = dims.map((j) => `z${j + 1} = ${text(z[j])}`).join(",  ");
   find("sliders").querySelectorAll("input").forEach((input) => setSlider(input, z[input.dataset.latent], text));
 }
 
