@@ -600,7 +600,7 @@ def test_records_keep_their_types_and_what_is_no_number_stays_here(tmp_path):
     for before, after in zip(vae.history_, loaded, strict=True):
         expected = {n: v for n, v in before.items() if n not in ("note", "list", "none", "kl_9")}
         assert after == expected and list(after) == list(expected)
-        kinds = {"epoch": int, "step": int, "active_units": int, "kept": bool, "kl_per_dim": list}
+        kinds = {"epoch": int, "step": int, "n_samples": int, "active_units": int, "kept": bool, "kl_per_dim": list}
         assert {n: type(v) for n, v in after.items()} == dict.fromkeys(after, float) | kinds
 
 
