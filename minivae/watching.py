@@ -90,9 +90,10 @@ class Step:
         work = network.workspace(self.program, B, samples, **examples.on(network.kernels), **flat)
         examples.load(work, examples.rows)
         self.lines, self.arrays = work.bound(B)[0].lines, work.bound(B)[1]
-        step, updates = (trainer.step, trainer.updates) if trainer else (vae.history_[-1]["step"], 0)
+        ended = vae.history_[-1] if vae.history_ else {"step": 0, "epoch": 0}  # a checkpoint may lie in the first epoch
+        step, updates = (trainer.step, trainer.updates) if trainer else (ended["step"], 0)
         epochs = vae.settings_["epochs"]
-        done = min(vae.history_[-1]["epoch"], epochs - 1)  # after the last one schedules stay as they were in it
+        done = min(ended["epoch"], epochs - 1)  # after the last one schedules stay as they were in it
         self.variables = {
             "step": step + 1, "update": updates + 1, "beta": self.objective.beta_at(done, epochs),
             "capacity": self.objective.capacity_at(done), "learning_rate": optimizer.learning_rate_at(done, epochs),

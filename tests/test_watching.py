@@ -93,6 +93,14 @@ def test_a_changed_weight_moves_what_comes_after_it_and_nothing_before():
     assert again == loss and all(np.array_equal(a.values, b.values) for a, b in zip(seen, same, strict=True))
 
 
+def test_a_checkpoint_of_the_first_epoch_has_a_next_step():
+    vae = fitted({})
+    vae.history_.clear()
+    vae.trainer_.epoch = vae.trainer_.step = vae.trainer_.updates = 0
+    step = Step(vae, X[:4])
+    assert (step.variables["step"], step.variables["update"]) == (1, 1) and np.isfinite(step.look()[0])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     (
