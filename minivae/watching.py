@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from minivae.data.files import Array
-from minivae.fitted import quietly
 from minivae.gradcheck import check_gradient
 from minivae.kernels import Call, Var, load, reference
 from minivae.kernels.table import TABLE
@@ -72,11 +71,11 @@ def book(call: Call) -> str:
 
 
 class Step:
-    """The next training step of a fitted VAE on rows X [B, D] (and y [B]), to be run as often as one likes."""
+    """The next training step of a fitted VAE on all or some rows of X (and y), to be run as often as one likes."""
 
-    @quietly
-    def __init__(self, vae: Any, X: Any, y: Any = None) -> None:
-        examples, trainer = vae.examples(X, y=y), getattr(vae, "trainer_", None)
+    @np.errstate(all="ignore")
+    def __init__(self, vae: Any, X: Any, y: Any = None, rows: Array | None = None) -> None:
+        examples, trainer = vae.examples(X, rows, y), getattr(vae, "trainer_", None)
         optimizer, self.objective = optimizer_and_objective(vae.settings_)
         network = self.network = Network(vae.network_.arch, load("numpy"), "float64")
         self.parameters = vae.network_.get_parameters().astype(np.float64)
@@ -98,10 +97,9 @@ class Step:
             "step": step + 1, "update": updates + 1, "beta": self.objective.beta_at(done, epochs),
             "capacity": self.objective.capacity_at(done), "learning_rate": optimizer.learning_rate_at(done, epochs),
         }  # fmt: skip
-        self.first = (
-            len(examples.batch_program(vae.seed_)) + 1
-        )  # call of the forward pass; the noise is drawn before it
-        self.last = self.first + len(forward_program(network.arch, self.objective.bound))  # and of the backward pass
+        self.first = len(examples.batch_program(vae.seed_)) + 1  # call of the forward pass, behind that of the noise
+        self.last = self.first + len(forward_program(network.arch, self.objective.bound))  # of the backward pass
+        self.whole = len(self.program) - 2  # where the gradient is complete: clipping and the update follow
 
     def entry(self, text: str) -> tuple[str, tuple[int, ...]]:
         """ "encoder.0.W[3, 17]" as (name, index). Raises ValueError where the model has no such entry."""
@@ -129,16 +127,15 @@ class Step:
                 seen.append(Seen(i + 1, call, name, np.array(self.arrays[name], np.float64)))
 
         begun = self.network.get_parameters()
-        gradient = len(self.program) - 2  # where it is whole: clipping and the update follow
-        self._run(0, gradient, remember)
+        self._run(0, self.whole, remember)
         loss = self._loss()
         if check:
             values = {one.array: one.values for one in seen} | {"dout": self._gradient_of_out(change)}
             found = {name: self._error(name, values[name], change) for name in values}
             seen = [Seen(s.number, s.call, s.array, s.values, found[s.array]) for s in seen]
             self._begin(change)
-            self._run(0, gradient)
-        self._run(gradient, len(self.program), remember)
+            self._run(0, self.whole)
+        self._run(self.whole, len(self.program), remember)
         ended, layout, norm = self.network.get_parameters(), self.network.layout, np.linalg.norm
         before, after, g = views(begun, layout), views(ended, layout), views(self.network.gradient, layout)
         moved = [

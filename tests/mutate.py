@@ -109,6 +109,7 @@ TESTS = {
     "app/writing.py": "app/test_results",
     "explorer/contents.py": "test_explorer",
     "explorer/page.py": "test_explorer",
+    "explorer/steps.py": "test_explorer",
     "estimator.py": "test_standardize test_checkpoints test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
 }  # fmt: skip
 PICKED_ONLY = (
@@ -123,6 +124,7 @@ PICKED_ONLY = (
     GRADE,
     "explorer/contents.py",
     "explorer/page.py",
+    "explorer/steps.py",
 )
 
 
@@ -392,6 +394,9 @@ MUTATIONS = [
     mutation("a page's label can end its script", "explorer/page.py", ('.replace("<", "\\\\u003c")', "")),
     mutation("a page may load what it likes", "explorer/page.py", ("default-src 'none'; ", "")),
     mutation("a page's weights are half whatever is lost", "explorer/contents.py", ("(error <= VISIBLE or", "(True or")),
+    mutation("a weight's slider does not start where the weight is", "explorer/steps.py", ("linspace(-REACH", "linspace(0")),
+    mutation("a step on the page is of other rows", "explorer/steps.py", ("rows[:ROWS])\n    loss", "rows[-ROWS:])\n    loss")),
+    mutation("an estimator of no loss is drawn as its slope", "explorer/steps.py", ("None if gradient.error is None else ", "")),
     mutation("a page's points are of other rows", "explorer/contents.py", ('"row": chosen.astype', '"row": np.sort(chosen).astype')),
     mutation("results without the number of their row", "app/writing.py", ('else {"row": rows}', "else {}")),
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import json
 import re
 import zlib
@@ -14,8 +15,10 @@ import pytest
 from minivae import VAE, DataError
 from minivae.app.cli import main
 from minivae.evaluation import inference
-from minivae.explorer import contents
+from minivae.explorer import contents, steps
 from minivae.explorer.page import HERE, pack, page
+from minivae.kernels import reference
+from minivae.watching import Step
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 RNG = np.random.default_rng(0)
@@ -112,6 +115,50 @@ def test_of_many_rows_some_are_points_and_fewer_have_originals(grey, monkeypatch
     np.testing.assert_array_equal(arrays["x"], X[arrays["row"][:11]])
 
 
+STEPS = (
+    {"likelihood": "bernoulli", "hidden_dims": (7, 5), "conditional": True},
+    {"likelihood": "gaussian", "n_samples": 3, "objective": "iwae", "beta": 0.5},
+    {"likelihood": "gaussian", "objective": "dreg", "n_samples": 3, "hidden_dims": ()},
+)
+
+
+@pytest.mark.parametrize("settings", STEPS, ids=str)
+def test_the_step_on_the_page_is_that_of_inspect_whatever_the_weight(settings):
+    X, y = RNG.uniform(size=(40, 6)), RNG.integers(3, size=40) if "conditional" in settings else None
+    vae = fitted(X, y, **settings)
+    told, arrays = read(vae.to_html(X, y, rows=np.arange(5, 40)))
+    told, step = told["step"], Step(vae, X, y, np.arange(5, 21))
+    loss, seen, moved = step.look()
+    assert told["loss"] == pytest.approx(loss, rel=1e-12) and told["rows"] == 16 and len(told["weights"]) == len(moved)
+    assert [row[1:] for row in told["seen"]] == [[one.array, [*one.values.shape], one.error] for one in seen]
+    assert told["book"]["sample_forward"][1] == inspect.getsource(reference.sample_forward)
+    known = {f"{one.array}": one for one in seen}
+    for w, (entry, values, losses, slope) in enumerate(told["weights"]):
+        name, index = step.entry(entry)
+        assert losses[8] == pytest.approx(loss, rel=1e-12) and values[0] == values[8] - 1 == values[16] - 2
+        path, _, last = name.rpartition(".")
+        gradient = known[f"{path}.d{last}" if path else f"d{last}"]
+        assert abs(gradient.values[index]) == abs(gradient.values).max()
+        if gradient.error is None:
+            assert slope is None and settings["objective"] == "dreg" and path == "encoder.0"
+        else:
+            near = [step.look({(name, index): values[8] + by}, check=False)[0] for by in (-1e-5, 1e-5)]
+            assert (near[1] - near[0]) / 2e-5 == pytest.approx(slope, rel=1e-5, abs=1e-9)
+        for at in (3, 8):
+            loss_then, then, moved_then = step.look({(name, index): values[at]}, check=False)
+            expected = [[one.told[n] for n in ("mean", "spread", "norm", "zeros")] for one in then]
+            np.testing.assert_allclose(arrays["seen"][w, :, :4, at], expected, rtol=3e-5, atol=1e-12)
+            far = [np.linalg.norm(b.values - a.values) / (np.linalg.norm(a.values) or 1) for a, b in zip(seen, then)]
+            np.testing.assert_allclose(arrays["seen"][w, :, 4, at], far, rtol=3e-5, atol=1e-12)
+            np.testing.assert_allclose(
+                arrays["moved"][w, :, :, at], [[m.norm, m.gradient, m.change] for m in moved_then], rtol=3e-5
+            )
+            assert losses[at] == pytest.approx(loss_then, rel=1e-12)
+    assert (arrays["seen"][0, :, 4, 3] > 0).any() and told["phases"][1][1] == told["calls"].index(
+        next(call for call in told["calls"] if call[0] in ("join", "dense_forward"))
+    )
+
+
 def test_half_precision_where_no_eye_sees_it_and_single_where_one_would(grey):
     vae, X, _ = grey
     told, half = read(vae.to_html(X, precision="half"))
@@ -166,7 +213,13 @@ def test_the_columns_of_a_table_keep_names_units_and_holes():
 
 def test_without_rows_there_is_a_page_too(grey):
     told, arrays = read(grey[0].to_html())
-    assert not {"mu", "x", "label"} & arrays.keys() and told["labels"] is None
+    assert not {"mu", "x", "label", "seen"} & arrays.keys() and told["labels"] is None and told["step"] is None
+
+
+def test_a_large_model_has_no_step_and_says_so(grey, monkeypatch):
+    monkeypatch.setattr(steps, "MOST", 100)
+    told, arrays = read(grey[0].to_html(grey[1]))
+    assert told["step"] is None and "seen" not in arrays and "No step can be watched" in told["words"][-1][1]
 
 
 def test_errors_name_what_is_wrong(grey, tmp_path, capsys):

@@ -13,6 +13,8 @@ import pytest
 from test_explorer import EVIL, KINDS, RNG, TABLE, fitted
 
 from minivae.kernels.reference import ACTIVATIONS
+from minivae.parameters import views
+from minivae.watching import Step
 
 driver = pytest.importorskip("playwright.sync_api", reason="the explorer's page is driven by playwright, not installed")
 CHROMIUM = os.environ.get("MINIVAE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -226,8 +228,57 @@ def test_every_control_does_what_it_says(opened):
     page.click("#tab-training")
     assert page.locator("#curves svg").count() == 3 and not page.locator("#latent").is_visible()
     page.keyboard.press("ArrowRight")
+    assert page.locator("#step").is_visible()
+    page.keyboard.press("ArrowRight")
     assert "51 \u2013 7 \u2013 8" in page.locator("#words").inner_text()  # 48 pixels, and which of three labels
     assert page.locator("#kl li").count() == 4
+
+
+def test_a_step_is_watched_and_a_weight_moves_what_follows(opened):
+    vae = fitted(UNIT, likelihood="bernoulli", hidden_dims=(7,))
+    page = opened(vae.to_html(UNIT))
+    page.click("#tab-step")
+    step, weights = Step(vae, UNIT[:16]), page.locator("#weight select option").all_inner_texts()
+    assert weights[2].startswith("encoder.1.W[") and len(weights) == 8
+
+    def told():
+        """The texts of the row of each array, without its name."""
+        rows = page.locator("#calls tbody tr:has(th[scope])").all_inner_texts()
+        return [row.replace("\u2212", "-").split("\t")[1:] for row in rows]
+
+    loss, seen, moved = step.look()
+    for row, one in zip(told(), seen, strict=True):
+        assert row[0] == " \u00d7 ".join(map(str, one.values.shape))
+        assert [float(text) for text in row[1:4]] == pytest.approx(
+            [one.told[name] for name in ("mean", "spread", "norm")], rel=6e-3, abs=1e-12
+        )
+        assert (row[5] == "") == (one.error is None)
+    assert f"Loss {loss:.7g} nats" in page.locator("#step-loss").inner_text()
+    page.locator("#weight select").select_option(weights[2])
+    page.locator("#weight-value").fill("12")
+    entry, value = step.entry(weights[2]), float(page.locator("#step label output").inner_text().replace("\u2212", "-"))
+    other, then, moved = step.look({entry: vae_value(step, entry) + 0.5}, check=False)
+    assert value == pytest.approx(vae_value(step, entry) + 0.5, abs=1e-3)
+    for row, one, before in zip(told(), then, seen, strict=True):
+        assert [float(text) for text in row[1:4]] == pytest.approx(
+            [one.told[name] for name in ("mean", "spread", "norm")], rel=6e-3, abs=1e-12
+        )
+        assert (row[5] != "") == (one.values != before.values).any()
+    names = page.locator("#calls tr.moved th").all_inner_texts()
+    assert names[0] == "h" and "encoder.0.dW" in names and "encoder.0.y" not in names  # in the book's order
+    assert f"\u2192 {other:.7g} nats" in page.locator("#step-loss").inner_text()
+    changes = [row.split("\t")[3] for row in page.locator("#parameters tbody tr").all_inner_texts()]
+    told_then = [float(text.replace("\u2212", "-")) for text in changes]
+    assert told_then == pytest.approx([one.change for one in moved], rel=6e-3)
+    page.locator("summary", has_text="sample_backward").click()
+    assert "def sample_backward(dh, dz" in page.locator("details[open] pre").inner_text()
+    page.click("#weight-back")
+    assert page.locator("#calls tr.moved").count() == 0
+
+
+def vae_value(step, entry):
+    name, index = entry
+    return views(step.parameters, step.network.layout)[name][index]
 
 
 def test_tab_reaches_everything_and_everything_has_a_name(opened):

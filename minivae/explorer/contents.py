@@ -14,6 +14,7 @@ from minivae.data.files import Array
 from minivae.data.schema import Schema
 from minivae.evaluation import inference, samples
 from minivae.evaluation.measures import spaced
+from minivae.explorer.steps import step_of
 from minivae.figures.layout import CLASSES, COLOURS, is_image, label_codes
 from minivae.kernels import load
 from minivae.likelihoods import COUNTS
@@ -49,14 +50,17 @@ def gather(
         z = samples.prior(256, arch.latent_dim, vae.seed_)
         side = None if vae.condition_ is None else _some_side(vae.condition_, len(z))
         x = inference.decode(network, z, side)
-        told |= {"kl": [0.0] * arch.latent_dim, "labels": None, "bytes": None}
+        told |= {"kl": [0.0] * arch.latent_dim, "labels": None, "bytes": None, "step": None}
     else:
         chosen = spaced(len(X), POINTS) if rows is None else rows
-        examples = vae.examples(X, chosen, y if vae.condition_ is not None else None)
+        known = None if vae.condition_ is None else y
+        examples = vae.examples(X, chosen, known)
         mu, logvar = inference.posterior(network, examples, np.float64)
         told["kl"] = (0.5 * (mu * mu + np.exp(logvar) - logvar - 1)).mean(axis=0).tolist()
         told["labels"], arrays = _labels(y, chosen)
         arrays |= {"mu": mu.astype(np.float16), "row": chosen.astype(np.uint32)}
+        told["step"], watched = step_of(vae, X, known, chosen)
+        arrays |= watched
         x, told["bytes"], arrays["x"] = _originals(examples, arch)
         z, side = mu[: len(x)], None if examples.side is None else examples.side[chosen]
         if side is not None:
@@ -68,6 +72,8 @@ def gather(
     parts = f"Weights in {told['precision']} precision; the largest error is {told['error']:.1g} of the data's range."
     if "mu" in arrays:
         parts += f" {len(arrays['mu']):,} rows are shown as points, {len(x):,} of them with their originals."
+        if told["step"] is None:
+            parts += " No step can be watched, as the model is large; `minivae inspect` shows one."
     told["words"] += [("This page", parts)]
     return told, weights | arrays
 

@@ -32,6 +32,7 @@ async function start() {
   examples();
   walk();
   training();
+  watch();
   const dark = matchMedia("(prefers-color-scheme: dark)");
   dark.addEventListener("change", () => { colourPoints(); explorer.plane.forget(); explorer.plane.redraw(); render(); });
   takeDims(explorer.order.slice(0, 2).sort((a, b) => a - b));

@@ -21,14 +21,9 @@ from minivae.explorer.contents import Arrays, gather
 from minivae.storage.modelfile import json_text
 
 HERE = Path(__file__).parent
-SCRIPTS = (
-    "decoder.js",
-    "drawing.js",
-    "plane.js",
-    "charts.js",
-    "points.js",
-    "page.js",
-)  # in the order in which they run
+SCRIPTS = [
+    f"{name}.js" for name in ("decoder", "drawing", "plane", "charts", "points", "steps", "page")
+]  # in this order
 
 
 def to_html(
