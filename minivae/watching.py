@@ -1,15 +1,15 @@
 """One training step looked at call by call: what each kernel wrote, whether its gradients are right, what the optimizer did.
 
-It is the step that training would take next with these rows: the model's own objective, optimizer and moments, but by the
-book (NumPy) and in float64, where finite differences can judge it. The model stays as it is. A file without the
-optimizer's moments has them begin at 0.
+It is the step that training would take next with these rows: the model's own objective, optimizer, schedules and moments,
+but by the book (NumPy) and in float64, where finite differences can judge it. The model stays as it is. A file without the
+optimizer's moments has them begin at 0; after the last epoch, schedules stay where it left them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,11 @@ from minivae.parameters import views
 from minivae.settings import optimizer_and_objective
 from minivae.training import step_program
 
+CONSUMES = (
+    "dense_backward",
+    "sgd_step",
+    "adam_step",
+)  # what they change is of no use after them, or told in another way
 KINK = 1e-7  # a larger error may be that of a rectifier's kink between the points of the difference
 ENTRY = re.compile(r"([\w.]+)\[([\d, ]+)\]")  # of a parameter, as "encoder.0.W[3, 17]"
 Change = Mapping[tuple[str, tuple[int, ...]], float]  # entry of a parameter -> the value to give it
@@ -31,7 +36,7 @@ Change = Mapping[tuple[str, tuple[int, ...]], float]  # entry of a parameter -> 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a call left in one of its arrays. `error` is that of a gradient by finite differences, None of all else.
+    """What a call left in one of its arrays. `error` is that of a whole gradient by finite differences, None of all else.
 
     spread is the standard deviation, norm the square root of the sum of squares, zeros the share of entries that are 0.
     """
@@ -46,12 +51,9 @@ class Seen:
     def told(self) -> dict[str, Any]:
         v = self.values
         numbers = {"mean": v.mean(), "spread": v.std(), "norm": np.linalg.norm(v), "zeros": (v == 0).mean()}
-        where = {"number": self.number, "call": str(self.call), "array": self.array, "shape": list(v.shape)}
-        return (
-            where
-            | {name: float(value) for name, value in numbers.items()}
-            | {"error": self.error, "book": book(self.call)}
-        )
+        where = {"number": self.number, "kernel": self.call.kernel, "call": str(self.call), "book": book(self.call)}
+        where |= {"array": self.array, "shape": list(v.shape), "error": self.error}
+        return where | {name: float(value) for name, value in numbers.items()}
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,15 @@ class Step:
 
     @np.errstate(all="ignore")
     def __init__(self, vae: Any, X: Any, y: Any = None, rows: Array | None = None) -> None:
-        examples, trainer = vae.examples(X, rows, y), getattr(vae, "trainer_", None)
+        examples = vae.examples(X, rows, y)
+        trainer: Any = getattr(vae, "trainer_", None)
         optimizer, self.objective = optimizer_and_objective(vae.settings_)
         network = self.network = Network(vae.network_.arch, load("numpy"), "float64")
         self.parameters = vae.network_.get_parameters().astype(np.float64)
         self.program = step_program(network, examples, self.objective, optimizer, vae.seed_)[:-1]  # nothing is recorded
         moments = optimizer.state(self.parameters.size, np.float64)
-        if trainer is not None and trainer.updates:
+        self.fresh = trainer is None or not trainer.updates  # moments that begin at 0
+        if not self.fresh:
             moments = {n: np.asarray(trainer.network.kernels.to_host(trainer.moments[n]), np.float64) for n in moments}
         self.moments, self.rows, B = moments, examples.rows, len(examples.rows)
         flat = {"p": network.parameters, "g": network.gradient, **{n: m.copy() for n, m in moments.items()}}
@@ -89,17 +93,25 @@ class Step:
         work = network.workspace(self.program, B, samples, **examples.on(network.kernels), **flat)
         examples.load(work, examples.rows)
         self.lines, self.arrays = work.bound(B)[0].lines, work.bound(B)[1]
-        ended = vae.history_[-1] if vae.history_ else {"step": 0, "epoch": 0}  # a checkpoint may lie in the first epoch
-        step, updates = (trainer.step, trainer.updates) if trainer else (ended["step"], 0)
-        epochs = vae.settings_["epochs"]
-        done = min(ended["epoch"], epochs - 1)  # after the last one schedules stay as they were in it
-        self.variables = {
-            "step": step + 1, "update": updates + 1, "beta": self.objective.beta_at(done, epochs),
-            "capacity": self.objective.capacity_at(done), "learning_rate": optimizer.learning_rate_at(done, epochs),
-        }  # fmt: skip
+        step = trainer.step if trainer else vae.history_[-1]["step"] if vae.history_ else 0
+        updates = 0 if self.fresh else trainer.updates
+        self.variables = {"step": step + 1, "update": updates + 1, **self._scheduled(vae, optimizer)}
         self.first = len(examples.batch_program(vae.seed_)) + 1  # call of the forward pass, behind that of the noise
         self.last = self.first + len(forward_program(network.arch, self.objective.bound))  # of the backward pass
         self.whole = len(self.program) - 2  # where the gradient is complete: clipping and the update follow
+
+    def _scheduled(self, vae: Any, optimizer: Any) -> dict[str, float]:
+        """beta, capacity and learning_rate of the step."""
+        history, epochs, trainer = vae.history_, vae.settings_["epochs"], getattr(vae, "trainer_", None)
+        position = history[-1]["epoch"] if history else 0
+        if position >= epochs:
+            return {name: history[-1][name] for name in ("beta", "capacity", "learning_rate")}
+        if trainer is not None and trainer.begun is not None and history:  # it lies within an epoch
+            position += len(trainer.begun) / (history[0]["step"] / history[0]["epoch"])
+        return {
+            "beta": self.objective.beta_at(position, epochs), "capacity": self.objective.capacity_at(position),
+            "learning_rate": optimizer.learning_rate_at(position, epochs),
+        }  # fmt: skip
 
     def entry(self, text: str) -> tuple[str, tuple[int, ...]]:
         """ "encoder.0.W[3, 17]" as (name, index). Raises ValueError where the model has no such entry."""
@@ -122,25 +134,23 @@ class Step:
         self._begin(change)
 
         def remember(i: int, call: Call) -> None:
-            row = TABLE[call.kernel].arrays
-            for name in dict.fromkeys(n for n, array in zip(call.arrays, row) if n is not None and array.written):
+            for name in self._written(i):
                 seen.append(Seen(i + 1, call, name, np.array(self.arrays[name], np.float64)))
 
         begun = self.network.get_parameters()
         self._run(0, self.whole, remember)
         loss = self._loss()
         if check:
-            values = {one.array: one.values for one in seen} | {"dout": self._gradient_of_out(change)}
-            found = {name: self._error(name, values[name], change) for name in values}
-            seen = [Seen(s.number, s.call, s.array, s.values, found[s.array]) for s in seen]
+            last = {one.array: i for i, one in enumerate(seen)}  # where a gradient is whole
+            for name, i in last.items():
+                seen[i] = replace(seen[i], error=self._error(name, seen[i].values, change))
             self._begin(change)
             self._run(0, self.whole)
-        self._run(self.whole, len(self.program), remember)
-        ended, layout, norm = self.network.get_parameters(), self.network.layout, np.linalg.norm
-        before, after, g = views(begun, layout), views(ended, layout), views(self.network.gradient, layout)
-        moved = [
-            Moved(n, *(float(norm(v)) for v in (before[n], g[n], after[n] - before[n]))) for n, _ in self.network.layout
-        ]
+        self._run(self.whole, self.whole + 1, remember)
+        gradient, layout, norm = self.network.gradient.copy(), self.network.layout, np.linalg.norm
+        self._run(self.whole + 1, len(self.program), remember)
+        before, g, after = (views(flat, layout) for flat in (begun, gradient, self.network.get_parameters()))
+        moved = [Moved(n, *(float(norm(v)) for v in (before[n], g[n], after[n] - before[n]))) for n, _ in layout]
         return loss, seen, moved
 
     # ---- How
@@ -169,12 +179,6 @@ class Step:
             else total_loss(loss, self.arrays["kl_mean"], self.variables["beta"], aim.free_bits, capacity)
         )
 
-    def _gradient_of_out(self, change: Change | None) -> Array:
-        """dout where the backward pass begins: of an importance-weighted bound, after it was weighed."""
-        self._begin(change)
-        self._run(0, self.last)
-        return np.array(self.arrays["dout"])
-
     def _error(self, name: str, gradient: Array, change: Change | None) -> float | None:
         """Of an array that holds a gradient, against differences of the loss when what it is the gradient of is moved.
 
@@ -184,7 +188,7 @@ class Step:
         path, dot, last = name.rpartition(".")
         of = f"{path}{dot}{last[1:]}"
         parameter = of in dict(self.network.layout)
-        made = [i for i in range(self.first, self.last) if of in self._written(i)]
+        made = [i for i in range(self.first, self.last) if of in self._written(i, changed=False)]
         other = self.objective.objective in ("stl", "dreg") and (of == "h" or path.startswith("encoder"))
         if not last.startswith("d") or not (parameter or made) or other or "terms" in name:
             return None
@@ -206,6 +210,9 @@ class Step:
             error = min(error, check_gradient(loss, gradient, np.zeros(gradient.shape), step=2e-6))
         return error
 
-    def _written(self, i: int) -> list[str | None]:
+    def _written(self, i: int, changed: bool = True) -> list[str]:
+        """What a call leaves behind in arrays that it writes, or changes."""
         call = self.program[i]
-        return [name for name, array in zip(call.arrays, TABLE[call.kernel].arrays) if array.written]
+        changed = changed and call.kernel not in CONSUMES
+        row = zip(call.arrays, TABLE[call.kernel].arrays)
+        return [*dict.fromkeys(n for n, a in row if n is not None and (a.written or (changed and a.changed)))]

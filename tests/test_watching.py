@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,11 @@ def test_it_is_the_step_that_training_takes(form):
     norms = {one.array: float(np.linalg.norm(one.values)) for one in seen}
     assert norms["norm"] == pytest.approx(record["grad_norm"], rel=1e-10)
     assert np.sqrt(sum(one.change**2 for one in moved)) == pytest.approx(np.linalg.norm(change), rel=1e-8)
+    clipped = min(norms["norm"], vae.max_grad_norm or np.inf)
+    assert np.sqrt(sum(one.gradient**2 for one in moved)) == pytest.approx(clipped, rel=1e-6)
+    assert norms["g"] == pytest.approx(clipped, rel=1e-6)
+    for name in ("beta", "capacity", "learning_rate"):
+        assert Step(vae, X[:9], labels(vae, 9)).variables[name] == pytest.approx(record[name], rel=1e-12)
     assert (vae.network_.get_parameters() == before).all()
 
 
@@ -64,6 +70,38 @@ def test_every_gradient_is_judged_but_those_of_no_loss(form):
     without = {name for name in gradients if name == "dh" or name.startswith("encoder")}
     assert judged == (gradients - without if form.get("objective") in ("stl", "dreg") else gradients)
     assert all(error < 1e-7 for error in found.values() if error is not None)
+
+
+@pytest.mark.parametrize(
+    ("form", "changed"),
+    (
+        ({"objective": "iwae", "n_samples": 3}, ("weigh", "dout")),
+        ({"binarize": "dynamic"}, ("binarize", "x")),
+        ({"likelihood": "gaussian", "missing": "ignore"}, ("observe", "x")),
+    ),
+    ids=str,
+)
+def test_what_is_changed_in_place_is_shown_where_it_changes(form, changed):
+    X_ = X / 255
+    X_[0, :3] = np.nan if "missing" in form else 0
+    step = Step(VAE(**SMALL | form).fit(X_), X_[:5])
+    seen = step.look()[1]
+    assert {one.number for one in seen} == set(range(1, len(step.program)))  # all but the optimizer's
+    arrays = [(one.call.kernel, one.array) for one in seen]
+    assert changed in arrays and all(np.isfinite(one.values).all() for one in seen[1:])
+    douts = [one.error for one in seen if one.array == "dout"]
+    assert douts[-1] < 1e-7 and not any(douts[:-1])  # only what is whole is judged
+
+
+def test_schedules_go_on_within_an_epoch_and_stay_where_the_last_one_left_them():
+    warm = {"kl_warmup": 3, "schedule": "cosine", "epochs": 3}
+    vae = fitted(warm)
+    wanted = {name: vae.history_[-1][name] for name in ("beta", "learning_rate")}
+    assert wanted.items() <= Step(vae, X[:4]).variables.items()
+    part = fitted(warm, callbacks=[lambda vae, record: record["epoch"] == 2 and vae.stop("enough")])
+    assert Step(part, X[:4]).variables["beta"] == pytest.approx(2 / 3)  # where the third epoch begins
+    part.trainer_.begun = np.zeros((3, 5))  # of the six steps of an epoch
+    assert Step(part, X[:4]).variables["beta"] == pytest.approx((2 + 3 / 6) / 3)
 
 
 def test_a_wrong_gradient_shows_where_it_arises_and_in_all_that_follows(monkeypatch):
@@ -124,7 +162,10 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert main(["inspect", "run", "-n", "4", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     vae = VAE.load("run/checkpoint.npz")
-    assert told["step"] == vae.trainer_.step + 1 and told["rows"] == 4 and 0 < told["learning_rate"] < 1e-3
+    assert (
+        told["step"] == vae.trainer_.step + 1 and told["rows"] == 4 and told["model"] == str(Path("run/checkpoint.npz"))
+    )
+    assert told["learning_rate"] == vae.history_[-1]["learning_rate"]
     assert {row["book"].split(":")[0] for row in told["calls"]} == {"reference.py", "philox.py"}
     first = next(row for row in told["calls"] if row["array"] == "encoder.0.y")
     code = reference.dense_forward.__code__
@@ -138,6 +179,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     )
     assert next(line for line in lines if line.startswith("      z ")).endswith("0.0e+00")
     assert not next(line for line in lines if line.startswith("      dz ")).endswith("0.0e+00")
-    for setting in ("decoder.0.W[1, 7]", "decoder.0.W[1, 7]=x"):
+    assert main(["inspect", "run", "-n", "4", "--set", "decoder.0.W[1, 7]=2", "--set", "decoder.0.b[0]=-1"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+    assert main(["inspect", "run/model.npz", "-n", "4"]) == 0  # the model as it is, whatever lies beside it
+    out = capsys.readouterr().out
+    assert "of run/model.npz on 4 rows" in out and "no moments of the optimizer: they begin at 0" in out
+    for setting in ("decoder.0.W[1, 7]", "decoder.0.W[1, 7]=x", "decoder.0.W[1, 7]=nan"):
         assert main(["inspect", "run", "--set", setting]) == 1
         assert f"--set {setting} is no setting; write one as 'decoder.0.W[1, 7]=0.5'" in capsys.readouterr().err

@@ -157,7 +157,12 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     which_data(inspect)
     inspect.add_argument("-n", "--n", type=int, default=8, help="how many rows, from the first on (default: 8)")
     inspect.add_argument(
-        "--set", nargs="+", default=[], metavar="ENTRY=VALUE", help="and what moves if these weights do"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ENTRY=VALUE",
+        help="and what moves if these weights do",
     )
     as_json(inspect)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,10 @@ def inspect(options: argparse.Namespace) -> int:
     require_count("n", options.n)
     run = open_run(options.model)
     part = pick(run, run.dataset(options.data), options.split, own=options.data is None).first(options.n)
-    kept = run.folder and current(run.folder, CHECKPOINT)  # where training goes on, with the optimizer's moments
-    step = Step(
-        VAE.load(kept) if kept and kept.is_file() else run.vae,
-        np.asarray(part.data[part.rows]),
-        None if part.told is None else part.told[part.rows],
-    )
+    vae, path = run.vae, Path(options.model)
+    if path.is_dir() and (kept := current(path, CHECKPOINT)).is_file():  # where training goes on
+        vae, path = VAE.load(kept), path / CHECKPOINT
+    step = Step(vae, part.data, part.told, part.rows)
     change = dict(map(_setting, [step] * len(options.set), options.set))
     loss, seen, moved = step.look()
     other, changed, moved_then = step.look(change, check=False) if change else (loss, seen, moved)
@@ -38,24 +38,20 @@ def inspect(options: argparse.Namespace) -> int:
         row["moved"] = (
             float(np.linalg.norm(then.values - one.values) / (np.linalg.norm(one.values) or 1.0)) if change else None
         )
-    settings = {name: value for name, value in step.variables.items() if name not in ("step", "update")}
-    told: dict[str, Any] = {
-        "loss": loss,
-        "step": step.variables["step"],
-        **settings,
-        "rows": len(part.rows),
-        "calls": rows,
-    }
-    told["parameters"] = [asdict(one) for one in moved_then]
+    settings = {name: step.variables[name] for name in ("beta", "capacity", "learning_rate")}
+    told: dict[str, Any] = {"model": str(path), "step": step.variables["step"], "loss": loss, **settings}
+    told |= {"rows": len(part.rows), "calls": rows, "parameters": [asdict(one) for one in moved_then]}
     if change:
         told |= {"changed": options.set, "loss_then": other}
     if options.json:
         print(json_text(told))
         return 0
-    print(
-        f"step {told['step']:,} on {len(part.rows):,} rows, in float64: "
-        + ", ".join(f"{n} {v:g}" for n, v in settings.items())
-    )
+    if not step.objective.capacity:
+        del settings["capacity"]
+    schedules = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+    print(f"step {told['step']:,} of {path} on {len(part.rows):,} rows, in float64: {schedules}")
+    if step.fresh:
+        print("this file holds no moments of the optimizer: they begin at 0")
     last = "error" if not change else "moved"
     print(f"\n  {'':3} {'array':16} {'shape':>12} {'mean':>10} {'spread':>10} {'norm':>10} {'zeros':>6} {last:>8}")
     for number, group in groupby(zip(rows, seen, strict=True), lambda pair: pair[0]["number"]):
@@ -78,7 +74,7 @@ def inspect(options: argparse.Namespace) -> int:
 def _setting(step: Step, text: str) -> tuple[tuple[str, tuple[int, ...]], float]:
     entry, equals, value = text.partition("=")
     try:
-        if equals:
+        if equals and math.isfinite(float(value)):
             return step.entry(entry), float(value)
     except ValueError as error:
         if "float" not in str(error):

@@ -8,14 +8,14 @@ they need, so that they can say what is missing.
 The training step is data: a program, a list of `Call`s over named arrays. Without hidden layers it is, once x and the
 noise (eps, also called noise) are there,
 
-    dense_forward     h h  <-  x encoder.0.W encoder.0.b;  identity
+    dense_forward     h  <-  x encoder.0.W encoder.0.b;  identity
     sample_forward    z kl  <-  h eps
-    dense_forward     out out  <-  z decoder.0.W decoder.0.b;  identity
+    dense_forward     out  <-  z decoder.0.W decoder.0.b;  identity
     bernoulli_loss    dout nll  <-  out x weight
     kl_loss           kl_mean dkl_mean  <-  kl weight;  beta 0.0 0.0
-    dense_backward    dz decoder.0.dW decoder.0.db dout  <-  z out out decoder.0.W;  identity
+    dense_backward    dz decoder.0.dW decoder.0.db dout  <-  z out decoder.0.W;  identity
     sample_backward   dh  <-  dz h eps dkl_mean weight
-    dense_backward    None encoder.0.dW encoder.0.db dh  <-  x h h encoder.0.W;  identity
+    dense_backward    encoder.0.dW encoder.0.db dh  <-  x h encoder.0.W;  identity
     clip_global_norm  norm g  <-  ;  inf
     adam_step         p m v  <-  g;  learning_rate 0.9 0.999 1e-08 update 0.0
 
@@ -53,10 +53,11 @@ class Call:
     scalars: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
-        """As above: what it writes or changes  <-  what it reads;  scalars."""
-        sides: tuple[list[str], list[str]] = [], []
+        """As above: what it writes or changes  <-  what it reads;  scalars. An array that it gets twice stands once."""
+        sides: tuple[dict[str, None], dict[str, None]] = {}, {}
         for name, array in zip(self.arrays, TABLE[self.kernel].arrays, strict=True):
-            sides[not (array.written or array.changed)].append(str(name))
+            if name is not None:
+                sides[not (array.written or array.changed)][name] = None
         scalars = [str(s.name if isinstance(s, Var) else s) for s in self.scalars]
         return f"{self.kernel:16}  {'  <-  '.join(map(' '.join, sides))}{';  ' * bool(scalars)}{' '.join(scalars)}"
 
