@@ -106,6 +106,8 @@ TESTS = {
     "fitted.py": "test_estimator test_scores test_samples test_columns test_finite",
     "conventions.py": "test_sklearn",
     "app/results.py": "app/test_results",
+    "figures/panels.py": "figures/test_panels",
+    "figures/grids.py": "figures/test_panels",
     "app/writing.py": "app/test_results",
     "explorer/contents.py": "test_explorer",
     "explorer/page.py": "test_explorer",
@@ -119,6 +121,8 @@ PICKED_ONLY = (
     "data/pictures.py",
     "conventions.py",
     "app/results.py",
+    "figures/panels.py",
+    "figures/grids.py",
     "app/writing.py",
     "app/evaluate.py",
     GRADE,
@@ -399,6 +403,10 @@ MUTATIONS = [
     mutation("an estimator of no loss is drawn as its slope", "explorer/steps.py", ("None if gradient.error is None else ", "")),
     mutation("a page's points are of other rows", "explorer/contents.py", ('"row": chosen.astype', '"row": np.sort(chosen).astype')),
     mutation("results without the number of their row", "app/writing.py", ('else {"row": rows}', "else {}")),
+    mutation("an ellipse of half its sigma", "figures/panels.py", ("2 * sigmas * sigma.T", "sigmas * sigma.T")),
+    mutation("a hole is wherever the prior is denser", "figures/panels.py", ("(q < p / 10)", "(q < p)")),
+    mutation("latents are named as training ended, not as it was kept", "figures/panels.py", ('if record.get("kept")] or [-1]', "if False] or [-1]")),
+    mutation("the median rows are the next best", "figures/grids.py", ("(len(score) - each) // 2", "each")),
 ]  # fmt: skip
 
 

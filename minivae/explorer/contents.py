@@ -15,7 +15,8 @@ from minivae.data.schema import Schema
 from minivae.evaluation import inference, samples
 from minivae.evaluation.measures import spaced
 from minivae.explorer.steps import step_of
-from minivae.figures.layout import CLASSES, COLOURS, is_image, label_codes
+from minivae.figures.checks import is_image
+from minivae.figures.layout import CLASSES, COLOURS, label_codes
 from minivae.kernels import load
 from minivae.likelihoods import COUNTS
 from minivae.network import Network

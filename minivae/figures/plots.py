@@ -1,133 +1,81 @@
 """Figures: loss curves, the latent space, and what the decoder makes of it.
 
-Pure functions from arrays to a matplotlib Figure. Rows that are not images (image_shape is None, or neither (H, W) nor
-(H, W, 1 or 3)) are drawn as lines over their columns. Grey images within [0, 1] are shown on that range, other grey ones
-from the least to the largest value in the figure; colours are clipped to [0, 1].
+Pure functions from arrays to a matplotlib Figure, each made of functions that draw in an Axes of yours: `plots.panels`.
+Rows that are not images (image_shape is None, or neither (H, W) nor (H, W, 1 or 3)) are drawn as lines over their columns.
+`rows` is a note that says which rows they are, `told` one of what the decoder is given beside z.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from minivae.figures.layout import (
-    CLASSES,
-    COLOURS,
-    FAINT,
-    INK,
-    LABEL,
-    LINE,
-    TICK,
-    WIDTH,
-    Decode,
-    Shape,
-    add_title,
-    as_rows,
-    cut_start,
-    decode_all,
-    drawn,
-    image_grid,
-    is_image,
-    label_codes,
-    latent_columns,
-    new_figure,
-    require,
-    short_number,
-    style,
-)
+from minivae.figures import layout, panels
+from minivae.figures.checks import Decode, Dims, History, Shape, as_rows, is_image, latent_columns, require, same_shape
+from minivae.figures.grids import Layers, Texts, fitted, image_grid
+from minivae.figures.layout import WIDTH, Axes, Figure, add_title, drawn, new_figure, short_number, style
 from minivae.storage.durable import write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+MOST = 12  # columns of a table in one figure
 
 
 @drawn
-def loss_curves(history: Sequence[dict[str, Any]]) -> Figure:
-    """Loss, reconstruction and KL over the epochs in nats per example, for training and every held-out part.
-
-    history: the records of Trainer.history; a part called "val" is found by its key val_loss. Where beta varies, it is
-    drawn beside the KL, and a dotted line stands at the epoch that was kept. A start so high that it would flatten the
-    rest is cut off, and its value written instead.
-    """
+def loss_curves(history: History) -> Figure:
+    """Loss, reconstruction and KL over the epochs in nats per example (panels.curve); beta beside the KL where it varies."""
     figure = new_figure(WIDTH, 400)
-    from matplotlib.ticker import MaxNLocator
-
-    require(len(history) > 0, "history has no records; train for at least one epoch")
-    epochs = [record["epoch"] for record in history]
-    kept = next((record["epoch"] for record in reversed(history) if record.get("kept")), None)
-    parts = dict.fromkeys(key.removesuffix("loss") for record in history for key in record if key.endswith("loss"))
-    grid = figure.add_gridspec(2, 2, left=0.085, right=0.93, bottom=0.13, top=0.79, wspace=0.2, hspace=0.3)
+    grid = figure.add_gridspec(2, 2, left=0.085, right=0.93, bottom=0.13, top=0.79, wspace=0.2, hspace=0.36)
+    places = {"loss": grid[:, 0], "recon": grid[0, 1], "kl": grid[1, 1]}
+    loss, recon, kl = (panels.curve(figure.add_subplot(place), history, name) for name, place in places.items())
     samples = dict.fromkeys(str(record.get("n_samples", 1)) for record in history)
     what = "reconstruction + beta KL" if [*samples] == ["1"] else f"the bound of K = {', '.join(samples)} samples"
-    panels = (
-        ("loss", grid[:, 0], f"loss: {what}"),
-        ("recon", grid[0, 1], "reconstruction, -log p(x|z)"),
-        ("kl", grid[1, 1], "KL( q(z|x) || p(z) )"),
-    )
-    for quantity, place, title in panels:
-        axes = style(figure.add_subplot(place), "" if quantity == "recon" else "epoch")
-        axes.tick_params(labelbottom=quantity != "recon")  # the KL panel below has the same epochs
-        axes.set_title(title, loc="left", fontsize=LABEL, color=INK)
-        curves = np.array([[record.get(part + quantity, np.nan) for record in history] for part in parts], float)
-        for part, curve, colour in zip(parts, curves, COLOURS, strict=False):
-            name = f"{part[:-1]}, after the epoch" if part else "train, mean over the epoch"
-            axes.plot(epochs, curve, color=colour, lw=1.6, marker="o", ms=3 if len(epochs) < 25 else 0, label=name)
-        cut_start(axes, curves)
-        if kept is not None:
-            axes.axvline(kept, color=FAINT, lw=1, ls=":", label="_kept")
-        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    loss.set_title(f"loss: {what}")
+    recon.set(title="reconstruction, -log p(x|z)", xlabel="")  # the KL panel below has the same epochs
+    recon.tick_params(labelbottom=False)
+    kl.set_title("KL( q(z|x) || p(z) )")
     beta = np.array([record["beta"] for record in history], float)
     if np.ptp(beta) > 0:
-        twin = style(axes.twinx(), "", "beta (dashed)")
-        twin.plot(epochs, beta, color=FAINT, lw=1.2, ls=(0, (4, 2)))
+        twin = style(kl.twinx(), "", "beta (dashed)")
+        twin.plot([record["epoch"] for record in history], beta, color=layout.FAINT, lw=1.2, ls=layout.DASHES)
         twin.set_ylim(0, 1.5 * beta.max())
         twin.set_yticks([0, beta.max()], ["0", short_number(beta.max())])
-    lines = [line for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")]
-    look: dict[str, Any] = {"frameon": False, "fontsize": TICK, "labelcolor": INK}
-    figure.legend(handles=lines, loc="upper right", ncols=3, **look)
-    note = "nats per example" + ("" if kept is None else f"; the model is of epoch {kept}, the dotted line")
+    figure.legend(handles=[line for line in loss.lines if line.get_label() != "_kept"], loc="upper right", ncols=3)
+    kept = [record["epoch"] for record in history if record.get("kept")]
+    note = "nats per example" + (f"; the model is of epoch {kept[-1]}, the dotted line" if kept else "")
     return add_title(figure, "Training", 0.085 * WIDTH, note)
 
 
 @drawn
-def kl_per_dimension(kl: Any, active: Any, rows: str = "") -> Figure:
-    """The mean KL [Z] of each latent dimension over some rows in nats, largest first; coloured where active [Z]."""
+def kl_per_dimension(kl: Any, active: Any, rows: str = "", history: History = ()) -> Figure:
+    """The mean KL [Z] of each latent dimension over some rows (panels.kl_bars); with a history also panels.kl_over_time."""
     kl, active = np.asarray(kl, float), np.asarray(active, bool)
-    require(kl.ndim == 1 and kl.size > 0, f"kl has shape {kl.shape}; pass one number for each latent dimension")
-    require(kl.shape == active.shape, f"kl has shape {kl.shape} and active {active.shape}; make them the same")
-    order, every = np.argsort(-kl, kind="stable"), math.ceil(kl.size / 25)
-    note = f"{rows}; mean KL " if rows else "mean KL "
-    note += f"{short_number(kl.sum())} nats\nactive: variance of the posterior mean above 0.01"
-    width = min(max(520, 120 + 30 * kl.size), WIDTH)
-    figure = new_figure(width, 320)
-    axes = figure.add_axes((70 / width, 0.19, 1 - 95 / width, 0.6))
-    style(axes, "latent dimension, largest KL first", "nats per example")
-    axes.bar(np.arange(kl.size), kl[order], width=0.75, color=[COLOURS[0] if on else LINE for on in active[order]])
-    axes.set_xlim(-0.7, max(kl.size, 6) - 0.3)
-    axes.set_xticks(range(0, kl.size, every), [f"z{j + 1}" for j in order[::every]])
-    return add_title(figure, f"Active latent dimensions: {active.sum()} of {kl.size}", 70, note)
+    bars = min(max(430, 100 + 30 * kl.size), WIDTH - 330 if history else WIDTH)
+    width = bars + 430 if history else max(bars, 520)
+    figure = new_figure(width, 330)
+    panels.kl_bars(figure.add_axes((70 / width, 0.17, (bars - 95) / width, 0.55)), kl, active)
+    if history:
+        axes = panels.kl_over_time(figure.add_axes(((bars + 55) / width, 0.17, 280 / width, 0.55)), history)
+        axes.set(title="in training, mean over the epoch", ylabel="")
+    note = f"{rows}; mean KL {short_number(kl.sum())} nats\nactive: variance of the posterior mean above 0.01"
+    return add_title(figure, f"Active latent dimensions: {active.sum()} of {kl.size}", 70, note.removeprefix("; "))
 
 
 @drawn
 def reconstructions(x: Any, x_hat: Any, image_shape: Shape, rows: str = "") -> Figure:
     """Originals x [n, D] above their reconstructions x_hat [n, D] in pairs of rows, or as lines in one cell.
 
-    The first 30 images, or 12 lines, are drawn; where that is not all, the title and the figure's label say so. rows, here
-    and below: a note that says which rows they are.
+    The first 30 images, or 12 lines, are drawn; where that is not all, the title and the figure's label say so.
     """
-    x, x_hat = as_rows(x, "x"), as_rows(x_hat, "x_hat")
-    require(x.shape == x_hat.shape, f"x has shape {x.shape} and x_hat {x_hat.shape}; pass reconstructions of x")
+    x, x_hat = same_shape("pass reconstructions of x", x=x, x_hat=x_hat)
     return pairs({"original": x, "reconstruction": x_hat}, image_shape, "Originals and reconstructions", rows)
 
 
 @drawn
-def pairs(named: dict[str, np.ndarray], image_shape: Shape, title: str, rows: str = "") -> Figure:
+def pairs(named: Layers, image_shape: Shape, title: str, rows: str = "") -> Figure:
     """Rows [n, D] above those that belong to them, by their names, as `reconstructions`."""
     n, (columns, most) = len(next(iter(named.values()))), (10, 30) if is_image(image_shape) else (4, 12)
     layers, cut = {name: x[:most] for name, x in named.items()}, f", the first {most} of {n}" if most < n else ""
@@ -137,26 +85,29 @@ def pairs(named: dict[str, np.ndarray], image_shape: Shape, title: str, rows: st
 
 
 @drawn
-def samples(
-    images: Any, image_shape: Shape, columns: int | None = None, note: str = "", x_names: Sequence[str] = ()
-) -> Figure:
+def by_score(x: Any, x_hat: Any, score: Any, image_shape: Shape, rows: str = "", each: int = 0) -> Figure:
+    """Originals [n, D] with their reconstructions, the best, the median and the worst by score [n]: panels.by_score."""
+    axes = new_figure(1, 1).add_subplot()
+    panels.by_score(axes, x, x_hat, score, image_shape, each)
+    note = f"{rows}; ELBO in nats below each pair".removeprefix("; ")
+    return fitted(axes, "Reconstructions by score: best, median and worst", note)
+
+
+@drawn
+def samples(images: Any, image_shape: Shape, columns: int | None = None, note: str = "", x_names: Texts = ()) -> Figure:
     """A grid of images [n, D], such as decoded draws from the prior, row by row; of other rows, the first 36.
 
     x_names: what stands under each column of the grid.
     """
     images = as_rows(images, "images")
     require(columns is None or columns > 0, f"columns must be at least 1, not {columns}")
-    shown = images if is_image(image_shape) else images[:36]
-    title = "1 sample" if len(images) == 1 else f"{len(images)} samples"
-    title += f", the first {len(shown)}" if len(shown) < len(images) else ""
+    n, shown = len(images), images if is_image(image_shape) else images[:36]
+    cut = f", the first {len(shown)}" if len(shown) < n else ""
     columns = min(columns or math.ceil(len(shown) ** 0.5), len(shown))
-    figure = image_grid({"": shown}, image_shape, columns, title, note, list(enumerate(x_names)))
-    figure.set_label(_cut(images, len(shown))[2:])
+    title = ("1 sample" if n == 1 else f"{n} samples") + cut
+    figure = image_grid({"": shown}, image_shape, columns, title, note, x_ticks=[*enumerate(x_names)])
+    figure.set_label(f"{cut[2:]} of {n}" if cut else "")
     return figure
-
-
-def _cut(rows: np.ndarray, shown: int) -> str:
-    return f", the first {shown} of {len(rows)}" if shown < len(rows) else ""
 
 
 @drawn
@@ -164,8 +115,7 @@ def manifold(decode: Decode, image_shape: Shape, latent_dim: int = 2, size: int 
     """The decoder's means over the plane of z1 and z2, on quantiles of the prior: equal cells hold equal probability.
 
     Cell i of an axis lies at the (i + 1/2) / size quantile of N(0, 1); z1 grows to the right and z2 upwards. Further
-    latents are 0, and one latent gives one row. For rows that are not images, size is at most 8. told, here and below: a
-    note of what the decoder is given beside z.
+    latents are 0, and one latent gives one row. For rows that are not images, size is at most 8.
     """
     require(min(size, latent_dim) > 0, f"size and latent_dim must be at least 1, not {size} and {latent_dim}")
     size, plane = size if is_image(image_shape) else min(size, 8), latent_dim > 1
@@ -177,8 +127,8 @@ def manifold(decode: Decode, image_shape: Shape, latent_dim: int = 2, size: int 
     x_ticks = [(i, short_number(round(quantiles[i], 2))) for i in places]
     y_ticks = [(size - 1 - i, text) for i, text in x_ticks if plane]
     note = "decoder means at quantiles of the prior" + (", other latents 0" if latent_dim > 2 else "") + told
-    layers, labels = {"": decode_all(decode, z)}, ("z1", "z2" if plane else "")
-    return image_grid(layers, image_shape, size, "Latent manifold", note, x_ticks, y_ticks, labels, gap=1)
+    labels = "z1", "z2" if plane else ""
+    return _decoded(decode, z, image_shape, "Latent manifold", note, x_ticks, y_ticks, labels, gap=1)
 
 
 @drawn
@@ -203,8 +153,7 @@ def traversals(
     note = (f"{most}; the others at their mean over {rows}" if mu.shape[1] > 1 else "decoder means") + told
     x_ticks = [(i, short_number(values[i])) for i in range(0, steps, math.ceil(steps / 15))]
     y_ticks, labels = [(row, f"z{j + 1}") for row, j in enumerate(chosen)], ("standard deviations of the prior", "")
-    layers = {"": decode_all(decode, z)}
-    return image_grid(layers, image_shape, steps, "Latent traversals", note, x_ticks, y_ticks, labels)
+    return _decoded(decode, z, image_shape, "Latent traversals", note, x_ticks, y_ticks, labels)
 
 
 @drawn
@@ -216,53 +165,81 @@ def interpolations(
     Linear, not spherical: ends are usually posterior means, and no point between them is less probable under the prior
     than the worse end. The spherical path of White (2016) is for independent draws from a prior of many dimensions.
     """
-    start, end = as_rows(z_start, "z_start"), as_rows(z_end, "z_end")
-    require(start.shape == end.shape, f"z_start has shape {start.shape} and z_end {end.shape}; make them the same")
+    start, end = same_shape(z_start=z_start, z_end=z_end)
     require(steps > 1, f"steps must be at least 2, the two ends, not {steps}")
     t = np.linspace(0, 1, steps)[:, None]
-    layers = {"": decode_all(decode, (1 - t) * start[:, None] + t * end[:, None])}
-    note, x_ticks = "decoder means on straight lines in latent space", [(0, "start"), (steps - 1, "end")]
-    note += (f" between {rows}" if rows else "") + told
-    return image_grid(layers, image_shape, steps, "Linear interpolations", note, x_ticks)
+    z, ticks = (1 - t) * start[:, None] + t * end[:, None], [(0, "start"), (steps - 1, "end")]
+    note = "decoder means on straight lines in latent space" + (f" between {rows}" if rows else "") + told
+    return _decoded(decode, z, image_shape, "Linear interpolations", note, ticks)
+
+
+def _decoded(
+    decode: Decode, z: np.ndarray, image_shape: Shape, title: str, note: str, *ticks: Any, gap: int = 2
+) -> Figure:
+    """The decoder's means at z [rows, columns, Z], as they lie there."""
+    points = z.reshape(-1, z.shape[-1])
+    n, means = len(points), as_rows(decode(points), "the result of decode")
+    require(len(means) == n, f"decode returned {len(means)} rows for {n} latent points; return one for each")
+    return image_grid({"": means}, image_shape, z.shape[1], title, note, gap, *ticks)
 
 
 @drawn
 def latent_scatter(
-    mu: Any, labels: Any = None, title: str = "Latent space", dims: tuple[int, int] = (0, 1), rows: str = ""
+    mu: Any, labels: Any = None, title: str = "Latent space", dims: Dims = (0, 1), rows: str = ""
 ) -> Figure:
-    """Posterior means mu [n, Z] in two latent dimensions, coloured by labels [n] where given.
-
-    dims: which two columns of mu, from 0. Up to 12 classes get a legend; more classes, or continuous labels, a colour
-    bar. With one latent dimension, the vertical axis is the place of the example in mu.
-    """
+    """Posterior means mu [n, Z] in two latent dimensions, coloured by labels [n] where given: panels.scatter."""
     mu, width = as_rows(mu, "mu"), 680 if labels is None else WIDTH
-    flat = mu.shape[1] == 1
-    first, second = latent_columns((0, 0) if flat else dims, mu)
     figure = new_figure(width, 600)
-    axes = figure.add_axes((75 / width, 0.1, 570 / width, 0.78))
-    style(axes, f"z{first + 1} (posterior mean)", "example" if flat else f"z{second + 1} (posterior mean)")
-    x, y, size = mu[:, first], np.arange(len(mu)) if flat else mu[:, second], float(np.clip(15000 / len(mu), 5, 24))
-    codes, names = (np.zeros(len(mu), int), [""]) if labels is None else label_codes(labels, len(mu))
-    if 0 < len(names) <= len(CLASSES):
-        axes.scatter(x, y, s=size, linewidths=0, alpha=0.85, color=np.array(CLASSES)[codes])
-        for name, colour in zip(names if labels is not None else (), CLASSES, strict=False):
-            axes.plot([], [], ls="", marker="o", ms=6, color=colour, label=f"class {name}")
-        if labels is not None:
-            look: dict[str, Any] = {"frameon": False, "fontsize": LABEL, "labelcolor": INK}
-            legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), **look)
-            for text, name in zip(legend.get_texts(), names, strict=True):
-                text.set_text(name)  # matplotlib's legend leaves out what begins with an underscore
-    else:
-        points = axes.scatter(x, y, s=size, linewidths=0, c=codes, cmap="viridis")
-        bar = figure.colorbar(points, cax=figure.add_axes((670 / width, 0.1, 16 / width, 0.78)))
-        bar.ax.tick_params(labelsize=TICK, colors=INK)
-        if names:
-            places = range(0, len(names), math.ceil(len(names) / 15))
-            bar.set_ticks(list(places), labels=[names[i] for i in places])
-    if not flat:
-        axes.set_aspect("equal", adjustable="datalim")
-    which = f"; latents {first + 1} and {second + 1} of {mu.shape[1]}" if mu.shape[1] > 2 else ""
-    return add_title(figure, title, 75, (rows or f"{len(mu):,} examples") + which)
+    panels.scatter(figure.add_axes((75 / width, 0.1, 570 / width, 0.78)), mu, labels, dims)
+    return add_title(figure, title, 75, _which(rows, mu, dims))
+
+
+@drawn
+def posterior(mu: Any, logvar: Any, labels: Any = None, dims: Dims = (0, 1), rows: str = "", few: int = 60) -> Figure:
+    """q(z|x) of a few of the rows of mu, logvar [n, Z] (panels.ellipses), and its mean over all (panels.aggregate)."""
+    mu, figure = as_rows(mu, "mu"), new_figure(1060, 560)
+    left, right = (figure.add_axes((x / 1060, 55 / 560, 395 / 1060, 395 / 560)) for x in (60, 650))
+    panels.ellipses(left, mu, logvar, labels, dims, few)
+    left.set_title(f"q(z|x) of {min(few, len(mu))} rows, to 1 and 2 sigma")
+    panels.aggregate(right, mu, logvar, dims)
+    return add_title(figure, "Posterior of single rows, and of all against the prior", 60, _which(rows, mu, dims))
+
+
+def _which(rows: str, mu: np.ndarray, dims: Dims) -> str:
+    latents = f"; latents {dims[0] + 1} and {dims[1] + 1} of {mu.shape[1]}" if mu.shape[1] > 2 else ""
+    return (rows or f"{len(mu):,} examples") + latents
+
+
+@drawn
+def parity(x: Any, x_hat: Any, names: Texts, rows: str = "") -> Figure:
+    """Reconstructions x_hat [n, D] over originals x [n, D], column by column: panels.parity."""
+    x, x_hat = same_shape("pass reconstructions of x", x=x, x_hat=x_hat)
+    return _by_column(panels.parity, x, x_hat, names, "Originals (across) and reconstructions (up)", rows)
+
+
+@drawn
+def histograms(x: Any, drawn: Any, names: Texts, rows: str = "") -> Figure:
+    """Data x [n, D] and samples drawn [m, D], column by column: panels.histogram."""
+    x, drawn = as_rows(x, "x"), as_rows(drawn, "drawn")
+    require(x.shape[1] == drawn.shape[1], f"x has {x.shape[1]} columns and drawn {drawn.shape[1]}; make them the same")
+    return _by_column(panels.histogram, x, drawn, names, f"{len(drawn):,} samples (line) and the data (grey)", rows)
+
+
+def _by_column(draw: Callable[..., Axes], a: Any, b: Any, names: Texts, title: str, rows: str) -> Figure:
+    columns = a.shape[1]
+    require(len(names) == columns, f"there are {len(names)} names for {columns} columns; pass one for each")
+    n = min(columns, MOST)
+    across = min(n, 4)
+    down = math.ceil(n / across)
+    width, height = max(235 * across, 640), 62 + 190 * down
+    figure = new_figure(width, height)
+    for j, name in enumerate(names[:n]):
+        left, bottom = (j % across + 0.25) / across, (190 * (down - 1 - j // across) + 32) / height
+        axes = draw(figure.add_axes((left, bottom, 0.68 / across, 120 / height)), a[:, j], b[:, j])
+        axes.set_title(name if len(name) <= 22 else f"{name[:19]}...", fontsize=layout.TICK)
+        axes.locator_params(nbins=4)
+    note = f"{rows}; the first {n} of {columns} columns".removeprefix("; ") if n < columns else rows
+    return add_title(figure, title, 0.25 * width / across, note)
 
 
 @drawn

@@ -23,7 +23,8 @@ from minivae.progress import say
 from minivae.storage.durable import TEMPORARY, sync_folder
 
 MODEL, CHECKPOINT, HISTORY, CONFIG, FIGURES = "model.npz", "checkpoint.npz", "history.csv", "config.json", "figures"
-FIGURE_NAMES = ("loss", "reconstructions", "samples", "kl", "latent", "manifold", "traversals", "interpolations")
+_ON_A_PLANE = ("latent", "posterior", "manifold")
+FIGURE_NAMES = ("loss", "reconstructions", "samples", "scores", "kl", *_ON_A_PLANE, "traversals", "interpolations")
 FILES = (MODEL, CHECKPOINT, HISTORY, CONFIG, *(f"{FIGURES}/{name}.png" for name in FIGURE_NAMES))
 LOCK, NEW, DONE, MOVING = ".lock", ".new", ".done", ".moving"
 

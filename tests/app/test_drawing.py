@@ -74,6 +74,9 @@ def test_kl_is_of_the_kept_parameters_and_agrees_with_evaluate(binarize, tmp_pat
         text.startswith("90 training and validation examples") for text in shown(found["latent"])
     )  # 27 points would say little
     assert f"nats per example; the model is of epoch {kept}, the dotted line" in shown(found["loss"])
+    lines = {line.get_label(): line.get_ydata() for line in found["kl"].axes[1].lines}
+    most = int(np.argmax(history[kept - 1]["kl_per_dim"]))
+    assert lines[f"z{most + 1}"].tolist() == [record["kl_per_dim"][most] for record in history]
 
 
 def test_a_conditional_model_says_what_it_is_told(tmp_path, monkeypatch):
@@ -104,6 +107,13 @@ def test_more_rows_than_are_drawn(tmp_path, monkeypatch):
     run = open_run("run")
     mu = inference.posterior(run.vae.network_, run.vae.examples(np.load("many.npy")), np.float64)[0]
     np.testing.assert_array_equal(found["latent"].axes[0].collections[0].get_offsets(), mu[:5000])
+    some = np.linspace(0, 4999, 60).round().astype(int)
+    np.testing.assert_array_equal(found["posterior"].axes[0].collections[0].get_offsets(), mu[some])
+    assert "the first 5,000 of 6,000 training examples" in shown(found["posterior"])
+    elbo = np.sort(run.vae.score_samples(np.load("many.npy")[:1000]).astype(float))[::-1]
+    told = [float(text.get_text().replace(MINUS, "-")) for text in found["scores"].axes[0].texts]
+    np.testing.assert_allclose(told, elbo[[*range(4), *range(498, 502), *range(996, 1000)]], atol=0.06)
+    assert any("the first 1,000 of 6,000 training examples; ELBO" in text for text in shown(found["scores"]))
 
 
 def table(columns, rng):

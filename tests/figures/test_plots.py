@@ -14,8 +14,8 @@ import pytest
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'minivae[plot]'")
 
+from minivae.figures import grids, plots  # noqa: E402
 from minivae.figures import layout as plot_layout  # noqa: E402
-from minivae.figures import plots, tables  # noqa: E402
 
 MINUS = "\N{MINUS SIGN}"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -169,7 +169,8 @@ def test_the_kept_epoch_is_marked_and_told():
     history = [record | {"kept": record["epoch"] in (2, 5)} for record in make_history()]
     figure = plots.loss_curves(history)
     for axes in figure.axes:
-        assert list(axes.lines[2].get_xdata()) == [5, 5]
+        (line,) = (line for line in axes.lines if line.get_label() == "_kept")
+        assert list(line.get_xdata()) == [5, 5]
     assert "nats per example; the model is of epoch 5, the dotted line" in texts(figure)
     assert len(figure.legends[0].get_texts()) == 2
 
@@ -194,14 +195,17 @@ def test_samples_put_image_k_in_its_place():
 
 def test_tile_takes_the_layers_in_turn():
     layers = np.arange(2 * 3 * 2 * 2, dtype=float).reshape(2, 3, 2, 2, 1)
-    tiled = plot_layout.tile_cells(layers, 2, 1)[..., 0]
+    tiled = grids.tile_cells(layers, 2, 1)[..., 0]
     assert tiled.shape == (4 * 3 - 1, 2 * 3 - 1)
     for layer, k in itertools.product(range(2), range(3)):
         top, left = (k // 2 * 2 + layer) * 3, k % 2 * 3
         np.testing.assert_array_equal(tiled[top : top + 2, left : left + 2], layers[layer, k, ..., 0])
     assert np.isnan(tiled[2]).all() and np.isnan(tiled[:, 2]).all() and np.isnan(tiled[6:, 3:]).all()
+    np.testing.assert_array_equal(grids.tile_cells(layers[:1, :2], 2, 0)[..., 0], np.hstack(layers[0, :2, ..., 0]))
+    apart = grids.tile_cells(layers, 2, 1, 3)[..., 0]
+    assert apart.shape == (2 * 9 - 1, 2 * 3 - 1) and np.isnan(apart[5:9]).all()
     np.testing.assert_array_equal(
-        plot_layout.tile_cells(layers[:1, :2], 2, 0)[..., 0], np.hstack(layers[0, :2, ..., 0])
+        apart[[*range(6), *range(9, 15)]], np.pad(tiled, ((0, 1), (0, 0)), constant_values=np.nan)
     )
 
 
@@ -397,10 +401,16 @@ def test_few_classes_have_a_legend(labels, names):
 def test_many_classes_and_quantities_have_a_colour_bar(labels):
     figure = plots.latent_scatter(np.random.default_rng(0).standard_normal((60, 2)), labels)
     drawn(figure)
-    axes, bar = figure.axes
+    (axes,) = figure.axes
+    (bar,) = axes.child_axes
     assert axes.get_legend() is None and bar.get_yticks().size > 1
+    colours = axes.collections[0].get_facecolors()
+    viridis = matplotlib.colormaps["viridis"]
     if isinstance(labels, np.ndarray):
-        np.testing.assert_array_equal(axes.collections[0].get_array(), labels)
+        np.testing.assert_allclose(colours[:, :3], viridis((labels - labels.min()) / np.ptp(labels))[:, :3])
+        assert bar.get_ylim() == (labels.min(), labels.max())
+    elif not isinstance(labels[0], str):
+        assert len(np.unique(colours, axis=0)) == 2 and matplotlib.colors.to_hex(colours[1]) == "#bbbbbb"  # of no label
     elif isinstance(labels[0], str):
         assert bar.get_yticklabels()[0].get_text() == "c0"
 
@@ -417,8 +427,8 @@ def test_scatter_without_labels_and_with_one_latent():
 
 
 def test_class_colours_differ():
-    assert len(set(plots.CLASSES)) == 12
-    rgb = np.array([matplotlib.colors.to_rgb(colour) for colour in plots.CLASSES])
+    assert len(set(plot_layout.CLASSES)) == 12
+    rgb = np.array([matplotlib.colors.to_rgb(colour) for colour in plot_layout.CLASSES])
     distance = np.linalg.norm(rgb[:, None] - rgb, axis=2)[~np.eye(12, dtype=bool)]
     assert distance.min() > 0.2
 
@@ -514,7 +524,7 @@ def test_names_are_drawn_as_they_are_and_the_user_s_settings_do_not_reach_the_fi
         folder.mkdir()
         labels = [at, at, "b"]
         plots.save(plots.latent_scatter(np.eye(3), labels), folder / "a.png")
-        plots.save(tables.histograms(np.eye(2), np.eye(2), [at, "b"]), folder / "b.png")
+        plots.save(plots.histograms(np.eye(2), np.eye(2), [at, "b"]), folder / "b.png")
         plots.save(plots.samples(np.ones((2, 4)), (2, 2), 2, "", [at, "b"]), folder / "c.png")
         return [path.read_bytes() for path in sorted(folder.iterdir())]
 
@@ -580,7 +590,7 @@ def test_wrong_arguments_get_one_clear_sentence(draw, message):
 
 def test_panels_have_the_names_of_their_columns_and_leave_out_what_is_missing():
     x = np.array([[1, np.nan, 3], [2, 5, 3], [4, 7, 3.0]])
-    figure = tables.parity(x, x + [0, 1, 0], ["a", "price in $ and $", "c" * 40], "3 test examples")
+    figure = plots.parity(x, x + [0, 1, 0], ["a", "price in $ and $", "c" * 40], "3 test examples")
     drawn(figure)
     second = figure.axes[1]
     np.testing.assert_array_equal(second.collections[0].get_offsets(), [[5, 6], [7, 8]])
@@ -588,8 +598,8 @@ def test_panels_have_the_names_of_their_columns_and_leave_out_what_is_missing():
     assert titles == [["a", "R² 1.00"], ["price in $ and $", "R² 0.00"], [f"{'c' * 19}..."]]  # a constant has none
     assert "3 test examples" in texts(figure)
     for values in (np.full((2, 3), np.nan), np.ones((1, 3))):
-        drawn(tables.histograms(values, x, ["a", "b", "c"]))
+        drawn(plots.histograms(values, x, ["a", "b", "c"]))
     with pytest.raises(ValueError, match="there are 2 names for 3 columns; pass one for each"):
-        tables.parity(x, x, ["a", "b"])
+        plots.parity(x, x, ["a", "b"])
     with pytest.raises(ValueError, match="x has 3 columns and drawn 2; make them the same"):
-        tables.histograms(x, x[:, :2], ["a", "b", "c"])
+        plots.histograms(x, x[:, :2], ["a", "b", "c"])
