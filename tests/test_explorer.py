@@ -222,8 +222,32 @@ def test_a_large_model_has_no_step_and_says_so(grey, monkeypatch):
     assert told["step"] is None and "seen" not in arrays and "No step can be watched" in told["words"][-1][1]
 
 
+def test_colours_have_the_range_of_the_data_and_a_far_mean_stays_a_number(grey):
+    X = RNG.normal(size=(40, 48))
+    told, arrays = read(fitted(X, likelihood="gaussian", standardize=False).to_html(X, image_shape=(4, 4, 3)))
+    assert told["range"] == [X.min(), X.max()] and arrays["mu"].dtype == np.float16
+    assert read(grey[0].to_html(grey[1], image_shape=(4, 4, 3)))[0]["range"] == [0, 1]
+    assert (
+        read(grey[0].to_html(grey[1], image_shape=(1, 48)))[0]["kind"] == "series"
+    )  # no eye would see it as a picture
+    vae = fitted(X, likelihood="gaussian")
+    flat = vae.network_.get_parameters()
+    contents.views(flat, vae.network_.layout)["encoder.1.b"][0] = 1e5
+    vae.network_.set_parameters(flat)
+    assert abs(read(vae.to_html(X))[1]["mu"][:, 0] - 1e5).max() < 100
+
+
 def test_errors_name_what_is_wrong(grey, tmp_path, capsys):
-    vae, X, _ = grey
+    vae, X, y = grey
+    with pytest.raises(ValueError, match="y has 5 labels for the 60 rows of X; pass one for each"):
+        vae.to_html(X, y[:5])
+    with pytest.raises(ValueError, match="y has 60 labels for the 0 rows of X"):
+        vae.to_html(y=y)
+    with pytest.raises(ValueError, match="rows names no row of X"):
+        vae.to_html(X, rows=[])
+    with pytest.raises(ValueError, match=r"image_shape \(7,\) does not fit rows of 48"):
+        vae.to_html(X, image_shape=7)
+    assert read(vae.to_html(X, rows=[3, 1]))[1]["row"].tolist() == [3, 1]
     with pytest.raises(ValueError, match=r"image_shape \(7, 7\) does not fit rows of 48"):
         vae.to_html(X, image_shape=(7, 7))
     with pytest.raises(ValueError, match="precision 'double' is not one of auto, half, single"):
@@ -235,6 +259,7 @@ def test_errors_name_what_is_wrong(grey, tmp_path, capsys):
     vae.save(tmp_path / "model.npz")
     assert main(["explore", str(tmp_path / "model.npz"), "-o", "page.pdf"]) == 1
     assert main(["explore", str(tmp_path / "model.npz"), "--limit", "0"]) == 1
+    assert main(["explore", str(tmp_path / "model.npz"), "--data", str(tmp_path / "gone.csv")]) == 1
     told = capsys.readouterr().err
     assert "page.pdf ends in none of .html" in told and "limit" in told
 

@@ -203,6 +203,10 @@ def test_every_control_does_what_it_says(opened):
     page.click("#previous")
     page.click("#previous")
     assert page.evaluate("explorer.shown") == 19
+    for typed, found in (("-5", 1), ("0", 1), ("999", 60), ("20", 20)):
+        page.fill("#which", typed)
+        page.keyboard.press("Enter")
+        assert page.locator("#which").input_value() == str(found)
     plane.focus()
     page.keyboard.press("n")
     page.keyboard.press("Enter")
@@ -298,6 +302,26 @@ def test_tab_reaches_everything_and_everything_has_a_name(opened):
     assert reached == set(wanted)
     names = "(all) => all.map((one) => [one.ariaLabel, one.textContent, one.labels?.[0]?.textContent].join('').trim())"
     assert all(page.locator("button, input, select, #plane").evaluate_all(names))
+
+
+def test_numbers_are_short_and_ticks_tell_apart(opened):
+    page = opened(fitted(UNIT, np.array(["", *"b" * 59])).to_html(UNIT, np.array(["", *"b" * 59])))
+    minus, told = (
+        "\u2212",
+        {0.12345: "0.123", -1234567: "-1234567", 1.7e9: "1700000000", -1.246e29: "-1.25e+29", 0: "0"},
+    )
+    for value, text in told.items():
+        assert page.evaluate("(value) => number(value)", value) == text.replace("-", minus)
+    assert page.evaluate("labelled(ticks(2.1801, 2.1839)).map((pair) => pair[1])") == ["2.181", "2.182", "2.183"]
+    assert page.evaluate("labelled(ticks(-1, 1)).map((pair) => pair[1])") == [
+        f"{minus}1.0",
+        f"{minus}0.5",
+        "0.0",
+        "0.5",
+        "1.0",
+    ]
+    assert page.evaluate("labelled(ticks(-9, 9)).map((pair) => pair[1])") == [f"{minus}5", "0", "5"]
+    assert page.locator("#legend > span").all_inner_texts() == ["(empty)", "b"]
 
 
 def test_one_latent_is_a_line_and_numbers_are_told_by_sliders(opened):

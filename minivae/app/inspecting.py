@@ -35,20 +35,16 @@ def inspect(options: argparse.Namespace) -> int:
     other, changed, moved_then = step.look(change, check=False) if change else (loss, seen, moved)
     rows = [one.told for one in seen]
     for row, one, then in zip(rows, seen, changed, strict=True):
-        row["moved"] = (
-            float(np.linalg.norm(then.values - one.values) / (np.linalg.norm(one.values) or 1.0)) if change else None
-        )
+        far = float(np.linalg.norm(then.values - one.values) / (np.linalg.norm(one.values) or 1.0))
+        row["moved"] = far if change else None
     settings = {name: step.variables[name] for name in ("beta", "capacity", "learning_rate")}
     told: dict[str, Any] = {"model": str(path), "step": step.variables["step"], "loss": loss, **settings}
     told |= {"rows": len(part.rows), "calls": rows, "parameters": [asdict(one) for one in moved_then]}
-    if change:
-        told |= {"changed": options.set, "loss_then": other}
+    told |= {"changed": options.set, "loss_then": other} if change else {}
     if options.json:
         print(json_text(told))
         return 0
-    if not step.objective.capacity:
-        del settings["capacity"]
-    schedules = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+    schedules = ", ".join(f"{n} {v:g}" for n, v in settings.items() if n != "capacity" or step.objective.capacity)
     print(f"step {told['step']:,} of {path} on {len(part.rows):,} rows, in float64: {schedules}")
     if step.fresh:
         print("this file holds no moments of the optimizer: they begin at 0")

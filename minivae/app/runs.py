@@ -40,7 +40,10 @@ class Run:
         if source is None:
             raise DataError("this model file does not say what it was trained on; name a dataset or file with --data")
         width, schema = self.vae.n_features_in_, self.schema
-        dataset = load_dataset(source, download=download, schema=schema, width=width, **reading_of(self.config))
+        try:
+            dataset = load_dataset(source, download=download, schema=schema, width=width, **reading_of(self.config))
+        except DataError as error:
+            raise error if other else DataError(f"{error}; or name other data of the kind with --data") from error
         if schema is not None and "missing" in dataset.suits and self.vae.settings_["missing"] == "error":
             row, column = np.argwhere(np.isnan(dataset.train))[0]
             raise DataError(

@@ -27,6 +27,7 @@ ROOM = 900_000  # bytes of them, before they are packed, that it can draw
 MOST = 2**16  # classes that a point's number of 16 bits can tell apart
 VISIBLE = 1e-3  # of the data's range: what no eye sees
 EPOCHS = 1000  # of the curves, at most
+LONG = 30  # times as long as it is broad, an image is a line
 PRECISIONS = ("auto", "half", "single")
 DTYPES = {"half": "float16", "single": "float32"}
 Arrays = dict[str, Array]
@@ -37,12 +38,19 @@ def gather(
 ) -> tuple[dict[str, Any], Arrays]:
     """Plain data for JSON, and arrays, of a fitted VAE and of some rows of X, with their labels y; X may be None.
 
-    Raises ValueError where image_shape or precision are none that can be.
+    Raises ValueError where y, rows, image_shape or precision are none that can be.
     """
     network, arch = vae.network_, vae.network_.arch
+    n, shape = 0 if X is None else len(X), None if shape is None else tuple(np.atleast_1d(shape).tolist())
+    if y is not None and len(y) != n:
+        raise ValueError(f"y has {len(y)} labels for the {n} rows of X; pass one for each")
+    chosen = spaced(n, POINTS) if rows is None else np.asarray(rows)
+    if not len(chosen) and X is not None:
+        raise ValueError("rows names no row of X; name some, or leave it out for rows spread over all of X")
     if shape is not None and math.prod(shape) != arch.data_dim:
         raise ValueError(f"image_shape {shape} does not fit rows of {arch.data_dim} values; pass the shape of one row")
-    kind = "image" if is_image(shape) else "series" if schema is None and _alike(vae, arch) else "table"
+    drawn = shape is not None and is_image(shape) and max(shape[:2]) <= LONG * min(shape[:2])
+    kind = "image" if drawn else "series" if schema is None and _alike(vae, arch) else "table"
     told: dict[str, Any] = {"kind": kind, "shape": shape, "unit": vae.divide_by_, "model": _model(arch, vae.condition_)}
     told |= {"training": _training(vae.history_), "words": _words(vae), "palette": CLASSES, "curves": COLOURS}
     arrays: Arrays = {}
@@ -53,13 +61,15 @@ def gather(
         x = inference.decode(network, z, side)
         told |= {"kl": [0.0] * arch.latent_dim, "labels": None, "bytes": None, "step": None}
     else:
-        chosen = spaced(len(X), POINTS) if rows is None else rows
         known = None if vae.condition_ is None else y
         examples = vae.examples(X, chosen, known)
         mu, logvar = inference.posterior(network, examples, np.float64)
         told["kl"] = (0.5 * (mu * mu + np.exp(logvar) - logvar - 1)).mean(axis=0).tolist()
         told["labels"], arrays = _labels(y, chosen)
-        arrays |= {"mu": mu.astype(np.float16), "row": chosen.astype(np.uint32)}
+        arrays |= {
+            "mu": mu.astype(np.float16 if np.abs(mu).max() < 2**15 else np.float32),
+            "row": chosen.astype(np.uint32),
+        }
         told["step"], watched = step_of(vae, X, known, chosen)
         arrays |= watched
         x, told["bytes"], arrays["x"] = _originals(examples, arch)
@@ -125,11 +135,8 @@ def decoder_in(network: Network, z: Array, side: Array | None, spans: Any, preci
 
 def _some_side(condition: Condition, n: int) -> Array:
     """Each class in turn, or the mean of the numbers."""
-    return (
-        np.resize(np.eye(condition.width), (n, condition.width))
-        if condition.classes
-        else np.zeros((n, condition.width))
-    )
+    shape = n, condition.width
+    return np.resize(np.eye(condition.width), shape) if condition.classes else np.zeros(shape)
 
 
 # ---- The rows
@@ -168,8 +175,7 @@ def _ranges(x: Array, told: dict[str, Any]) -> tuple[list[float], Array]:
     x = np.where(np.isfinite(x), x, np.nan)
     some = np.isfinite(x).any()
     low, high = (float(np.nanmin(x)), float(np.nanmax(x))) if some else (0.0, 1.0)
-    colour = told["shape"] is not None and len(told["shape"]) == 3 and told["shape"][2] == 3
-    if told["kind"] == "image" and (colour or (low >= -1e-6 and high <= 1 + 1e-6)):
+    if told["kind"] == "image" and low >= -1e-6 and high <= 1 + 1e-6:
         low, high = 0.0, 1.0
     spans = np.full(x.shape[1], high - low or 1.0)
     for field in told["fields"]:
@@ -225,40 +231,27 @@ def _training(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _words(vae: Any) -> list[tuple[str, str]]:
     """The model in words: what, and what it is here."""
-    arch, settings = vae.network_.arch, vae.settings_
-    widths = [
-        [layer.inputs for layer in layers] + [layers[-1].outputs]
-        for layers in (encoder_layers(arch), decoder_layers(arch))
-    ]
-    encoder, decoder = (" \N{EN DASH} ".join(map(str, w)) for w in widths)
-    found = [
-        ("Encoder", f"{encoder}, the last {2 * arch.latent_dim} being mean and log variance of z"),
-        ("Decoder", decoder),
-    ]
-    found += [
-        ("Activation", arch.activation),
-        ("Likelihood", arch.likelihood),
-        ("Latent dimensions", str(arch.latent_dim)),
-    ]
-    objective, K = settings["objective"], settings["n_samples"]
-    found += [("Objective", objective.upper() if objective == "elbo" else f"{objective} of {K} samples")]
+    arch, settings, history, condition = vae.network_.arch, vae.settings_, vae.history_, vae.condition_
+    both = encoder_layers(arch), decoder_layers(arch)
+    encoder, decoder = (" \N{EN DASH} ".join(str(n) for n in (x[0].inputs, *(y.outputs for y in x))) for x in both)
+    objective, K, rate = settings["objective"], settings["n_samples"], settings["learning_rate"]
+    found = {
+        "Encoder": f"{encoder}, the last {2 * arch.latent_dim} being mean and log variance of z",
+        "Decoder": decoder,
+        "Activation": arch.activation,
+        "Likelihood": arch.likelihood,
+        "Latent dimensions": str(arch.latent_dim),
+        "Objective": objective.upper() if objective == "elbo" else f"{objective} of {K} samples",
+        "Optimizer": f"{settings['optimizer']}, learning rate {rate:g}, batches of {settings['batch_size']}",
+        "Parameters": f"{vae.n_parameters_:,}",
+    }
     if settings["beta"] != 1:
-        found += [("Weight of the KL", f"beta = {settings['beta']:g}")]
-    found += [
-        (
-            "Optimizer",
-            f"{settings['optimizer']}, learning rate {settings['learning_rate']:g}, batches of {settings['batch_size']}",
-        )
-    ]
-    found += [("Parameters", f"{vae.n_parameters_:,}")]
-    if vae.history_:
-        last, kept = vae.history_[-1], next((r for r in reversed(vae.history_) if r.get("kept")), None)
-        found += [("Epochs", f"{last['epoch']:,}" + (f"; this model is of epoch {kept['epoch']:,}" if kept else ""))]
-    if vae.condition_ is not None:
-        what = (
-            f"a label, one of {len(vae.condition_.classes)}"
-            if vae.condition_.classes
-            else f"{vae.condition_.width} numbers"
-        )
-        found += [("Encoder and decoder are told", what)]
-    return found
+        found["Weight of the KL"] = f"beta = {settings['beta']:g}"
+    if history:
+        kept = next((record for record in reversed(history) if record.get("kept")), None)
+        of = f"; this model is of epoch {kept['epoch']:,}" if kept else ""
+        found["Epochs"] = f"{history[-1]['epoch']:,}{of}"
+    if condition is not None:
+        numbers = f"{condition.width} numbers"
+        found["Told beside x and z"] = f"a label, one of {len(condition.classes)}" if condition.classes else numbers
+    return [*found.items()]

@@ -16,12 +16,15 @@ function onScale(share) {
   return mix(rgb(`#${VIRIDIS[below]}`), rgb(`#${VIRIDIS[below + 1]}`), place - below);
 }
 
-// Three digits, a real minus sign, no -0; whole numbers whole.
+const minus = (text) => text.replace(/-/g, "\u2212");
+
+// Three digits, a real minus sign, no -0; whole numbers whole, up to those of seconds since 1970.
 function number(value, digits = 3) {
   if (!Number.isFinite(value)) return "missing";
-  const large = Math.abs(value) >= 10 ** digits, whole = large && Math.abs(value) < 1e7;
-  const text = String(whole ? Math.round(value) : Number(value.toPrecision(large ? 6 : digits)));
-  return text.replace("-", "\u2212");
+  const size = Math.abs(value);
+  if (size >= 1e10) return minus(value.toExponential(digits - 1));
+  const text = size < 10 ** digits ? value.toPrecision(digits) : size < 1e7 ? Math.round(value) : value.toPrecision(6);
+  return minus(String(Number(text)));
 }
 
 // Some round numbers within a range: 1, 2 or 5 times a power of ten apart.
@@ -30,6 +33,12 @@ function ticks(low, high, count = 4) {
   const step = [1, 2, 5, 10].find((m) => m * power >= rough) * power, found = [];
   for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(i * step);
   return found;
+}
+
+// Each of some evenly spaced numbers with as many decimals as tell them apart.
+function labelled(places) {
+  const decimals = clamp(-Math.floor(Math.log10(places[1] - places[0]) + 1e-9) || 0, 0, 15);
+  return places.map((value) => [value, minus((value || 0).toFixed(decimals))]);
 }
 
 const SVG = document.querySelector("svg").namespaceURI; // an address, which the page shall not spell out

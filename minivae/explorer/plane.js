@@ -180,15 +180,15 @@ class Plane {
       c.fillText(text, left, up);
     };
     const [left, low] = this.toLatent(0, this.height), [right, high] = this.toLatent(this.width, 0);
-    for (const x of ticks(left, right, this.width / 70)) {
+    for (const [x, text] of labelled(ticks(left, right, this.width / 70))) {
       const at = this.toScreen(x, 0)[0];
-      if (at > 44 && at < this.width - 44) tag(number(x), at, this.height - 12);
+      if (at > 44 && at < this.width - 44) tag(text, at, this.height - 12);
     }
     tag(`z${this.dims[0] + 1} \u2192`, this.width - 22, this.height - 12);
     if (this.flat) return;
-    for (const y of ticks(low, high, this.height / 70)) {
+    for (const [y, text] of labelled(ticks(low, high, this.height / 70))) {
       const at = this.toScreen(0, y)[1];
-      if (at > 34 && at < this.height - 34) tag(number(y), 20, at);
+      if (at > 34 && at < this.height - 34) tag(text, 20, at);
     }
     tag(`z${this.dims[1] + 1} \u2191`, 20, 14);
   }

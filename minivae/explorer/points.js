@@ -48,7 +48,7 @@ function colourPoints() {
   legend.replaceChildren(...classes.map((name, code) => {
     const dot = make("span", { class: "dot" });
     dot.style.background = one(code);
-    return make("span", {}, dot, name);
+    return make("span", {}, dot, make("bdi", {}, name || "(empty)"));
   }));
   if (labels && !classes.length) {
     const scale = make("canvas", { width: 160, height: 1 }), context = scale.getContext("2d");
@@ -84,15 +84,15 @@ function step(by) {
 
 // Shows a point; the last one stays in view when the pointer leaves it.
 function look(i) {
+  if (i !== null) find("which").value = i + 1; // also where no example has the number that was typed
   if (i === null || i === explorer.shown) return;
   explorer.shown = i;
   const { about, arrays } = explorer, x = original(i), mean = explorer.mean(embedded(i), sideOf(i));
   if (explorer.original) explorer.original.show(x);
   explorer.reconstructed.show(mean, x);
-  find("which").value = i + 1;
   const label = about.labels && (about.labels.classes[arrays.label[i]] ?? number(arrays.label[i]));
   const known = label === null ? "" : `, label ${label}`;
-  find("of").textContent = `of ${explorer.drawable.toLocaleString("en")}: row ${arrays.row[i]}${known}`;
+  find("of").replaceChildren(`of ${explorer.drawable.toLocaleString("en")}: row ${arrays.row[i]}`, make("bdi", {}, known));
   explorer.plane.drawTop();
 }
 

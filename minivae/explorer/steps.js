@@ -44,7 +44,7 @@ const wide = (kind, content) => {
 const short = (value, digits = 4) => {
   if (!Number.isFinite(value)) return value === null ? "" : String(value);
   const small = value && Math.abs(value) < 1e-3;
-  return small ? value.toExponential(digits > 2 ? 2 : 1).replace(/-/g, "\u2212") : number(value, digits);
+  return small ? minus(value.toExponential(digits > 2 ? 2 : 1)) : number(value, digits);
 };
 
 function paintStep() {

@@ -1,7 +1,8 @@
 """Rows of data as a grid in one Axes whose unit is the pixel: images under images, or lines; and the figure around it.
 
-A value of an image becomes a square of k x k screen pixels, never a blur. Grey images within [0, 1] are shown on that
-range, other grey ones from the least to the largest value in the grid; colours are clipped to [0, 1].
+A value of an image becomes a square of k x k screen pixels, never a blur. Images within [0, 1] are shown on that range,
+others from the least to the largest value in the grid. Colours may leave [0, 1] by a half, as reconstructions do, and are
+clipped to it.
 """
 
 from __future__ import annotations
@@ -45,10 +46,14 @@ def grid(
     below = 26 if len(texts) else 0
     canvas = tile_cells(cells, columns, gap, below)
     height, width, channels = canvas.shape
-    if channels == 1 and low >= -1e-6 and high <= 1 + 1e-6:
-        low, high = 0, 1  # like probabilities: the same grey means the same in every figure
+    slack = 1e-6 if channels == 1 else 0.5
+    like_probabilities = not images or (
+        low >= -slack and high <= 1 + slack
+    )  # the same grey is the same in every figure
+    black, white = (0.0, 1.0) if like_probabilities else (low, high)
+    colours = np.nan_to_num((canvas - black) / ((white - black) or 1), nan=1).clip(0, 1)
     axes.imshow(
-        canvas[..., 0] if channels == 1 else np.nan_to_num(canvas, nan=1).clip(0, 1), cmap="gray", vmin=low, vmax=high,
+        canvas[..., 0] if channels == 1 else colours, cmap="gray", vmin=black, vmax=white,
         extent=(0, width, height, 0), aspect="auto", interpolation="antialiased",
     )  # fmt: skip
     stacked, layer, across = len(cells), cells.shape[2] + gap, cells.shape[3] + gap

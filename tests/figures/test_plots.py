@@ -230,8 +230,10 @@ def test_grey_range():
     assert with_nan.get_clim() == (-3, 2)
 
 
-def test_colour_images_are_clipped():
-    images = np.array([[-0.5, 0.25, 2.0] * 4, [0.1, 0.2, 0.3] * 4])
+def test_colour_images_are_clipped_unless_they_have_another_range():
+    images = np.array([[-1, 0.5, 1.0] * 4, [0.1, 0.2, 0.3] * 4])
+    assert cell(plots.samples(images, (2, 2, 3), columns=2), 0, 0, 1, 2)[0, 0].tolist() == [0, 0.75, 1]
+    images[0] = [-0.5, 0.25, 1.5] * 4
     figure = plots.samples(images, (2, 2, 3), columns=2)
     np.testing.assert_allclose(cell(figure, 0, 0, 1, 2), np.broadcast_to([0, 0.25, 1], (120 // 2 * 2, 120, 3)))
     np.testing.assert_allclose(cell(figure, 0, 1, 1, 2)[0, 0], [0.1, 0.2, 0.3])
