@@ -21,6 +21,7 @@ from minivae.evaluation.inference import active_units, collapse, posterior
 from minivae.fitted import SLACK, Fitted, quietly
 from minivae.kernels import load as load_backend
 from minivae.network import Network
+from minivae.parallel import ALONE, Ranks
 from minivae.progress import say
 from minivae.settings import (
     NEW_SETTINGS,
@@ -82,6 +83,8 @@ class VAE(Fitted):
         decay_every, decay_factor, decay_growth : see `optimizers.Optimizer`. AdamW decays all parameters, as PyTorch's does.
     batch_size, epochs : examples per step, passes over the data. None follows the number of rows: `settings.resolved` says
         how, and settings_ what came of it. epochs None ends when the held-out loss has stopped falling.
+    micro_batch_size : rows of a batch that go through the network at once, where memory is short; None takes all. The step
+        is the same, but for rounding: gradients are added up.
     validation_fraction : the part of X held out by fit to choose the best epoch; None is 0.1, or 0 if fit gets X_val.
     patience : stop after so many epochs without a better held-out loss; None never stops early if epochs are given.
     binarize : "none", "static" (each pixel drawn once) or "dynamic" (anew at every step).
@@ -137,6 +140,7 @@ class VAE(Fitted):
     decay_growth: float = 1.0
     batch_size: int | None = None
     epochs: int | None = None
+    micro_batch_size: int | None = None
     validation_fraction: float | None = None
     patience: int | None = None
     binarize: str = "none"
@@ -161,6 +165,7 @@ class VAE(Fitted):
         y_test: Any = None,
         checkpoint: str | Path | Checkpoints | None = None,
         resume: bool = False,
+        comm: Any = None,
     ) -> VAE:
         """Train on X [n, D] from fresh parameters, and keep those of the epoch with the best held-out loss.
 
@@ -171,11 +176,15 @@ class VAE(Fitted):
         resume=True), with all other data that were passed, goes on from there up to `epochs`: the end is, bit for bit, that
         of a training never interrupted. Settings changed in between take effect, but for those of the network and the data.
 
+        comm is a communicator of mpi4py whose processes all call this with the same arguments: each takes its part of every
+        batch, and all end with the same model (`minivae.parallel`). Rank 0 tells and writes.
+
         Raises DataError before the first step if the data do not fit the likelihood, hold NaN, have the wrong shape or are
         not those of the checkpoint, NotFinite if the loss stops being a number, and KeyboardInterrupt after Ctrl-C, with the
         epoch ended and the best parameters in place.
         """
-        settings, names, X = checked_settings(self), string_names(X), as_matrix(X, "X")
+        settings, names, X, ranks = checked_settings(self), string_names(X), as_matrix(X, "X"), Ranks(comm)
+        settings["verbose"] *= ranks.rank == 0
         if checkpoint is None or isinstance(checkpoint, Checkpoints):
             keeper = checkpoint
         else:
@@ -195,18 +204,19 @@ class VAE(Fitted):
             scale = Scale.fitted(X, settings["divide_by"], settings["likelihood"], settings["standardize"])
             condition = Condition.fitted(y) if settings["conditional"] else None
         # a generator is drawn from when the data are accepted: until then from a copy
-        seed = self.seed_ if resume else randomness.resolve_seed(copy.deepcopy(self.random_state))
+        seed = self.seed_ if resume else ranks.first(randomness.resolve_seed(copy.deepcopy(self.random_state)))
         rows, held_rows = np.arange(len(X)), np.empty(0, np.int64)
         if fraction:
             rows, held_rows = holdout(len(X), fraction, randomness.permutation(len(X), seed, randomness.HOLDOUT))
         columns, units = (self.n_features_in_, self.units_) if resume else (X.shape[1], None)
-        examples, summary = read(X, "X", settings, scale, columns, y=y, condition=condition, units=units)
+        examples, summary = read(X, "X", settings, scale, columns, y=y, condition=condition, units=units, ranks=ranks)
         if fraction and not resume:
             # of what is trained on; but the range is that of all rows, as no value may leave it
-            part = summarize(X, examples.divide_by, "X", rows, missing=settings["missing"] != "error")
+            mine = ranks.part(rows)
+            part = ranks.merged(summarize(X, examples.divide_by, "X", mine, missing=settings["missing"] != "error"))
             summary = replace(part, minimum=summary.minimum, maximum=summary.maximum)
         units, val, test = column_units(settings, summary) if units is None else units, None, None
-        later: dict[str, Any] = {"condition": condition, "units": units, "slack": SLACK}
+        later: dict[str, Any] = {"condition": condition, "units": units, "slack": SLACK, "ranks": ranks}
         examples = in_units(replace(examples, rows=rows), settings, units)
         if fraction:
             val = replace(examples, rows=held_rows)
@@ -223,7 +233,8 @@ class VAE(Fitted):
                 randomness.resolve_seed(self.random_state)
             self._start(settings, summary, scale, seed, condition, units, names)
         self.held_rows_: np.ndarray = held_rows
-        if keeper is not None:
+        self.trainer_.ranks = ranks
+        if keeper is not None and ranks.rank == 0:
             keeper.begin(examples, val)
             self.trainer_.checkpoint = lambda _, trace, moment: keeper.offer(self, trace, moment)
         if settings["verbose"] and None in (self.epochs, self.batch_size):
@@ -233,6 +244,7 @@ class VAE(Fitted):
             self.trainer_.fit(examples, epochs, val, test, settings["patience"], resume=resume)
         finally:  # where to go on from stands in the file; here are the best parameters, not the last
             self.trainer_.best = self.trainer_.checkpoint = None
+            self.trainer_.ranks = ALONE
         if settings["verbose"] and not isinstance(checkpoint, Checkpoints):  # whose owner reports
             active = kept_record(self.history_)["active_units"]
             some = next((p for p in (test, val, examples) if p is not None and len(p.rows) > 1), None)
@@ -366,6 +378,7 @@ class VAE(Fitted):
         callbacks = [lambda _, record, f=f: f(self, record) for f in self.callbacks]
         step, epoch = (history[-1]["step"], history[-1]["epoch"]) if history else (0, 0)
         rest: dict[str, Any] = {"step": step, "epoch": epoch, "history": history, "callbacks": callbacks} | state
+        rest["micro_batch_size"] = settings["micro_batch_size"]
         return Trainer(network, optimizer, objective, settings["batch_size"], seed, settings["verbose"], **rest)
 
     # ---- Files and copies

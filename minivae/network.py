@@ -33,7 +33,7 @@ from minivae.architecture import (
     parameter_layout,
 )
 from minivae.forks import unforked
-from minivae.kernels import Call, CallByCall, Var, bind
+from minivae.kernels import Call, Var, bind
 from minivae.kernels.table import TABLE
 from minivae.parameters import gradient_name, size, views
 
@@ -265,7 +265,7 @@ class Workspace:
                 self.arrays[name] = network.kernels.empty(shape, dtype)
         if "eps" in self.arrays:  # drawn in one row for each example
             self.arrays["noise"] = self.arrays["eps"].reshape(capacity, -1)
-        self._bound: dict[int, tuple[CallByCall, dict[str, Any]]] = {}
+        self._bound: dict[tuple[int, int], tuple[Any, dict[str, Any]]] = {}
 
     @np.errstate(all="ignore")  # what is no number is looked for where the program ends, whatever NumPy is set to
     @unforked
@@ -279,20 +279,28 @@ class Workspace:
     def steps(self, rows: np.ndarray, **variables: Any) -> int:
         """Run the program on rows[i] [B] for each i, with the i-th value of each variable; how often it ran."""
         self.rows = rows.shape[1]
-        return self.bound(self.rows)[0].steps(rows, **variables)
+        return int(self.bound(self.rows)[0].steps(rows, **variables))
 
-    def bound(self, rows: int) -> tuple[CallByCall, dict[str, Any]]:
-        """The program tied to arrays of so many rows, and those arrays by name."""
-        if rows not in self._bound:
+    def bound(self, rows: int, of: int = 0) -> tuple[Any, dict[str, Any]]:
+        """The program tied to arrays of so many rows (of a batch that has more), and those arrays by name."""
+        if (rows, of) not in self._bound:
             S, here = rows * self.samples, self.network.kernels.to_device
             count = {BATCH: rows, SAMPLES: S}
             lead = {name: shape[0] for name, shape in self.shapes.items() if shape[0] in count}
             arrays = {n: a[: count[lead[n]]] if n in lead else a for n, a in self.arrays.items()}
             # the 1/B: the chain rule starts here
-            for name, n, share in (("weight", rows, 1 / rows), ("weight.k", S, 1 / S), ("one", S, 1)):
-                arrays[name] = here(np.full(n, share, self.network.dtype))
-            self._bound[rows] = bind(self.network.kernels, self.program, arrays), arrays
-        return self._bound[rows]
+            share = 1 / (of or rows)
+            for name, n, each in (("weight", rows, share), ("weight.k", S, share / self.samples), ("one", S, 1)):
+                arrays[name] = here(np.full(n, each, self.network.dtype))
+            self._bound[rows, of] = self.tied(arrays), arrays
+        return self._bound[rows, of]
+
+    def tied(self, arrays: dict[str, Any]) -> Any:
+        return bind(self.network.kernels, self.program, arrays)
+
+    def prepare(self, rows: int) -> None:
+        """Compile or record what a batch of so many rows needs."""
+        self.bound(rows)
 
     def put(self, name: str, values: np.ndarray) -> None:
         """Copy host values into the first rows of an array."""

@@ -17,6 +17,7 @@ from minivae.forks import unforked
 SHARED_OUT = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 BLAS_LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 SMALL = 4e6  # multiply-adds of a product below which a second thread of a BLAS costs more than it brings
+LAUNCHED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # how MPICH's and Open MPI's mpiexec say how many processes there are
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # where Linux keeps what a container may spend
 
 
@@ -36,6 +37,11 @@ def usable() -> int:
     limits = [os.environ.get(name, "").split(",")[0].strip() for name in SHARED_OUT]  # OpenMP takes a list, by nesting
     asked = [int(limit) for limit in limits if limit.isdecimal() and int(limit) > 0]
     return max(1, math.ceil(min(allowed, quota(GROUPS, OWN_GROUPS), *asked)))
+
+
+def launched() -> bool:
+    """Whether mpiexec has started this process and others beside it."""
+    return any(os.environ.get(name, "1") != "1" for name in LAUNCHED)
 
 
 def quota(groups: Path, own: Path) -> float:

@@ -32,6 +32,7 @@ from minivae.data.checks import (
 from minivae.data.files import DataError
 from minivae.likelihoods import BY_COLUMNS, COUNTS, LIKELIHOODS, ONE_HOT, REAL, UNIT, domains, runs
 from minivae.optimizers import Optimizer
+from minivae.parallel import ALONE, Ranks
 from minivae.parameters import size
 from minivae.randomness import GENERATORS
 from minivae.training import Objective
@@ -40,7 +41,13 @@ DEFAULT_VALIDATION_FRACTION = 0.1
 LONGEST, UNWATCHED, PATIENCE = 25_000, 2000, 1000  # steps, where no epochs are given; see `resolved`
 DTYPES = ("float32", "float64")
 # what older files have not, and how it was then
-NEW_SETTINGS = {"standardize": False, "decay_growth": 1.0, "objective": "elbo", "n_samples": 1}
+NEW_SETTINGS = {
+    "standardize": False,
+    "decay_growth": 1.0,
+    "objective": "elbo",
+    "n_samples": 1,
+    "micro_batch_size": None,
+}
 OF_KERNELS = ("sigma", "beta", "free_bits", "capacity", "learning_rate", "epsilon")  # computed with in the dtype
 _WORDS = "latent_dim hidden_dims activation likelihood sigma missing standardize conditional dtype backend"
 OF_THE_NETWORK = tuple(_WORDS.split())
@@ -102,9 +109,11 @@ def checked_settings(vae: Any) -> dict[str, Any]:
     }
     for what in (what for what, wrong in misuses.items() if wrong and settings["binarize"] != "none"):
         raise ValueError(f"binarize makes yes or no of {what}, or leave it 'none'")
-    for name in ("epochs", "batch_size", "patience"):
+    for name in ("epochs", "batch_size", "micro_batch_size", "patience"):
         if settings[name] is not None:
             require_count(name, settings[name])
+    if settings["micro_batch_size"] and (settings["free_bits"] or settings["capacity"]):
+        raise ValueError("free_bits and capacity look at the KL of a whole batch; leave micro_batch_size out")
     fraction = settings["validation_fraction"]
     if fraction is not None and not 0 <= fraction < 1:
         raise ValueError(f"validation_fraction must lie in [0, 1), not {fraction!r}")
@@ -282,9 +291,9 @@ def check_memory(arch: Architecture, settings: dict[str, Any], rows: int) -> Non
     # first in float64, then with their gradient, two moments and the copy that is kept
     fix = "lower hidden_dims or latent_dim"
     require_memory(f"a network {shape}", size(parameter_layout(arch)) * max(16, 5 * each), fix)
-    batch = min(settings["batch_size"], rows)
+    batch = min(settings["batch_size"], settings["micro_batch_size"] or rows, rows)
     rows = settings["n_samples"] * batch
-    what, fix = f"batch_size={batch}", "lower it"
+    what, fix = f"batch_size={batch}", "lower it, or set micro_batch_size"
     if rows > batch:
         what, fix = f"{what} with n_samples={settings['n_samples']}", "lower one of them"
     require_memory(what, rows * each * 2 * sum(layer.outputs for layer in layers), fix)
@@ -301,6 +310,7 @@ def read(
     condition: Condition | None = None,
     units: Any = None,
     slack: float = 1e-6,
+    ranks: Ranks = ALONE,
 ) -> tuple[Examples, Summary]:
     """All or some rows of X, and y where a model is told it, as one with these settings reads them; their summary.
 
@@ -314,13 +324,15 @@ def read(
         )
     divisor = scale.divisor(X, settings["likelihood"], name)
     whole = bool(domains(settings["likelihood"]) & {COUNTS, ONE_HOT})
-    summary = summarize(X, divisor, name, rows, whole, missing=settings["missing"] != "error")
+    every = np.arange(len(X)) if rows is None else rows
+    mine = ranks.part(every) if ranks.size > 1 else rows
+    summary = ranks.merged(summarize(X, divisor, name, mine, whole, missing=settings["missing"] != "error"))
     units = column_units(settings, summary) if units is None else units
     if told := check_range(summary, settings["likelihood"], units, slack):
         warnings.warn(f"{name}: {told}", UserWarning, stacklevel=2)
-    check_groups(X, divisor, name, settings["likelihood"], rows)
+    check_groups(X, divisor, name, settings["likelihood"], mine)
     side = None if condition is None else condition.columns(y, len(X), settings["dtype"])
-    examples = Examples(X, np.arange(len(X)) if rows is None else rows, divisor, settings["binarize"], side)
+    examples = Examples(X, every, divisor, settings["binarize"], side)
     return in_units(examples, settings, units), summary
 
 

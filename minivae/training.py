@@ -6,12 +6,9 @@ A step is one program: gather -> noise -> forward -> backward -> clip -> update 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +19,12 @@ from minivae.evaluation.inference import draws_for, elbo_of, noise_call
 from minivae.forks import unforked
 from minivae.kernels import Call, Var
 from minivae.kernels.bounds import ESTIMATORS
-from minivae.likelihoods import COUNTS, domains
 from minivae.network import Bound, Network, NotFinite, Workspace, backward_program, forward_program, total_loss
 from minivae.optimizers import Optimizer, ramp
+from minivae.parallel import ALONE, Ranks, Split
 from minivae.processors import one_blas_thread
 from minivae.progress import bar, say
+from minivae.trouble import INTERRUPTED, diagnosis, interruptible
 
 Record = dict[str, Any]
 Callback = Callable[["Trainer", Record], Any]
@@ -35,7 +33,6 @@ Checkpoint = Callable[
 ]  # of a trainer, the running epoch's trace so far, and a word of MOMENTS
 MOMENTS = ("step", "epoch", "cut", "end")  # between two steps, two epochs, in an epoch that is ended early, at the end
 OBJECTIVES = ("elbo", *ESTIMATORS)
-INTERRUPTED = "interrupted by Ctrl-C"
 IMPATIENT = "no better val_loss for "
 ACTIVE = 0.01  # nats: a latent dimension whose mean KL over an epoch exceeds this is in use
 
@@ -151,6 +148,8 @@ class Trainer:
     begun: np.ndarray | None = None
     spent: float = 0.0
     checkpoint: Checkpoint | None = None
+    ranks: Ranks = ALONE
+    micro_batch_size: int | None = None
     chunk: int = 1  # steps that take about a tenth of a second, found while training
 
     def __post_init__(self) -> None:
@@ -192,22 +191,24 @@ class Trainer:
         steps, Z = math.ceil(len(examples.rows) / self.batch_size), self.network.arch.latent_dim
         trace = self.network.kernels.empty((steps, self.objective.bound.columns(Z)), np.float64)
         work = self._workspace(examples, trace)
-        for rows in {work.capacity, len(examples.rows) % self.batch_size} - {0}:
-            work.bound(rows)  # what must be compiled or recorded is so before any epoch is timed
-        parts = [("val", val), ("test", test)]
-        aim = self.objective.bound, self.objective.beta
-        held_out = {name: elbo_of(self.network, part, self.seed, draws_for(part), *aim) for name, part in parts if part}
+        for rows in {min(self.batch_size, len(examples.rows)), len(examples.rows) % self.batch_size} - {0}:
+            work.prepare(rows)  # what must be compiled or recorded is so before any epoch is timed
+        held_out = {name: self._measure(part) for name, part in (("val", val), ("test", test)) if part}
         if not (resume and self.best):
             self.best, self.begun, self.spent = Best(self.network.get_parameters(), self.epoch), None, 0.0
-        self.stopped, kept, blas = "", True, one_blas_thread(self.network, work.capacity, self._say)
+        self.stopped, kept, blas = (
+            "",
+            True,
+            one_blas_thread(self.network, work.capacity if self.ranks.size == 1 else 0, self._say),
+        )
         last = self.epoch + epochs
         try:
             with interruptible(self), blas, np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
-                while self.epoch < last and not self.stopped:
+                while self.epoch < last and not self._agreed():
                     kept = False
                     record = self._train_epoch(work, examples, trace, schedule_epochs)
-                    for name, terms in held_out.items():
-                        record |= self._held_out(name, *terms(0))
+                    for name, measure in held_out.items():
+                        record |= self._held_out(name, measure())
                     kept = record["kept"] = val is None or record["val_loss"] < self.best.loss
                     if kept:
                         found = record.get("val_loss", math.inf), record["active_units"]
@@ -236,9 +237,13 @@ class Trainer:
     def _workspace(self, examples: Examples, trace: Any) -> Workspace:
         program = step_program(self.network, examples, self.objective, self.optimizer, self.seed)
         flat = {"p": self.network.parameters, "g": self.network.gradient, **self.moments}
-        capacity = min(self.batch_size, len(examples.rows))
+        capacity, K = min(self.batch_size, len(examples.rows)), self.objective.n_samples
         arrays = {"trace": trace, **examples.on(self.network.kernels), **flat}
-        return self.network.workspace(program, capacity, self.objective.n_samples, **arrays)
+        if self.ranks.size == 1 and (self.micro_batch_size or capacity) >= capacity:
+            return self.network.workspace(program, capacity, K, **arrays)
+        capacity = min(self.micro_batch_size or capacity, math.ceil(capacity / self.ranks.size))
+        how: dict[str, Any] = {"ranks": self.ranks, "examples": examples, "asked": lambda: bool(self.stopped)}
+        return Split(self.network, program, capacity, K, arrays, **how)
 
     def _train_epoch(self, work: Workspace, examples: Examples, trace: Any, epochs: int) -> Record:
         n, size = len(examples.rows), self.batch_size
@@ -255,23 +260,25 @@ class Trainer:
             trace[:first] = kernels.to_device(self.begun)
         self.begun = None
         with bar(len(index), f"epoch {self.epoch + 1}", bool(self.verbose), first) as advance:
-            while done < n and not (self.stopped and done):
+            while done < n and not (self._asked(work) and done):
                 # as many full batches as take about a tenth of a second, then the short one that may be left
                 count = 1 if examples.staged else max(1, min(self.chunk, n // size - first))
                 rows = order[done : done + count * size].reshape(count, -1)
-                if examples.staged:
+                if examples.staged and not isinstance(work, Split):
                     examples.load(work, rows[0])
                 part, started = slice(first, first + count), time.perf_counter()
                 schedules = {"beta": beta[part], "capacity": capacity[part], "learning_rate": rate[part]}
                 ahead = 1 + np.arange(count)
                 counts = {"index": index[part], "step": self.step + ahead, "update": self.updates + ahead}
                 ran = work.steps(rows, **counts, **schedules)
+                if self._asked(work) and not self.stopped:
+                    self.stop(INTERRUPTED)  # by another process
                 self.step += ran
                 self.updates += ran
                 first += ran
                 done += rows[:ran].size
                 if not np.isfinite(kernels.to_host(trace[first - 1, :2])).all():
-                    raise NotFinite(self._diagnosis(work, float(rate[first - 1])))
+                    raise NotFinite(diagnosis(self, work, float(rate[first - 1])))
                 advance(ran)
                 if time.perf_counter() - started < 0.05:
                     self.chunk *= 2
@@ -292,7 +299,7 @@ class Trainer:
         else:
             loss = float(total_loss(recon, kl_per_dim, beta[first - 1], bound.free_bits, capacity[first - 1]))
         if self.network.not_finite() or not math.isfinite(loss):  # no step looks at what the last update left
-            raise NotFinite(self._diagnosis(work, float(rate[first - 1])))
+            raise NotFinite(diagnosis(self, work, float(rate[first - 1])))
         self.epoch += 1
         return {
             "epoch": self.epoch,
@@ -311,41 +318,43 @@ class Trainer:
             "examples_per_second": done / seconds,
         }
 
+    def _asked(self, work: Workspace) -> bool:
+        """Whether to end the epoch: several processes do so after the same step."""
+        return work.stopping if isinstance(work, Split) else bool(self.stopped)
+
+    def _agreed(self) -> bool:
+        """Whether to end the training, asked between two epochs."""
+        if self.ranks.any(bool(self.stopped)) and not self.stopped:
+            self.stop(INTERRUPTED)  # as another process was
+        return bool(self.stopped)
+
     def _offer(self, trace: Any, moment: str) -> None:
         if self.checkpoint is not None:
             self.checkpoint(self, trace, moment)
 
-    def _held_out(self, name: str, recon: np.ndarray, kl: np.ndarray, bound: np.ndarray) -> Record:
-        kl_mean, aim, loss = kl.mean(axis=0), self.objective, float(bound.mean())
+    def _measure(self, part: Examples) -> Callable[[], np.ndarray]:
+        """A function that measures these rows: the means of recon, of the bound and of each latent's KL [2 + Z]."""
+        ranks = self.ranks if len(part.rows) >= self.ranks.size else ALONE
+        mine, draws = replace(part, rows=ranks.part(part.rows)), draws_for(part)
+        terms = elbo_of(self.network, mine, self.seed, draws, self.objective.bound, self.objective.beta)
+
+        def measure() -> np.ndarray:
+            recon, kl, bound = terms(0)
+            sums = np.concatenate(([recon.sum(), bound.sum()], kl.sum(axis=0)))
+            return np.asarray(ranks.add(sums) / len(part.rows))
+
+        return measure
+
+    def _held_out(self, name: str, means: np.ndarray) -> Record:
+        recon, loss, kl_mean, aim = float(means[0]), float(means[1]), means[2:], self.objective
         if not aim.bound.weighted:
-            loss = total_loss(float(recon.mean()), kl_mean, aim.beta, aim.free_bits, aim.capacity)
+            loss = total_loss(recon, kl_mean, aim.beta, aim.free_bits, aim.capacity)
         if not math.isfinite(loss):
             raise NotFinite(
                 f"training stopped after epoch {self.epoch}: its {name}_loss is {loss} where the training loss is finite; "
                 f"look for extreme {name} rows, or lower learning_rate (now {self.optimizer.learning_rate:g})"
             )
-        return {f"{name}_loss": loss, f"{name}_recon": float(recon.mean()), f"{name}_kl": float(kl_mean.sum())}
-
-    def _diagnosis(self, work: Workspace, rate: float) -> str:
-        """Which array of the step just run was the first to hold a NaN or an infinity, in the order of the program."""
-        arrays = work.bound(work.rows)[1]
-        skip = {"trace", "data", "side", *(name for name, _ in self.network.layout), "p", *self.moments}
-        names = [n for call in work.program for n in call.arrays if n is not None and n not in skip]
-        bad = next((n for n in names if not np.isfinite(self.network.kernels.to_host(arrays[n])).all()), "")
-        bad = bad or self.network.not_finite() or "the loss"
-        advice = f"lower learning_rate (now {rate:g}) or set max_grad_norm"
-        reach = float(np.abs(self.network.kernels.to_host(arrays["x"])).max())
-        counts = COUNTS in domains(self.network.arch.likelihood)
-        if counts and reach > 1000:
-            advice += f"; counts that reach {reach:g} are much for an encoder: try likelihood='gaussian' on their log1p"
-        elif reach > 10 and not counts:
-            advice = (
-                f"scale the data, which reach {reach:g}, to about unit size (divide_by, or standardise the columns)"
-            )
-        return (
-            f"training stopped at step {self.step} (epoch {self.epoch + 1}): the first array holding a NaN or an "
-            f"infinity is {bad!r}; {advice}"
-        )
+        return {f"{name}_loss": loss, f"{name}_recon": recon, f"{name}_kl": float(kl_mean.sum())}
 
     # ---- What the user sees, on standard error
 
@@ -358,28 +367,3 @@ class Trainer:
         line += "".join(f"  {name} {record[name]:8.2f}" for name in ("loss", "recon", "kl"))
         line += "".join(f"  {name} {record[name]:8.2f}" for name in ("val_loss", "test_loss") if name in record)
         self._say(f"{line}  {record['examples_per_second']:9,.0f} examples/s")
-
-
-@contextmanager
-def interruptible(trainer: Trainer) -> Iterator[None]:
-    """Turn the first Ctrl-C into a request to stop, so that no update is cut in half; the second one interrupts.
-
-    Only where Ctrl-C would raise KeyboardInterrupt: a caller who ignores or handles it has decided otherwise, and other
-    threads than the main one get no signals.
-    """
-    usual = signal.default_int_handler
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
-        yield
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        trainer.stop(INTERRUPTED)
-        signal.signal(signal.SIGINT, usual)
-        if trainer.verbose:
-            say("Ctrl-C: this step is ended, then what was trained is kept; again, and all ends at once")
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)

@@ -103,6 +103,7 @@ TESTS = {
     "forks.py": "test_processes",
     "progress.py": "faults/test_processes test_training",
     "kernels/numba/cache.py": "kernels/test_cache",
+    "parallel.py": "test_parallel",
     "fitted.py": "test_estimator test_scores test_samples test_columns test_finite",
     "conventions.py": "test_sklearn",
     "app/results.py": "app/test_results",
@@ -128,6 +129,7 @@ PICKED_ONLY = (
     GRADE,
     "explorer/contents.py",
     "explorer/page.py",
+    "parallel.py",
     "explorer/steps.py",
 )
 
@@ -398,6 +400,11 @@ MUTATIONS = [
     mutation("a page's label can end its script", "explorer/page.py", ('.replace("<", "\\\\u003c")', "")),
     mutation("a page may load what it likes", "explorer/page.py", ("default-src 'none'; ", "")),
     mutation("a page's weights are half whatever is lost", "explorer/contents.py", ("(error <= VISIBLE or", "(True or")),
+    mutation("each process weighs its rows by its own batch", "parallel.py", ("self.bound(len(piece), len(batch))", "self.bound(len(piece), len(piece))")),
+    mutation("the gradient of one process is that of all", "parallel.py", ("        self.ranks.add(total)\n", "")),
+    mutation("free bits are counted by the rows of one process", "parallel.py", ("terms[...] = kernels.to_device(few[2:].astype(network.dtype))", "pass")),
+    mutation("the pieces of a batch take each other's place", "parallel.py", ("total += kernels.to_host(g)", "total[...] = kernels.to_host(g)")),
+    mutation("one process is asked to stop, and stops alone", "parallel.py", ("self.stopping = bool(few[1])", "self.stopping = self.asked()")),
     mutation("a weight's slider does not start where the weight is", "explorer/steps.py", ("linspace(-REACH", "linspace(0")),
     mutation("a step on the page is of other rows", "explorer/steps.py", ("rows[:ROWS])\n    loss", "rows[-ROWS:])\n    loss")),
     mutation("an estimator of no loss is drawn as its slope", "explorer/steps.py", ("None if gradient.error is None else ", "")),

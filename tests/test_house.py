@@ -48,7 +48,7 @@ ORDER = [
     *("data.pictures", "data.arrays", "data.files", "data.frames", "data.inplace", "data.checks", "data.batches"),
     *("data.datasets", "conditions", "evaluation", "evaluation.inference", "evaluation.scores", "evaluation.measures"),
     *("evaluation.samples", "evaluation.annealed", "evaluation.calibration", "evaluation.imputation"),
-    *("training", "verdict", "kernel_proof", "proof", "settings"),
+    *("parallel", "trouble", "training", "verdict", "kernel_proof", "proof", "settings"),
     *(
         "storage.modelfile",
         "storage.persistence",
@@ -132,9 +132,9 @@ def room(name: str) -> int:
 
 
 # Lines that a room may have. Rooms behind doors of their own count alone; the rest is what stands beside the reading path.
-BUDGETS = {"kernels/numba": 2400, "kernels/cuda": 1330, "bench": 1210, "storage": 1020, "data": 2560, "app": 2370}
+BUDGETS = {"kernels/numba": 2400, "kernels/cuda": 1330, "bench": 1210, "storage": 1020, "data": 2560, "app": 2400}
 BUDGETS |= {"evaluation": 1150, "explorer": 1790, "grading": 640, "figures": 880}
-READING, REST = 2462, 2205
+READING, REST = 2462, 2495
 
 
 def test_line_budget():

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from minivae.processors import launched
 from minivae.progress import TROUBLE, one_line, say
 
 MEANS = (
@@ -266,7 +267,11 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():  # which would be told with a place in our source
         warnings.showwarning = lambda message, *_: say(one_line(message))
-        return _main(arguments)
+        if not launched():
+            return _main(arguments)
+        from minivae.parallel import together
+
+        return together(lambda: _main(arguments))
 
 
 def _main(arguments: Sequence[str] | None) -> int:

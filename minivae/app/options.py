@@ -111,6 +111,10 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
         },
         "training": {
             "batch_size": ({"type": int}, "examples per step (default: by the rows, 16 to 128)"),
+            "micro_batch_size": (
+                {"type": int},
+                "rows of it that go through at once, where memory is short (default: all)",
+            ),
             "epochs": ({"type": int}, "passes over the data (default: until the held-out loss stops falling)"),
             "validation_fraction": (
                 {"type": float},

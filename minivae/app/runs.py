@@ -23,7 +23,7 @@ from minivae.kernels import MODULES
 from minivae.progress import say
 from minivae.storage.folders import CHECKPOINT, CONFIG, MODEL, NEW, current
 from minivae.storage.modelfile import ModelFileError
-from minivae.training import INTERRUPTED
+from minivae.trouble import INTERRUPTED
 
 
 @dataclass(frozen=True)

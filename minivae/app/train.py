@@ -11,7 +11,7 @@ import secrets
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,15 @@ from minivae.estimator import VAE
 from minivae.evaluation import inference
 from minivae.kernels import MODULES, availability, load
 from minivae.likelihoods import REAL, domains
+from minivae.parallel import world
 from minivae.parameters import size
 from minivae.progress import say
 from minivae.settings import architecture, checked_settings, held_fraction, optimizer_and_objective, resolved
 from minivae.storage.checkpoints import check_resume
 from minivae.storage.folders import CHECKPOINT, CONFIG, FIGURES, HISTORY, MODEL, Folder, claim
 from minivae.storage.modelfile import json_text
-from minivae.training import INTERRUPTED, Best
+from minivae.training import Best
+from minivae.trouble import INTERRUPTED
 from minivae.verdict import kept_record, verdict
 
 MANY = 2 * 10**7  # parameters, beyond which their cost is said
@@ -50,6 +52,8 @@ RECIPES: dict[str, Named] = {
 
 
 def train(options: argparse.Namespace) -> int:
+    options.ranks = world()
+    options.quiet |= options.ranks.rank > 0
     if options.resume is not None:
         return resume(options)
     if options.data is None:
@@ -100,6 +104,8 @@ def train(options: argparse.Namespace) -> int:
     condition = Condition.fitted(dataset.train_labels) if vae.conditional else None
     arch = architecture(settings, dataset.train.shape[1], condition=condition)
     optimizer_and_objective(settings)  # a mistake among the options is found before anything is announced
+    if options.ranks.rank:
+        return _follow(options, vae, dataset, run)
     with claim(options.out, options.data, options.overwrite) as folder:
         run["data"] = _portable(options.data)
         announce = functools.partial(_announce, settings, arch, dataset, held, watch_test, recipe, folder)
@@ -115,16 +121,17 @@ def resume(options: argparse.Namespace) -> int:
     path = Path(options.resume)
     if not path.is_dir():
         raise FileNotFoundError(f"there is no run folder {path}; --resume takes one that `minivae train` wrote")
-    with Folder(path) as folder:
-        folder.again()
-        kept = folder.place / CHECKPOINT
+    with Folder(path) if options.ranks.rank == 0 else nullcontext() as folder:
+        if folder is not None:
+            folder.again()
+        kept = Path(options.ranks.first(folder and str(folder.place / CHECKPOINT)))
         if not kept.is_file():
             raise FileNotFoundError(f"{path} holds no {CHECKPOINT} to go on from; name a run's folder, or train anew")
         given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
         vae = VAE.load(kept)
         if vae.run_ is None or getattr(vae, "trainer_", None) is None or vae.trainer_.best is None:
             raise DataError(f"{kept} is not what train writes there; if fit did: fit(X, resume=True)")
-        run = config_of(vae, kept, folder.place / CONFIG)
+        run = config_of(vae, kept, kept.parent / CONFIG)
         if options.data is None and run.get("data") is None:
             raise DataError(f"nothing says on which data {path} was trained: minivae train DATA --resume {path}")
         before = vae.settings_ | {"backend": run["backend"]}
@@ -152,7 +159,20 @@ def resume(options: argparse.Namespace) -> int:
             told = f"going on with {path} after {trainer.epoch} of {settings['epochs']} epochs, step {trainer.step:,}"
         lines = [told, *(f"{name.replace('_', '-')} {before[name]} -> {settings[name]}" for name in changed)]
         announce = functools.partial(say, "\n".join(lines))
+        if folder is None:
+            return 0 if best is not None else _follow(options, vae, dataset, run, resumed=True)
         return _fit(options, vae, dataset, run, settings, folder, announce, resumed=True, best=best)
+
+
+def _follow(options: argparse.Namespace, vae: VAE, dataset: Dataset, run: Named, resumed: bool = False) -> int:
+    """What any process but the first has to do."""
+    test, told = (dataset.test, dataset.test_labels) if run["watch_test"] else (None, None)
+    try:
+        data = dataset.train, dataset.train_labels
+        vae.fit(*data, X_test=test, y_test=told, resume=resumed, comm=options.ranks.comm)
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def _fit(
@@ -178,7 +198,8 @@ def _fit(
                 begin()
                 vae.network_.set_parameters(best.parameters)
             else:
-                vae.fit(X, y, X_test=test, y_test=told, checkpoint=recorder, resume=resumed)
+                several = options.ranks.comm
+                vae.fit(X, y, X_test=test, y_test=told, checkpoint=recorder, resume=resumed, comm=several)
         except KeyboardInterrupt as error:
             if INTERRUPTED not in error.args or not vae.history_:  # the second Ctrl-C, or none of training's
                 raise

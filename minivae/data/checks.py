@@ -169,7 +169,7 @@ class Scale:
 class Summary:
     """Column statistics of the scaled data, X / divide_by: each [D] float64; the variance is that of the population.
 
-    broken: a number that is not whole in each column, or NaN, where summarize was asked to look.
+    broken: a number that is not whole in each column, or NaN, where summarize was asked to look. seen: cells of each.
     """
 
     rows: int
@@ -179,6 +179,7 @@ class Summary:
     maximum: Array
     divide_by: float = 1.0
     broken: Array | None = None
+    seen: Any = None
 
     def columns(self) -> tuple[Array, Array, Array, Array]:
         return self.mean, self.variance, self.minimum, self.maximum
@@ -239,7 +240,7 @@ def summarize(
         mean += delta * (n / np.maximum(seen, 1))
         np.minimum(minimum, low, out=minimum)
         np.maximum(maximum, high, out=maximum)
-    return Summary(count, mean, squares / np.maximum(seen, 1), minimum, maximum, divisor, broken)
+    return Summary(count, mean, squares / np.maximum(seen, 1), minimum, maximum, divisor, broken, seen)
 
 
 def check_range(summary: Summary, likelihood: str, units: Any = (), slack: float = 1e-6) -> str:

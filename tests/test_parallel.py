@@ -1,0 +1,168 @@
+"""N processes end where one does; what fails in one ends all; a training goes on with another number of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minivae import VAE, load_dataset
+from minivae.parallel import ALONE, Ranks
+
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+several = pytest.mark.skipif(
+    MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
+    reason="needs mpi4py and mpiexec: pip install mpi4py mpich",
+)
+ROOT = Path(__file__).parent.parent
+
+
+def mpi(n, *arguments, **how):
+    """Popen of n processes of python with these arguments."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "OMPI", "MPI"))}
+    env |= {"PYTHONPATH": str(ROOT), "MINIVAE_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([MPIEXEC, "-n", str(n), sys.executable, *map(str, arguments)], env=env, **pipes, **how)
+
+
+def ended(process, seconds=120):
+    """(exit status, output, errors); none may hang."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of what tests/ranks.py saves, by the number of processes."""
+    found = {}
+    for n in (1, 2, 4):
+        found[n] = tmp_path_factory.mktemp(f"ranks{n}")
+        status, _, err = ended(mpi(n, ROOT / "tests/ranks.py", found[n]), 300)
+        assert status == 0, err
+    return found
+
+
+@several
+@pytest.mark.parametrize(
+    "name", ("grey", "free_bits", "capacity", "iwae", "conditional", "table", "staged", "counts", "numba", "micro")
+)
+def test_1_2_and_4_processes_end_with_the_same_parameters_and_history(name, runs):
+    one = np.load(runs[1] / f"{name}.npz")
+    exact = {"rtol": 1e-9, "atol": 1e-12} if name != "numba" else {"rtol": 1e-4, "atol": 1e-6}
+    for n in (2, 4):
+        other = np.load(runs[n] / f"{name}.npz")
+        assert other["agree"] == 1  # to the bit, in all processes
+        assert other["together"]  # they ended the same step
+        for key in set(one.files) - {"agree", "together", "read"}:
+            np.testing.assert_allclose(other[key], one[key], err_msg=f"{n} {key}", **exact)
+    assert np.abs(one["p"]).max() > 0.1
+
+
+@several
+def test_a_process_reads_only_its_rows(runs):
+    """203 rows: once for their range, then in two epochs."""
+    for n in (1, 2, 4):
+        read = np.load(runs[n] / "staged.npz")["read"]
+        assert read.sum() == 3 * 203 and len(read) == n and np.ptp(read) <= 3 * 6  # batches of 50 and of 3
+
+
+def test_gradients_of_pieces_add_up_to_that_of_the_batch():
+    X = load_dataset("digits").train[:203]
+    settings = {"hidden_dims": (12,), "epochs": 2, "batch_size": 64, "dtype": "float64", "random_state": 0}
+    for more in ({"backend": "numpy"}, {"backend": "numpy", "objective": "dreg", "n_samples": 3, "max_grad_norm": 0.5}):
+        whole, pieces = (VAE(**settings | more, micro_batch_size=m).fit(X) for m in (None, 5))
+        np.testing.assert_allclose(
+            pieces.network_.get_parameters(), whole.network_.get_parameters(), rtol=1e-9, atol=1e-12
+        )
+        assert pieces.history_[-1]["grad_norm"] == pytest.approx(whole.history_[-1]["grad_norm"], rel=1e-9)
+    with pytest.raises(ValueError, match="free_bits and capacity look at the KL of a whole batch"):
+        VAE(micro_batch_size=8, capacity=3).fit(X)
+
+
+def test_parts_are_neighbours_and_none_is_missing():
+    class Comm:
+        def __init__(self, rank, size):
+            self.Get_rank, self.Get_size = lambda: rank, lambda: size
+
+    for n in (0, 1, 3, 10, 127):
+        for size in (1, 2, 4, 7):
+            parts = [Ranks(Comm(rank, size)).part(np.arange(n)) for rank in range(size)]
+            np.testing.assert_array_equal(np.concatenate(parts), np.arange(n))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert ALONE.part("abc") == "abc" and ALONE.first(3) == 3 and ALONE.any(True)
+
+
+TRAIN = ["-m", "minivae", "train"]
+EXACT = ["--schedule", "constant", "--dtype", "float64", "--backend", "numpy", "--no-figures", "--hidden-dims", "12"]
+
+
+@several
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    def parameters(name):
+        return VAE.load(tmp_path / name / "model.npz").network_.get_parameters()
+
+    for n, arguments in (
+        (1, ["digits", "--epochs", "4", "-o", "one", *EXACT]),
+        (2, ["digits", "--epochs", "2", "-o", "more", *EXACT]),
+        (4, ["--resume", "more", "--epochs", "4", "--no-figures"]),
+    ):
+        status, out, err = ended(mpi(n, *TRAIN, *arguments, cwd=tmp_path))
+        assert status == 0, err
+        assert out.count("nats per example") == 2  # one process tells
+        assert err.count("epoch    ") <= 4
+    np.testing.assert_allclose(parameters("more"), parameters("one"), rtol=1e-8, atol=1e-11)
+
+
+@several
+def test_what_is_wrong_in_one_process_ends_all_with_its_message(tmp_path):
+    X = np.random.default_rng(0).random((400, 5)).astype(np.float32)
+    X[350, 3] = np.nan  # which the last of three looks at
+    np.save(tmp_path / "bad.npy", X)
+    status, _, err = ended(mpi(3, *TRAIN, "bad.npy", cwd=tmp_path))
+    assert status == 1 and err.count("minivae: X has NaN at row 350, column 3") == 1
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "model.npz").touch()
+    status, _, err = ended(mpi(2, *TRAIN, "digits", "-o", "there", cwd=tmp_path))
+    assert status == 1 and err.count("there already holds a model") == 1
+
+
+@several
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_killed_process_ends_all_and_ctrl_c_keeps_the_run(how, tmp_path):
+    process = mpi(3, *TRAIN, "digits", "--epochs", "100000", "-o", "run", "--no-figures", cwd=tmp_path)
+    until = time.monotonic() + 90
+    while not (tmp_path / "run/checkpoint.npz").exists():
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.1)
+    if how == signal.SIGKILL:
+        os.kill(children(process.pid)[-1], how)
+    else:
+        process.send_signal(how)
+    status, out, err = ended(process, 60)
+    assert status != 0 and VAE.load(tmp_path / "run/checkpoint.npz").trainer_.step > 0
+    if how == signal.SIGINT:
+        assert "interrupted by Ctrl-C" in err and "goes on from the step before the interrupt" in err
+        assert VAE.load(tmp_path / "run/model.npz").history_ and "nats per example" in out
+
+
+def children(pid):
+    """The processes of python that descend from this one."""
+    found = []
+    for line in subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True).stdout.splitlines():
+        child, parent, name = line.split(None, 2)
+        if int(parent) == pid:
+            found += [int(child)] * name.startswith("python") + children(int(child))
+    return found
