@@ -234,7 +234,7 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
         "minivae grade --stubs answers.py",
         "minivae grade answers.py --step dense",
     )
-    text = "your Python file; it is run, with all that it says, as `python FILE` would"
+    text = "your Python file; it is run as by an import: all that it says, but what is under `if __name__ == ...`"
     grade.add_argument("answers", metavar="FILE", help=text)
     one_of = grade.add_mutually_exclusive_group()
     one_of.add_argument("--stubs", action="store_true", help="write FILE, a new one, to begin with")

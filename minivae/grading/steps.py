@@ -1,7 +1,7 @@
 """The steps of docs/exercises.md: the functions that each asks for, the book's answers, and inputs to try them on.
 
 What a student writes returns arrays, where the book writes into those that it is given. The names of arguments, and their
-shapes, are those of stubs.txt. Inputs are small, and all sizes differ.
+shapes, are those of stubs.txt. Inputs are small, and all sizes differ, so that a missing .T does not fit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 
 from minivae.architecture import Architecture, initial_parameters, parameter_layout
 from minivae.data.datasets import load_dataset
-from minivae.estimator import VAE
 from minivae.kernels import load
 from minivae.kernels import reference as _reference
 from minivae.network import Network
@@ -24,7 +23,7 @@ from minivae.parameters import views
 Array = np.ndarray
 Case = tuple[Any, ...]
 book: Any = _reference
-ARCH = Architecture(data_dim=64, latent_dim=2, hidden_dims=(64,), activation="tanh", likelihood="bernoulli")
+ARCH = Architecture(data_dim=64, latent_dim=2, hidden_dims=(48,), activation="tanh", likelihood="bernoulli")
 LAYOUT = parameter_layout(ARCH)
 
 
@@ -33,21 +32,24 @@ class Function:
     """A function that a student writes.
 
     outputs: names of what it returns or, `in_place`, of its first arguments, which it changes. truth: the arguments -> the
-    right outputs, a list. cases: generator -> the arguments of each call. parts: outputs -> what is compared, by name, in
-    the order in which a mistake shows; else the outputs. tolerance: relative. A `random` one is not called a second time.
+    right outputs, a list; None: the page's own answer gives them. cases: generator -> the arguments of each call, tame ones
+    first. parts: outputs -> what is compared, by name, in the order in which a mistake shows; else the outputs. explained:
+    data, the calls of the student's other functions -> what shows where wrong outputs come from. tolerance: relative.
     """
 
     name: str
     outputs: str
-    truth: Callable[..., list[Any]]
+    truth: Callable[..., list[Any]] | None
     cases: Callable[[np.random.Generator], list[Case]]
     parts: Callable[[list[Any]], dict[str, Any]] | None = None
     in_place: bool = False
     tolerance: float = 1e-7
-    random: bool = False
+    explained: Callable[[Array, dict[str, list[Case]]], dict[str, Any]] | None = None
 
-    def named(self, outputs: list[Any]) -> dict[str, Any]:
-        return self.parts(outputs) if self.parts else dict(zip(self.outputs.split(), outputs))
+    def named(self, outputs: list[Any], like: list[Any]) -> dict[str, Any]:
+        """By part, where they have the shapes of these."""
+        fit = list(map(np.shape, outputs)) == list(map(np.shape, like))
+        return self.parts(outputs) if self.parts and fit else dict(zip(self.outputs.split(), outputs))
 
 
 def _written(kernel: Callable[..., Any], like: list[Array], *read: Any) -> list[Array]:
@@ -82,16 +84,22 @@ def _halves(outputs: list[Array]) -> dict[str, Array]:
     return {**dict(zip(("dnll",), outputs[:-1])), "dmu": dmu, "dlogvar": dlogvar}
 
 
-def _train(data: Array, epochs: int, rng: np.random.Generator) -> list[Any]:
-    settings: dict[str, Any] = {"latent_dim": 2, "hidden_dims": (64,), "activation": "tanh", "learning_rate": 2e-3}
-    vae = VAE(**settings, batch_size=32, epochs=epochs, validation_fraction=0, random_state=1, backend="numpy")
-    return [vae.fit(data).network_.get_parameters().astype(np.float64)]
-
-
-def _test_loss(outputs: list[Any]) -> dict[str, Any]:
-    test, rng = _digits("test"), np.random.default_rng(0)
-    losses = [_loss_and_gradient(outputs[0], test, rng.normal(size=(len(test), 2)))[0] for _ in range(10)]
-    return {"the loss of the test images": np.mean(losses)}
+def _updates(data: Array, calls: dict[str, list[Case]]) -> dict[str, Any]:
+    """What train gave to loss_and_gradient (p, x, eps) and to adam (p, m, v, g, learning_rate, t), as far as it did."""
+    told: dict[str, Any] = {}
+    if passes := calls["loss_and_gradient"]:
+        x = np.concatenate([x for _, x, *_ in passes])
+        eps = np.concatenate([np.broadcast_to(eps, (len(x), 2)) for _, x, eps, *_ in passes])
+        epochs = [x[i : i + len(data)] for i in range(0, len(x), len(data))]
+        told["the number of batches"], told["the size of batch "] = len(passes), [len(x) for _, x, *_ in passes]
+        told["the number of different rows in epoch "] = [len(np.unique(rows, axis=0)) for rows in epochs]
+        told["the number of different orders"] = len({rows.tobytes() for rows in epochs})
+        told["the number of different rows of noise"] = len(np.unique(eps, axis=0))
+        told["x, in the order of rng.permutation(len(data)), "], told["eps, by rng.normal after it, "] = x, eps
+    if steps := calls["adam"]:
+        told["the number of updates"] = len(steps)
+        told["the learning rate of update "], told["t of update "] = zip(*(step[4:6] for step in steps))
+    return told
 
 
 @cache
@@ -147,18 +155,22 @@ def _adam_cases(rng: np.random.Generator) -> list[Case]:
     return [(p, m, (size * rng.uniform(size=5)) ** 2, g, 1e-2, 3), (p, 0 * p, 0 * p, g, 1e-2, 1)]
 
 
-def _bound_case(rng: np.random.Generator) -> list[Case]:
+def _bound_cases(rng: np.random.Generator) -> list[Case]:
     dz, eps, h, log_w = _arrays(rng, (4, 3, 2), (4, 3, 2), (4, 4), (4, 3))
-    return [(dz, h[:, None, :2] + np.exp(h[:, None, 2:] / 2) * eps, h, eps, log_w - 5)]
+    z = h[:, None, :2] + np.exp(h[:, None, 2:] / 2) * eps
+    return [
+        (dz, z, h, eps, log_w + low) for low in (-5, np.array([[-1000], [0], [1000], [-2000]]), [[-2000, -1000, 0]])
+    ]
 
 
 def _ones(a: Array) -> Array:
     return np.ones(len(a))
 
 
-LOGITS, PIXELS = np.array([[800.0, -800.0]]), np.array([[1.0, 1.0]])
+LOGITS, PIXELS = np.array([[1.0, -1.0]]), np.array([[1.0, 1.0]])
 FUNCTIONS = {function.name: function for function in (
-    Function("sigmoid", "y", lambda a: _written(book.sigmoid, [a], a), lambda rng: [(3 * rng.normal(size=(4, 5)),)]),
+    Function("sigmoid", "y", lambda a: _written(book.sigmoid, [a], a),
+             lambda rng: [(3 * rng.normal(size=(4, 5)),), (1000 * LOGITS,)]),
     Function("sigmoid_backward", "da", lambda dy, y: _changed(book.sigmoid_backward, [dy], y, y),
              lambda rng: [(rng.normal(size=(4, 5)), rng.uniform(size=(4, 5)))]),
     Function("relu", "y", lambda a: _written(book.relu, [a], a), lambda rng: [(rng.normal(size=(4, 5)),)]),
@@ -169,7 +181,7 @@ FUNCTIONS = {function.name: function for function in (
     Function("dense_backward", "dx dW db", lambda dy, x, y, W: _written(
         book.dense_backward, [x, W, W[0]], dy.copy(), x, y, y, W, "tanh"), _dense_backward_case),
     Function("bernoulli", "nll da", lambda a, x: _written(book.bernoulli_loss, [a, a[:, 0]], a, x, _ones(a))[::-1],
-             lambda rng: [(3 * rng.normal(size=(6, 4)), rng.uniform(size=(6, 4))), (LOGITS, PIXELS)]),
+             lambda rng: [(3 * rng.normal(size=(6, 4)), rng.uniform(size=(6, 4))), (800 * LOGITS, PIXELS)]),
     Function("sample", "z kl", lambda h, eps: _written(book.sample_forward, [eps, eps], h, eps),
              lambda rng: [tuple(_arrays(rng, (6, 4), (6, 2)))]),
     Function("sample_backward", "dh",
@@ -179,14 +191,14 @@ FUNCTIONS = {function.name: function for function in (
     Function("adam", "p m v", lambda p, m, v, g, learning_rate, t: _changed(
         book.adam_step, [p, m, v], g.copy(), learning_rate, 0.9, 0.999, 1e-8, t, 0.0),
         _adam_cases, lambda o: {"m": o[1], "v": o[2], "p": o[0]}, in_place=True),
-    Function("train", "p", _train, lambda rng: [(_digits("train"), 30, rng)], _test_loss, tolerance=0.025, random=True),
+    Function("train", "p", None, lambda rng: [(_digits("train")[:70], 3, rng)], tolerance=1e-6, explained=_updates),
     Function("poisson", "nll da", lambda a, x: _written(book.poisson_loss, [a, a[:, 0]], a, x, _ones(a))[::-1],
-             lambda rng: [(rng.normal(size=(6, 4)), rng.poisson(3, (6, 4)).astype(np.float64))]),
-    Function("log_weight", "log_w", _log_weight, lambda rng: [(rng.uniform(1, 9, (4, 3)), *_bound_case(rng)[0][1:4])]),
+             lambda rng: [(rng.normal(size=(6, 4)), least + rng.poisson(3.0, (6, 4))) for least in (1.0, 0.0)]),
+    Function("log_weight", "log_w", _log_weight, lambda rng: [(rng.uniform(1, 9, (4, 3)), *_bound_cases(rng)[0][1:4])]),
     Function("bound", "bound", lambda log_w: _bound_of(log_w)[:1],
-             lambda rng: [(_bound_case(rng)[0][4] - low,) for low in (0, 1000)]),
-    Function("bound_backward", "dnll dh", lambda *given: _backward("iwae", *given), _bound_case, _halves),
-    Function("dreg_backward", "dh", lambda *given: _backward("dreg", *given)[1:], _bound_case, _halves),
+             lambda rng: [given[4:] for given in _bound_cases(rng)]),
+    Function("bound_backward", "dnll dh", lambda *given: _backward("iwae", *given), _bound_cases, _halves),
+    Function("dreg_backward", "dh", lambda *given: _backward("dreg", *given)[1:], _bound_cases, _halves),
 )}  # fmt: skip
 STEPS = {
     "derivative": ("sigmoid", "sigmoid_backward", "relu", "relu_backward"),
