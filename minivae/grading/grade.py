@@ -46,6 +46,8 @@ class Found(Exception):
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.answers == "-":
+        raise FileNotFoundError("answers stand in a file, not in standard input; name the file in place of -")
     if options.stubs:
         try:
             with open(place_of(options.answers), "x", encoding="utf-8") as file:
@@ -100,8 +102,6 @@ def grade(path: str, steps: list[str]) -> Iterator[dict[str, Any]]:
 
 def load(path: str) -> dict[str, Any]:
     """The names that a file defines, which is run for it. Raises OSError, and Found for whatever else is wrong with it."""
-    if path == "-":
-        raise FileNotFoundError("answers are read from a file, not from standard input; name the file in place of -")
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path} does not exist; `minivae grade --stubs {path}` writes it, to begin with")
     if os.path.isdir(path):

@@ -95,11 +95,11 @@ def _updates(data: Array, calls: dict[str, list[Case]]) -> dict[str, Any]:
         told["the number of different rows in epoch "] = [len(np.unique(rows, axis=0)) for rows in epochs]
         told["the number of different orders"] = len({rows.tobytes() for rows in epochs})
         told["the number of different rows of noise"] = len(np.unique(eps, axis=0))
-        told["x, in the order of rng.permutation(len(data)), "], told["eps, by rng.normal after it, "] = x, eps
+        told["[x | eps], by rng.permutation and then rng.normal for each batch, "] = np.hstack([x, eps])
     if steps := calls["adam"]:
         told["the number of updates"] = len(steps)
         told["the learning rate of update "], told["t of update "] = zip(*(step[4:6] for step in steps))
-    return told
+    return {name: np.asarray(value, np.float64) for name, value in told.items()}
 
 
 @cache
