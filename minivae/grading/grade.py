@@ -16,7 +16,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,9 @@ def run(options: argparse.Namespace) -> int:
         raise
     unfinished = [row["step"] for row in rows if row["status"] != RIGHT]
     right = len(rows) - len(unfinished)
-    if options.json:
-        print(json_text({"steps": rows, "right": right}))
-        return 1 if unfinished else 0
     begin = f"; begin with {unfinished[0]}, as later steps call its functions" if len(unfinished) > 1 else ""
-    print(f"{right} of {len(rows)} steps are right{begin}")
+    told = {"steps": rows, "right": right}
+    print(json_text(told) if options.json else f"{right} of {len(rows)} steps are right{begin}")
     return 1 if unfinished else 0
 
 
@@ -93,7 +91,7 @@ def grade(path: str, steps: list[str]) -> Iterator[dict[str, Any]]:
                 raise trouble
             for name in STEPS[step]:
                 row["function"] = name
-                judge(FUNCTIONS[name], find(name, student), path)
+                judge(FUNCTIONS[name], student.get(name), path)
             row["function"] = None
         except Found as found:
             row |= found.told
@@ -118,14 +116,6 @@ def load(path: str) -> dict[str, Any]:
     return vars(module)
 
 
-def find(name: str, student: dict[str, Any]) -> Callable[..., Any]:
-    if name not in student:
-        raise Found(f"there is no function {name} yet", STUB)
-    if not callable(student[name]):
-        raise Found(f"{name} is of the type {type(student[name]).__name__}, and should be a function")
-    return student[name]  # type: ignore[no-any-return]
-
-
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """What a student's code prints goes where progress goes; NaN and infinity are told by us."""
@@ -145,10 +135,7 @@ def frames_of(error: BaseException, path: str) -> list[traceback.FrameSummary]:
 
 def shown(make: Callable[..., Any]) -> Callable[..., Any]:
     """np.empty or np.empty_like, but full of what is known again"""
-    return lambda *args, **kwargs: np.full_like(a := make(*args, **kwargs), UNWRITTEN if a.dtype == float else 0)
-
-
-EMPTIES = {"empty": shown(np.empty), "empty_like": shown(np.empty_like)}
+    return wraps(make)(lambda *args, **kw: np.full_like(a := make(*args, **kw), UNWRITTEN if a.dtype == float else 0))
 
 
 def attempt(path: str, name: str, call: Callable[[], Any], line: int | None = None) -> Any:
@@ -156,7 +143,10 @@ def attempt(path: str, name: str, call: Callable[[], Any], line: int | None = No
     before = dict(vars(np))
     try:
         with quietly():
-            vars(np).update({} if "numba" in sys.modules else EMPTIES)  # Numba compiles calls of NumPy's own alone
+            if (
+                name and "numba" not in sys.modules
+            ):  # not in a file's imports; Numba compiles calls of NumPy's own alone
+                vars(np).update({empty: shown(before[empty]) for empty in ("empty", "empty_like")})
             own, result = dict(vars(np)), call()
             if changed := [name for name, value in own.items() if vars(np).get(name) is not value]:
                 raise ValueError(f"np.{changed[0]} = ... changes NumPy for all who use it; choose a name without np.")
@@ -220,9 +210,13 @@ def truth(function: Function, given: tuple[Any, ...]) -> tuple[list[Any], dict[s
     return function.truth(*copy.deepcopy(given)), {}
 
 
-def judge(function: Function, student: Callable[..., Any], path: str) -> None:
+def judge(function: Function, student: Any, path: str) -> None:
     """Raises Found where a call gives a number that is not the book's, or no such numbers at all."""
     names, tolerance = function.outputs.split(), function.tolerance
+    if student is None:
+        raise Found(f"there is no function {function.name} yet", STUB)
+    if not callable(student):
+        raise Found(f"{function.name} is of the type {type(student).__name__}, and should be a function")
     line = getattr(getattr(inspect.unwrap(student), "__code__", None), "co_firstlineno", None)
     head = place(path, function.name, line)
     cases = function.cases(np.random.default_rng(0))
@@ -247,8 +241,7 @@ def judge(function: Function, student: Callable[..., Any], path: str) -> None:
         if not close(mine[0], right[0], tolerance):
             found, wanted = seen | found, {name: known[name] for name in seen} | wanted
         for name, true in wanted.items():
-            value = found[name]
-            good = np.shape(value) == np.shape(true) and np.isclose(value, true, rtol=tolerance, atol=least(true))
+            value, good = found[name], agree(found[name], true, tolerance)
             if not np.all(good):
                 empty = np.any(np.asarray(value)[good == 0].view(np.uint64) == UNWRITTEN.view(np.uint64))
                 mistake = EMPTY if empty else recognised(function, cases[:number], name, found, wanted)
@@ -264,24 +257,21 @@ def no_array(value: Any, true: Any) -> str:
     return "" if kind == np.float64 else f"of dtype {kind}, and should be float64, as the inputs are"
 
 
-def least(true: Any) -> float:
-    """What counts as 0 in such an array."""
-    return 1e-9 * float(np.max(np.abs(true)))
+def agree(value: Any, true: Any, tolerance: float) -> Any:
+    """Where they are equal; False if the shapes are not"""
+    least = 1e-9 * np.max(np.abs(np.nan_to_num(true)))  # counts as 0 in such an array
+    return np.shape(value) == np.shape(true) and np.isclose(value, true, rtol=tolerance, atol=least, equal_nan=True)
 
 
 def close(value: Any, true: Any, tolerance: float) -> bool:
-    if np.shape(value) != np.shape(true):
-        return False
-    return np.allclose(value, true, rtol=tolerance, atol=least(np.nan_to_num(true)), equal_nan=True)
+    return bool(np.all(agree(value, true, tolerance)))
 
 
 def difference(head: str, name: str, value: Any, true: Any, good: Any) -> dict[str, Any]:
     """The first entry that is wrong, and by how much, or the shape."""
     if np.shape(value) != np.shape(true):
-        return {
-            "text": f"{head}: {name} has the shape {np.shape(value)}, and should have {np.shape(true)}",
-            "array": name,
-        }
+        text = f"{head}: {name} has the shape {np.shape(value)}, and should have {np.shape(true)}"
+        return {"text": text, "array": name}
     entry = tuple(map(int, np.argwhere(~good)[0]))
     mine, expected = (float(np.asarray(a)[entry]) for a in (value, true))
     text = f"{head}: {name}{list(entry) if entry else ''} is {mine:.6g}, and should be near {expected:.6g}"
@@ -295,9 +285,7 @@ def difference(head: str, name: str, value: Any, true: Any, good: Any) -> dict[s
     return {"text": text, "array": name, "entry": list(entry), "value": mine, "expected": expected}
 
 
-def recognised(
-    function: Function, cases: list[Any], array: str, mine: dict[str, Any], right: dict[str, Any]
-) -> str | None:
+def recognised(function: Function, cases: list[Any], array: str, mine: Any, right: dict[str, Any]) -> str | None:
     """The mistake that gives these numbers in the last case, up to the array that is wrong; of several, the longest so.
 
     It must be none where the student is right: neither in the cases before, nor in another array.

@@ -55,7 +55,6 @@ MISTAKES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("exp(a) overflows for a large a, and infinity / infinity is no number", SIGMOID, "np.exp(a) / (1 + np.exp(a))"),
         ("the sign of a is wrong: this falls from 1 to 0", SIGMOID, "1 / (1 + np.exp(a))"),
         ("this is tanh", SIGMOID, "np.tanh(a)"),
-        ("this is the derivative, and the value is asked for", SIGMOID, "0.25 * (1 - np.tanh(0.5 * a) ** 2)"),
     ),
     "sigmoid_backward": (
         ("dy is missing: this is the derivative of sigmoid alone", "dy * y * (1 - y)", "y * (1 - y)"),
@@ -64,8 +63,6 @@ MISTAKES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "relu": (
         ("this is the mask alone", RELU, "return 1.0 * (a > 0)"),
-        ("this keeps what is below 0", RELU, "return np.minimum(a, 0)"),
-        ("this is the absolute value", RELU, "return np.abs(a)"),
     ),
     "relu_backward": (
         ("dy passes where the unit was off, at y = 0: there is no mask, or it is y >= 0, which always holds", "dy * (y > 0)", "dy * 1"),

@@ -52,15 +52,8 @@ class Function:
         return self.parts(outputs) if self.parts and fit else dict(zip(self.outputs.split(), outputs))
 
 
-def _written(kernel: Callable[..., Any], like: list[Array], *read: Any) -> list[Array]:
-    """What a kernel writes into arrays like these."""
-    outputs = [np.empty_like(array) for array in like]
-    kernel(*outputs, *read)
-    return outputs
-
-
-def _changed(kernel: Callable[..., Any], arrays: list[Array], *read: Any) -> list[Array]:
-    """What a kernel makes of these arrays."""
+def _run(kernel: Callable[..., Any], arrays: list[Array], *read: Any) -> list[Array]:
+    """What a kernel writes into arrays like these, or makes of them."""
     arrays = [array.copy() for array in arrays]
     kernel(*arrays, *read)
     return arrays
@@ -103,15 +96,15 @@ def _updates(data: Array, calls: dict[str, list[Case]]) -> dict[str, Any]:
 
 
 @cache
-def _digits(split: str) -> Array:
-    return np.asarray(getattr(load_dataset("digits"), split) / 255)
+def _digits() -> Array:
+    return np.asarray(load_dataset("digits").train / 255)
 
 
 def _bound(nll: Array, z: Array, h: Array, eps: Array) -> list[Array]:
     """bound [B] and dnll [S] from nll [S], z and eps [S, Z], h [B, 2Z]"""
     kl, one = np.zeros((len(h), z.shape[1])), np.ones(len(h))
     like = [one, nll, np.empty((len(h), z.shape[1] + 1))]
-    loss, dnll, _ = _written(book.importance_bound, like, nll, kl, z, h, eps, one, 1.0)
+    loss, dnll, _ = _run(book.importance_bound, like, nll, kl, z, h, eps, one, 1.0)
     return [-loss, dnll]
 
 
@@ -130,9 +123,9 @@ def _bound_of(log_w: Array) -> list[Array]:
 
 def _backward(estimator: str, dz: Array, z: Array, h: Array, eps: Array, log_w: Array) -> list[Array]:
     dnll, rows = _bound_of(log_w)[1], (-1, z.shape[2])
-    weighed = _changed(book.weigh, [dz.reshape(rows)], dnll.ravel())[0]
+    weighed = _run(book.weigh, [dz.reshape(rows)], dnll.ravel())[0]
     read = weighed, z.reshape(rows), h, eps.reshape(rows), dnll.ravel(), np.ones(len(h)), 1.0, estimator
-    return [dnll, *_written(book.importance_backward, [h], *read)]
+    return [dnll, *_run(book.importance_backward, [h], *read)]
 
 
 def _arrays(rng: np.random.Generator, *shapes: tuple[int, ...]) -> list[Array]:
@@ -146,7 +139,7 @@ def _dense_backward_case(rng: np.random.Generator) -> list[Case]:
 
 def _vae_case(rng: np.random.Generator) -> list[Case]:
     p = initial_parameters(ARCH, seed=0)
-    return [(p + 0.1 * rng.normal(size=p.shape), _digits("train")[:8], rng.normal(size=(8, 2)))]
+    return [(p + 0.1 * rng.normal(size=p.shape), _digits()[:8], rng.normal(size=(8, 2)))]
 
 
 def _adam_cases(rng: np.random.Generator) -> list[Case]:
@@ -158,41 +151,40 @@ def _adam_cases(rng: np.random.Generator) -> list[Case]:
 def _bound_cases(rng: np.random.Generator) -> list[Case]:
     dz, eps, h, log_w = _arrays(rng, (4, 3, 2), (4, 3, 2), (4, 4), (4, 3))
     z = h[:, None, :2] + np.exp(h[:, None, 2:] / 2) * eps
-    return [
-        (dz, z, h, eps, log_w + low) for low in (-5, np.array([[-1000], [0], [1000], [-2000]]), [[-2000, -1000, 0]])
-    ]
-
-
-def _ones(a: Array) -> Array:
-    return np.ones(len(a))
+    lows = (
+        -5,
+        np.array([[-1000], [0], [1000], [-2000]]),
+        [[-2000, -1000, 0]],
+    )  # no w may be rounded to 0, or to infinity
+    return [(dz, z, h, eps, log_w + low) for low in lows]
 
 
 LOGITS, PIXELS = np.array([[1.0, -1.0]]), np.array([[1.0, 1.0]])
 FUNCTIONS = {function.name: function for function in (
-    Function("sigmoid", "y", lambda a: _written(book.sigmoid, [a], a),
+    Function("sigmoid", "y", lambda a: _run(book.sigmoid, [a], a),
              lambda rng: [(3 * rng.normal(size=(4, 5)),), (1000 * LOGITS,)]),
-    Function("sigmoid_backward", "da", lambda dy, y: _changed(book.sigmoid_backward, [dy], y, y),
+    Function("sigmoid_backward", "da", lambda dy, y: _run(book.sigmoid_backward, [dy], y, y),
              lambda rng: [(rng.normal(size=(4, 5)), rng.uniform(size=(4, 5)))]),
-    Function("relu", "y", lambda a: _written(book.relu, [a], a), lambda rng: [(rng.normal(size=(4, 5)),)]),
-    Function("relu_backward", "da", lambda dy, y: _changed(book.relu_backward, [dy], y, y),
+    Function("relu", "y", lambda a: _run(book.relu, [a], a), lambda rng: [(rng.normal(size=(4, 5)),)]),
+    Function("relu_backward", "da", lambda dy, y: _run(book.relu_backward, [dy], y, y),
              lambda rng: [(rng.normal(size=(4, 5)), np.maximum(rng.normal(size=(4, 5)), 0))]),
-    Function("dense", "y", lambda x, W, b: _written(book.dense_forward, [x @ W] * 2, x, W, b, "tanh")[:1],
+    Function("dense", "y", lambda x, W, b: _run(book.dense_forward, [x @ W] * 2, x, W, b, "tanh")[:1],
              lambda rng: [tuple(_arrays(rng, (6, 4), (4, 3), (3,)))]),
-    Function("dense_backward", "dx dW db", lambda dy, x, y, W: _written(
+    Function("dense_backward", "dx dW db", lambda dy, x, y, W: _run(
         book.dense_backward, [x, W, W[0]], dy.copy(), x, y, y, W, "tanh"), _dense_backward_case),
-    Function("bernoulli", "nll da", lambda a, x: _written(book.bernoulli_loss, [a, a[:, 0]], a, x, _ones(a))[::-1],
+    Function("bernoulli", "nll da", lambda a, x: _run(book.bernoulli_loss, [a, a[:, 0]], a, x, np.ones(len(a)))[::-1],
              lambda rng: [(3 * rng.normal(size=(6, 4)), rng.uniform(size=(6, 4))), (800 * LOGITS, PIXELS)]),
-    Function("sample", "z kl", lambda h, eps: _written(book.sample_forward, [eps, eps], h, eps),
+    Function("sample", "z kl", lambda h, eps: _run(book.sample_forward, [eps, eps], h, eps),
              lambda rng: [tuple(_arrays(rng, (6, 4), (6, 2)))]),
     Function("sample_backward", "dh",
-             lambda dz, dkl, h, eps: _written(book.sample_backward, [h], dz, h, eps, np.full(2, dkl), _ones(h)),
+             lambda dz, dkl, h, eps: _run(book.sample_backward, [h], dz, h, eps, np.full(2, dkl), np.ones(len(h))),
              lambda rng: [(rng.normal(size=(6, 2)), 0.7, *_arrays(rng, (6, 4), (6, 2)))], _halves),
     Function("loss_and_gradient", "loss gradient", _loss_and_gradient, _vae_case, _from_the_end),
-    Function("adam", "p m v", lambda p, m, v, g, learning_rate, t: _changed(
+    Function("adam", "p m v", lambda p, m, v, g, learning_rate, t: _run(
         book.adam_step, [p, m, v], g.copy(), learning_rate, 0.9, 0.999, 1e-8, t, 0.0),
         _adam_cases, lambda o: {"m": o[1], "v": o[2], "p": o[0]}, in_place=True),
-    Function("train", "p", None, lambda rng: [(_digits("train")[:70], 3, rng)], tolerance=1e-6, explained=_updates),
-    Function("poisson", "nll da", lambda a, x: _written(book.poisson_loss, [a, a[:, 0]], a, x, _ones(a))[::-1],
+    Function("train", "p", None, lambda rng: [(_digits()[:70], 3, rng)], tolerance=1e-6, explained=_updates),
+    Function("poisson", "nll da", lambda a, x: _run(book.poisson_loss, [a, a[:, 0]], a, x, np.ones(len(a)))[::-1],
              lambda rng: [(rng.normal(size=(6, 4)), least + rng.poisson(3.0, (6, 4))) for least in (1.0, 0.0)]),
     Function("log_weight", "log_w", _log_weight, lambda rng: [(rng.uniform(1, 9, (4, 3)), *_bound_cases(rng)[0][1:4])]),
     Function("bound", "bound", lambda log_w: _bound_of(log_w)[:1],
