@@ -44,7 +44,7 @@ REFERENCE, PHILOX, CUDA = "kernels/reference.py", "kernels/philox.py", "kernels/
 CUBLAS = "kernels/cuda/cublas.py"
 BOUNDS, NUMBA_BOUNDS = "kernels/bounds.py", "kernels/numba/bounds.py"
 COLUMNS, NUMBA_COLUMNS = "kernels/columns.py", "kernels/numba/columns.py"
-GRADE = "grading/grade.py"
+GRADE, STEPS = "grading/grade.py", "grading/steps.py"
 ROWS, INTERPRETER, ENCODE = (f"kernels/numba/{name}.py" for name in ("rows", "interpreter", "encode"))
 
 # The tests that concern a file, the likeliest and cheapest first. They run on one backend only: see `half`.
@@ -89,6 +89,7 @@ TESTS = {
     "gradcheck.py": "test_gradcheck",
     "app/evaluate.py": "app/test_evaluate app/test_cli",
     GRADE: "test_grading",
+    STEPS: "test_grading",
     "evaluation/samples.py": "test_samples test_columns test_estimator app/test_cli",
     "evaluation/annealed.py": "test_annealed",
     "evaluation/imputation.py": "test_columns test_finite",
@@ -127,6 +128,7 @@ PICKED_ONLY = (
     "app/writing.py",
     "app/evaluate.py",
     GRADE,
+    STEPS,
     "explorer/contents.py",
     "explorer/page.py",
     "parallel.py",
@@ -342,7 +344,12 @@ MUTATIONS = [
     mutation("grade: inputs may be overwritten", GRADE, ("argument.flags.writeable = False", "argument.flags.writeable = True")),
     mutation("grade: a mistake is named by the first array alone", GRADE, ("        if count > most:\n            most, best", "        if count > most and best is None:\n            most, best")),
     mutation("grade: a mistake is named whatever its numbers", GRADE, ("most, best = list(mine).index(array), None", "most, best = -1, None")),
-    mutation("grade: a second call is not compared", GRADE, ("[] if function.random else once()", "[]")),
+    mutation("grade: a second call is not compared", GRADE, ("mine, once()[0], right", "mine, mine, right")),
+    mutation("grade: a mistake is named that makes wrong what is right", GRADE, ("contradicted = any(", "contradicted = all(")),
+    mutation("grade: a mistake is named that shows in a case before", GRADE, ("given in cases[:-1]]", "given in ()]")),
+    mutation("grade: what was never written is what it was before", GRADE, ('if name and "numba"', 'if not name and "numba"')),
+    mutation("grade: train is judged by its last parameters alone", GRADE, ("found, wanted = seen | found, {name: known[name] for name in seen} | wanted", "pass")),
+    mutation("grade: no bound is near the ends of float64", STEPS, ("log_w + low) for low in lows]", "log_w - 5)]")),
     mutation("annealed: the gradient's sign", "evaluation/annealed.py", ("u - sigma * (z + dz)", "u - sigma * (z - dz)")),
     mutation("annealed: leapfrog begins with a whole step", "evaluation/annealed.py", ("momentum + s / 2 * (beta", "momentum + s * (beta")),
     mutation("annealed: log q forgotten", "evaluation/annealed.py", ("(logvar + u * u - z * z)", "(-z * z)")),

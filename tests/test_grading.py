@@ -339,4 +339,4 @@ def test_rounding_is_no_mistake_and_a_hundred_millionth_is_not_rounding():
     for factor, good in ((1 + 1e-9, True), (1 + 1e-6, False)):
         for given in dense.cases(np.random.default_rng(1)):
             (y,) = dense.truth(*given)
-            assert grading.close(y * factor, y, dense.tolerance) == good
+            assert grading.agree(y * factor, y, dense.tolerance) == good

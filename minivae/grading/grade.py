@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import copy
 import inspect
-import os
 import sys
 import traceback
 import types
@@ -70,10 +69,9 @@ def run(options: argparse.Namespace) -> int:
             print(f"step {steps[len(rows)]} was running, in {at}", file=sys.stderr)
         raise
     unfinished = [row["step"] for row in rows if row["status"] != RIGHT]
-    right = len(rows) - len(unfinished)
+    told = {"steps": rows, "right": len(rows) - len(unfinished)}
     begin = f"; begin with {unfinished[0]}, as later steps call its functions" if len(unfinished) > 1 else ""
-    told = {"steps": rows, "right": right}
-    print(json_text(told) if options.json else f"{right} of {len(rows)} steps are right{begin}")
+    print(json_text(told) if options.json else f"{told['right']} of {len(rows)} steps are right{begin}")
     return 1 if unfinished else 0
 
 
@@ -100,15 +98,15 @@ def grade(path: str, steps: list[str]) -> Iterator[dict[str, Any]]:
 
 def load(path: str) -> dict[str, Any]:
     """The names that a file defines, which is run for it. Raises OSError, and Found for whatever else is wrong with it."""
-    if not os.path.exists(path):
+    if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; `minivae grade --stubs {path}` writes it, to begin with")
-    if os.path.isdir(path):
+    if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a Python file in it")
     source, module, before = Path(path).read_bytes(), types.ModuleType("__answers__"), list(sys.path)
     if b"\0" in source:
-        raise Found(f"{os.path.basename(path)} holds null bytes, as UTF-16 (Notepad's Unicode) does; save it as UTF-8")
+        raise Found(f"{Path(path).name} holds null bytes, as UTF-16 (Notepad's Unicode) does; save it as UTF-8")
     module.__file__, sys.modules[module.__name__] = path, module  # there a dataclass, or pickle, looks for it
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # as of a script: it may import what lies beside it
+    sys.path.insert(0, str(Path(path).absolute().parent))  # as of a script: it may import what lies beside it
     try:
         attempt(path, "", lambda: exec(compile(source, path, "exec", dont_inherit=True), vars(module)))
     finally:
@@ -125,7 +123,7 @@ def quietly() -> Iterator[None]:
 
 
 def place(path: str, name: str, line: int | None) -> str:
-    at = os.path.basename(path) + (f", line {line}" if line else "")
+    at = Path(path).name + (f", line {line}" if line else "")
     return f"{name} ({at})" if name else at
 
 
@@ -212,14 +210,13 @@ def truth(function: Function, given: tuple[Any, ...]) -> tuple[list[Any], dict[s
 
 def judge(function: Function, student: Any, path: str) -> None:
     """Raises Found where a call gives a number that is not the book's, or no such numbers at all."""
-    names, tolerance = function.outputs.split(), function.tolerance
+    names, cases = function.outputs.split(), function.cases(np.random.default_rng(0))
     if student is None:
         raise Found(f"there is no function {function.name} yet", STUB)
     if not callable(student):
         raise Found(f"{function.name} is of the type {type(student).__name__}, and should be a function")
     line = getattr(getattr(inspect.unwrap(student), "__code__", None), "co_firstlineno", None)
     head = place(path, function.name, line)
-    cases = function.cases(np.random.default_rng(0))
     for number, given in enumerate(cases, 1):
         once = partial(attempt, path, function.name, partial(called, function, student, given), line)
         mine, seen = once()
@@ -231,17 +228,17 @@ def judge(function: Function, student: Any, path: str) -> None:
             if trouble := no_array(value, true):
                 raise Found(f"{head}: {name} is {trouble}", line=line, array=name)
         for name, value, more, true in zip(names, mine, once()[0], right):
-            if not close(more, value, tolerance):
+            if not agree(more, value, function.tolerance):
                 alike = not no_array(more, true) and np.shape(more) == np.shape(value) == np.shape(true)
                 added = alike and np.all(np.isclose(more, value) | np.isclose(more - value, true))
                 text = f"{head}: {name} is another at a second call"
                 raise Found(text, line=line, array=name, mistake=ADDS if added else UNSTEADY)
         with quietly():
             found, wanted = function.named(mine, right), function.named(right, right)
-        if not close(mine[0], right[0], tolerance):
+        if not agree(mine[0], right[0], function.tolerance):
             found, wanted = seen | found, {name: known[name] for name in seen} | wanted
         for name, true in wanted.items():
-            value, good = found[name], agree(found[name], true, tolerance)
+            value, good = found[name], entries(found[name], true, function.tolerance)
             if not np.all(good):
                 empty = np.any(np.asarray(value)[good == 0].view(np.uint64) == UNWRITTEN.view(np.uint64))
                 mistake = EMPTY if empty else recognised(function, cases[:number], name, found, wanted)
@@ -257,14 +254,14 @@ def no_array(value: Any, true: Any) -> str:
     return "" if kind == np.float64 else f"of dtype {kind}, and should be float64, as the inputs are"
 
 
-def agree(value: Any, true: Any, tolerance: float) -> Any:
-    """Where they are equal; False if the shapes are not"""
+def entries(value: Any, true: Any, tolerance: float) -> Any:
+    """Which are equal; False if the shapes are not."""
     least = 1e-9 * np.max(np.abs(np.nan_to_num(true)))  # counts as 0 in such an array
     return np.shape(value) == np.shape(true) and np.isclose(value, true, rtol=tolerance, atol=least, equal_nan=True)
 
 
-def close(value: Any, true: Any, tolerance: float) -> bool:
-    return bool(np.all(agree(value, true, tolerance)))
+def agree(value: Any, true: Any, tolerance: float) -> bool:
+    return bool(np.all(entries(value, true, tolerance)))
 
 
 def difference(head: str, name: str, value: Any, true: Any, good: Any) -> dict[str, Any]:
@@ -275,12 +272,11 @@ def difference(head: str, name: str, value: Any, true: Any, good: Any) -> dict[s
     entry = tuple(map(int, np.argwhere(~good)[0]))
     mine, expected = (float(np.asarray(a)[entry]) for a in (value, true))
     text = f"{head}: {name}{list(entry) if entry else ''} is {mine:.6g}, and should be near {expected:.6g}"
-    if np.isfinite(mine):
-        text += f", off by {mine - expected:+.2g}"
+    text += f", off by {mine - expected:+.2g}" if np.isfinite(mine) else ""
     if np.ndim(true):
         text += f"; {np.sum(~good)} of {good.size} entries are wrong"
         factor = mine / expected if expected else np.nan
-        if good.size > 1 and np.isfinite(factor) and close(value, factor * true, 1e-7):
+        if good.size > 1 and np.isfinite(factor) and agree(value, factor * true, 1e-7):
             text += f", and all are {factor:.6g} times the right ones"
     return {"text": text, "array": name, "entry": list(entry), "value": mine, "expected": expected}
 
@@ -290,16 +286,17 @@ def recognised(function: Function, cases: list[Any], array: str, mine: Any, righ
 
     It must be none where the student is right: neither in the cases before, nor in another array.
     """
+
     best, most = None, list(mine).index(array)
     for mistake, *edits in mistakes.MISTAKES[function.name]:
-        wrong, alike = mistakes.wrong(function.name, *edits), partial(close, tolerance=function.tolerance)
+        wrong, close = mistakes.wrong(function.name, *edits), partial(agree, tolerance=function.tolerance)
         with quietly(), contextlib.suppress(ValueError):  # of math.lgamma(0)
             before = [(called(function, wrong, given)[0], truth(function, given)[0]) for given in cases[:-1]]
             outputs, seen = called(function, wrong, cases[-1])
             theirs = seen | function.named(outputs, truth(function, cases[-1])[0])
-            same = [alike(theirs.get(name, np.nan), value) for name, value in mine.items()]
+            same = [close(theirs.get(name, np.nan), value) for name, value in mine.items()]
             count = [*same, False].index(False)
-            contradicted = any(alike(mine[name], right[name]) for name, s in zip(mine, same) if not s)
-            if count > most and not contradicted and all(alike(a, b) for pair in before for a, b in zip(*pair)):
+            contradicted = any(close(mine[name], right[name]) for name, s in zip(mine, same) if not s)
+            if count > most and not contradicted and all(close(a, b) for pair in before for a, b in zip(*pair)):
                 most, best = count, mistake
     return best

@@ -8,33 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minivae.architecture import Architecture, initial_parameters, parameter_layout
 from minivae.data.datasets import load_dataset
-from minivae.kernels import load
-from minivae.kernels import reference as _reference
+from minivae.kernels import load, reference
 from minivae.network import Network
 from minivae.parameters import views
 
 Array = np.ndarray
 Case = tuple[Any, ...]
-book: Any = _reference
+book: Any = reference
 ARCH = Architecture(data_dim=64, latent_dim=2, hidden_dims=(48,), activation="tanh", likelihood="bernoulli")
-LAYOUT = parameter_layout(ARCH)
 
 
 @dataclass(frozen=True)
 class Function:
     """A function that a student writes.
 
-    outputs: names of what it returns or, `in_place`, of its first arguments, which it changes. truth: the arguments -> the
-    right outputs, a list; None: the page's own answer gives them. cases: generator -> the arguments of each call, tame ones
-    first. parts: outputs -> what is compared, by name, in the order in which a mistake shows; else the outputs. explained:
-    data, the calls of the student's other functions -> what shows where wrong outputs come from. tolerance: relative.
+    outputs: names of what it returns or, `in_place`, of its first arguments, which it changes. truth: arguments -> the right
+    outputs; None: the page's own answer gives them. cases: generator -> the arguments of each call, tame ones first. parts:
+    outputs -> what is compared, by name, in the order in which a mistake shows; else the outputs. tolerance: relative.
+    explained: data, the calls of the student's other functions -> what shows where wrong outputs come from.
     """
 
     name: str
@@ -67,7 +65,7 @@ def _loss_and_gradient(p: Array, x: Array, eps: Array) -> list[Any]:
 
 def _from_the_end(outputs: list[Any]) -> dict[str, Any]:
     """The loss, then the gradients as the chain rule meets them."""
-    gradients = views(outputs[1], LAYOUT, gradient=True)
+    gradients = views(outputs[1], parameter_layout(ARCH), gradient=True)
     return {"loss": outputs[0], **{f"gradient, {name}": gradients[name] for name in reversed(gradients)}}
 
 
@@ -93,11 +91,6 @@ def _updates(data: Array, calls: dict[str, list[Case]]) -> dict[str, Any]:
         told["the number of updates"] = len(steps)
         told["the learning rate of update "], told["t of update "] = zip(*(step[4:6] for step in steps))
     return {name: np.asarray(value, np.float64) for name, value in told.items()}
-
-
-@cache
-def _digits() -> Array:
-    return np.asarray(load_dataset("digits").train / 255)
 
 
 def _bound(nll: Array, z: Array, h: Array, eps: Array) -> list[Array]:
@@ -132,16 +125,6 @@ def _arrays(rng: np.random.Generator, *shapes: tuple[int, ...]) -> list[Array]:
     return [rng.normal(size=shape) for shape in shapes]
 
 
-def _dense_backward_case(rng: np.random.Generator) -> list[Case]:
-    dy, x, W, b = _arrays(rng, (6, 3), (6, 4), (4, 3), (3,))
-    return [(dy, x, np.tanh(x @ W + b), W)]
-
-
-def _vae_case(rng: np.random.Generator) -> list[Case]:
-    p = initial_parameters(ARCH, seed=0)
-    return [(p + 0.1 * rng.normal(size=p.shape), _digits()[:8], rng.normal(size=(8, 2)))]
-
-
 def _adam_cases(rng: np.random.Generator) -> list[Case]:
     size = np.array([1e-7, 1e-3, 1, 1, 10])  # of the gradients: epsilon matters to the first
     p, m, g = rng.normal(size=(3, 5)) * [[1e-2], [1], [1]] * np.stack([np.ones(5), size, size])
@@ -159,7 +142,7 @@ def _bound_cases(rng: np.random.Generator) -> list[Case]:
     return [(dz, z, h, eps, log_w + low) for low in lows]
 
 
-LOGITS, PIXELS = np.array([[1.0, -1.0]]), np.array([[1.0, 1.0]])
+LOGITS, _digits = np.array([[1.0, -1.0]]), partial(load_dataset, "digits")
 FUNCTIONS = {function.name: function for function in (
     Function("sigmoid", "y", lambda a: _run(book.sigmoid, [a], a),
              lambda rng: [(3 * rng.normal(size=(4, 5)),), (1000 * LOGITS,)]),
@@ -171,36 +154,31 @@ FUNCTIONS = {function.name: function for function in (
     Function("dense", "y", lambda x, W, b: _run(book.dense_forward, [x @ W] * 2, x, W, b, "tanh")[:1],
              lambda rng: [tuple(_arrays(rng, (6, 4), (4, 3), (3,)))]),
     Function("dense_backward", "dx dW db", lambda dy, x, y, W: _run(
-        book.dense_backward, [x, W, W[0]], dy.copy(), x, y, y, W, "tanh"), _dense_backward_case),
+        book.dense_backward, [x, W, W[0]], dy.copy(), x, y, y, W, "tanh"),
+             lambda rng: [(*_arrays(rng, (6, 3), (6, 4)), rng.uniform(-1, 1, (6, 3)), rng.normal(size=(4, 3)))]),
     Function("bernoulli", "nll da", lambda a, x: _run(book.bernoulli_loss, [a, a[:, 0]], a, x, np.ones(len(a)))[::-1],
-             lambda rng: [(3 * rng.normal(size=(6, 4)), rng.uniform(size=(6, 4))), (800 * LOGITS, PIXELS)]),
+             lambda rng: [(3 * rng.normal(size=(6, 4)), rng.uniform(size=(6, 4))), (800 * LOGITS, np.ones((1, 2)))]),
     Function("sample", "z kl", lambda h, eps: _run(book.sample_forward, [eps, eps], h, eps),
              lambda rng: [tuple(_arrays(rng, (6, 4), (6, 2)))]),
     Function("sample_backward", "dh",
              lambda dz, dkl, h, eps: _run(book.sample_backward, [h], dz, h, eps, np.full(2, dkl), np.ones(len(h))),
              lambda rng: [(rng.normal(size=(6, 2)), 0.7, *_arrays(rng, (6, 4), (6, 2)))], _halves),
-    Function("loss_and_gradient", "loss gradient", _loss_and_gradient, _vae_case, _from_the_end),
+    Function("loss_and_gradient", "loss gradient", _loss_and_gradient, lambda rng: [(rng.normal(
+        initial_parameters(ARCH, seed=0), 0.1), _digits().train[:8] / 255, rng.normal(size=(8, 2)))], _from_the_end),
     Function("adam", "p m v", lambda p, m, v, g, learning_rate, t: _run(
         book.adam_step, [p, m, v], g.copy(), learning_rate, 0.9, 0.999, 1e-8, t, 0.0),
         _adam_cases, lambda o: {"m": o[1], "v": o[2], "p": o[0]}, in_place=True),
-    Function("train", "p", None, lambda rng: [(_digits()[:70], 3, rng)], tolerance=1e-6, explained=_updates),
+    Function("train", "p", None, lambda rng: [(_digits().train[:70] / 255, 3, rng)], tolerance=1e-6, explained=_updates),
     Function("poisson", "nll da", lambda a, x: _run(book.poisson_loss, [a, a[:, 0]], a, x, np.ones(len(a)))[::-1],
              lambda rng: [(rng.normal(size=(6, 4)), least + rng.poisson(3.0, (6, 4))) for least in (1.0, 0.0)]),
     Function("log_weight", "log_w", _log_weight, lambda rng: [(rng.uniform(1, 9, (4, 3)), *_bound_cases(rng)[0][1:4])]),
-    Function("bound", "bound", lambda log_w: _bound_of(log_w)[:1],
-             lambda rng: [given[4:] for given in _bound_cases(rng)]),
+    Function("bound", "bound", lambda log_w: _bound_of(log_w)[:1], lambda rng: [given[4:] for given in _bound_cases(rng)]),
     Function("bound_backward", "dnll dh", lambda *given: _backward("iwae", *given), _bound_cases, _halves),
     Function("dreg_backward", "dh", lambda *given: _backward("dreg", *given)[1:], _bound_cases, _halves),
 )}  # fmt: skip
 STEPS = {
-    "derivative": ("sigmoid", "sigmoid_backward", "relu", "relu_backward"),
-    "dense": ("dense", "dense_backward"),
-    "bernoulli": ("bernoulli",),
-    "sample": ("sample", "sample_backward"),
-    "vae": ("loss_and_gradient",),
-    "adam": ("adam",),
-    "train": ("train",),
-    "poisson": ("poisson",),
-    "bound": ("log_weight", "bound"),
+    "derivative": ("sigmoid", "sigmoid_backward", "relu", "relu_backward"), "dense": ("dense", "dense_backward"),
+    "bernoulli": ("bernoulli",), "sample": ("sample", "sample_backward"), "vae": ("loss_and_gradient",), "adam": ("adam",),
+    "train": ("train",), "poisson": ("poisson",), "bound": ("log_weight", "bound"),
     "bound-gradient": ("bound_backward", "dreg_backward"),
-}
+}  # fmt: skip
