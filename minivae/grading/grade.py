@@ -141,9 +141,8 @@ def attempt(path: str, name: str, call: Callable[[], Any], line: int | None = No
     before = dict(vars(np))
     try:
         with quietly():
-            if (
-                name and "numba" not in sys.modules
-            ):  # not in a file's imports; Numba compiles calls of NumPy's own alone
+            # not while a file imports others; and Numba compiles calls of NumPy's own functions alone
+            if name and "numba" not in sys.modules:
                 vars(np).update({empty: shown(before[empty]) for empty in ("empty", "empty_like")})
             own, result = dict(vars(np)), call()
             if changed := [name for name, value in own.items() if vars(np).get(name) is not value]:
