@@ -349,6 +349,7 @@ MUTATIONS = [
     mutation("grade: a mistake is named that shows in a case before", GRADE, ("given in cases[:-1]]", "given in ()]")),
     mutation("grade: what was never written is what it was before", GRADE, ('if name and "numba" not in', 'if name and "numpy" not in')),
     mutation("grade: train is judged by its last parameters alone", GRADE, ("found, wanted = seen | found, {name: known[name] for name in seen} | wanted", "pass")),
+    mutation("grade: an interrupt does not say where", GRADE, ("frames[-1].name, frames[-1].lineno)", "frames[0].name, None)")),
     mutation("grade: no bound is near the ends of float64", STEPS, ("log_w + low) for low in lows]", "log_w - 5)]")),
     mutation("annealed: the gradient's sign", "evaluation/annealed.py", ("u - sigma * (z + dz)", "u - sigma * (z - dz)")),
     mutation("annealed: leapfrog begins with a whole step", "evaluation/annealed.py", ("momentum + s / 2 * (beta", "momentum + s * (beta")),

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,10 @@ def test_a_hundred_mistakes_are_known():
 # what people write, in the page's own answer: (step, old, new, words of the message or of the mistake)
 SUM_EXP = "np.log(np.exp(log_w - log_w.max()).sum(axis=1))"
 NOISE = "np.random.default_rng().normal(size=dz.shape)"
+ORDER = "order = rng.permutation(len(data))\n"
 EPOCHS, DRAWN = "in range(epochs):\n", "rng.normal(size=(len(x), 2))"
 TRAIN = [
+    (f"    for _ {EPOCHS}        {ORDER}", f"    {ORDER}    for _ {EPOCHS}", "once, or never"),
     ("in range(epochs)", "in range(epochs // 2)", "number of batches is 3, and should be near 9"),
     ("gradient, 2e-3, t)", "gradient, 1e-3, t)", "learning rate of update [0] is 0.001, and should be near 0.002"),
     ("gradient, 2e-3, t)", "gradient, t=t, learning_rate=1e-2)", "is 0.01, and should be near 0.002"),
@@ -257,11 +260,14 @@ def test_each_row_is_flushed_before_the_next_step_runs(answers):
     path = answers(("return np.tanh(x @ W + b)", f"{loop}return np.tanh(x @ W + b)"))
     command = [sys.executable, "-m", "minivae", "grade", path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        rescue = threading.Timer(120, child.kill)  # readline would wait for ever
+        rescue.start()
         assert child.stdout.readline() == "derivative     right\n"  # while the loop runs
         while not Path("reached").exists():
             assert child.poll() is None
         child.send_signal(signal.SIGINT)
         assert "step dense was running, in dense (answers.py, line " in child.stderr.read()
+        rescue.cancel()
     assert child.returncode == 130
 
 

@@ -91,6 +91,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("exp(a) overflows for large logits", "np.maximum(a, 0) + np.log1p(np.exp(-np.abs(a)))", "np.log(1 + np.exp(a))"),
         *((f"the probability is kept {e} away from 0 and 1, as by clipping it: nll cannot grow as it should", NLL, LOG_P.format(f"np.clip(sigmoid(a), {e}, 1 - {e})", f"np.clip(sigmoid(-a), {e}, 1 - {e})")) for e in ("1e-6", "1e-7", "1e-8", "1e-10", "1e-12")),
         *((f"{e} is added to the probability: another nll, which cannot grow as it should", NLL, LOG_P.format(f"sigmoid(a) + {e}", f"sigmoid(-a) + {e}")) for e in ("1e-6", "1e-7", "1e-8")),
+        ("the logarithm is cut off at -100, as PyTorch's BCELoss does", NLL, LOG_P.format("np.maximum(sigmoid(a), np.exp(-100))", "np.maximum(sigmoid(-a), np.exp(-100))")),
         ("the sign of da is wrong", NLL, "return (softplus - x * a).sum(axis=1), x - sigmoid(a)"),
         ("da has p (1 - p) once too often: by the logit it cancels", NLL, "p = sigmoid(a)\n    return (softplus - x * a).sum(axis=1), (p - x) * p * (1 - p)"),
         ("da is divided by the batch size, and nll is not", NLL, "return (softplus - x * a).sum(axis=1), (sigmoid(a) - x) / len(x)"),
@@ -159,8 +160,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "train": (
         ("the parameters have not been trained", EPOCH, "for _ in range(0):\n"),
-        ("the rows are not shuffled", ORDER, "np.arange(len(data))"),
-        ("the noise is drawn before the order", ORDER, "(rng.normal(size=(len(data), 2)), rng.permutation(len(data)))[1]"),
+        ("every epoch has the same order: the rows are shuffled once, or never", ORDER, "np.arange(len(data))"),
+        ("the noise is drawn before the order", ORDER, f"(noise := rng.normal(size=(len(data), 2)), {ORDER})[1]", "rng.normal(size=(len(x), 2))", "noise[start : start + 32]"),
         ("m and v begin at 0 again in every epoch", EPOCH, f"{EPOCH}        m, v = np.zeros_like(p), np.zeros_like(p)\n"),
         ("this is m, and p is asked for", "    return p\n", "    return m\n"),
     ),
@@ -182,7 +183,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "bound": (
         ("the largest log w of all examples was taken out: the weights of the others are rounded to 0", BOUND, SHIFTED.format("log_w.max()", "")),
-        ("the smallest log w was taken out, where the largest belongs: exp overflows", BOUND, SHIFTED.format("log_w.min(axis=1, keepdims=True)", "[:, 0]")),
+        ("less was taken out than the largest log w of the example: exp overflows", BOUND, SHIFTED.format("log_w.min(axis=1, keepdims=True)", "[:, 0]")),
         ("log K is forgotten: this is the logarithm of a sum, not of a mean", " - np.log(log_w.shape[1])", ""),
         ("this is the mean of the logarithms, the ELBO, not the logarithm of the mean", BOUND, "log_w.mean(axis=1)"),
         ("this is the mean over the batch; one number an example is asked for", BOUND, f"np.mean({BOUND})"),
