@@ -209,8 +209,8 @@ MUTATIONS = [
     mutation("gaussian: log sigma missing", REFERENCE, ("D * (log_sigma + 0.5 * LOG_2PI)", "D * (0.5 * LOG_2PI)")),
     mutation("gaussian: log 2 pi missing, consistent", REFERENCE, ("D * (log_sigma + 0.5 * LOG_2PI)", "D * log_sigma")),
     mutation("gaussian: dlog_sigma with the wrong sign", REFERENCE, ("np.dot(weight, D - squares)", "np.dot(weight, squares - D)")),
-    mutation("the 1/B is missing", "network.py", ('("weight", rows, 1 / rows)', '("weight", rows, 1)')),
-    mutation("a short batch is divided by the full size", "network.py", ('("weight", rows, 1 / rows)', '("weight", rows, 1 / self.capacity)')),
+    mutation("the 1/B is missing", "network.py", ('("weight", rows, share)', '("weight", rows, 1)')),
+    mutation("a short batch is divided by the full size", "network.py", ('share = 1 / (of or rows)', 'share = 1 / (of or self.capacity)')),
     # columns and missing cells
     mutation("cells: the mask on the wrong side", COLUMNS, ("seen = observed[:, c : c + n] > 0", "seen = observed[:, c : c + n] == 0")),
     mutation("cells: the gradient is divided by how many were observed", COLUMNS, ("dout *= weight[:, None]", "dout *= (weight / np.maximum(observed.sum(axis=1), 1))[:, None]")),

@@ -214,9 +214,9 @@ def summarize(
     broken = np.full(columns, np.nan) if whole else None
     step = max(1, _CHUNK_VALUES // columns)
     count = len(X) if rows is None else len(rows)
-    for start in range(0, count, step):
-        piece = slice(start, start + step)
-        chunk = X[piece if rows is None else rows[piece]] / np.float64(divisor)
+
+    def looked_at(chunk: Array, start: int) -> tuple[Array, ...]:
+        chunk = chunk / np.float64(divisor)
         here = ~np.isnan(chunk) if missing else np.ones(1, bool)
         low, high = np.where(here, chunk, np.inf).min(axis=0), np.where(here, chunk, -np.inf).max(axis=0)
         if np.isinf(chunk).any() or np.isnan(low).any() or np.isnan(high).any():  # NaN passes through min and max
@@ -231,16 +231,30 @@ def summarize(
         if broken is not None:
             np.fmax(broken, np.fmax.reduce(np.where(chunk == np.rint(chunk), np.nan, chunk), axis=0), out=broken)
         n = np.broadcast_to(here, chunk.shape).sum(axis=0)
-        some = np.maximum(n, 1)
-        chunk_mean = np.where(here, chunk, 0).sum(axis=0) / some
+        chunk_mean = np.where(here, chunk, 0).sum(axis=0) / np.maximum(n, 1)
         chunk = np.where(here, chunk - chunk_mean, 0)
+        return n, low, high, chunk_mean, np.einsum("nd,nd->d", chunk, chunk)
+
+    for start in range(0, count, step):
+        piece = slice(start, start + step)
+        chunk = X[piece if rows is None else rows[piece]]
+        bytes_ = chunk.dtype == np.uint8 and broken is None
+        n, low, high, chunk_mean, chunk_squares = _of_bytes(chunk, divisor) if bytes_ else looked_at(chunk, start)
         delta = np.where(n > 0, chunk_mean - mean, 0)
-        squares += np.einsum("nd,nd->d", chunk, chunk) + delta * (delta * (seen * n / np.maximum(seen + n, 1)))
+        squares += chunk_squares + delta * (delta * (seen * n / np.maximum(seen + n, 1)))
         seen += n
         mean += delta * (n / np.maximum(seen, 1))
         np.minimum(minimum, low, out=minimum)
         np.maximum(maximum, high, out=maximum)
     return Summary(count, mean, squares / np.maximum(seen, 1), minimum, maximum, divisor, broken, seen)
+
+
+def _of_bytes(chunk: Array, divisor: float) -> tuple[Any, ...]:
+    """Cells, least, largest, mean and sum of squares about it of each column of whole numbers, which add up exactly."""
+    n, wide = len(chunk), chunk.astype(np.float64)
+    total = wide.sum(axis=0)
+    squares = np.einsum("nd,nd->d", wide, wide) - total * total / n
+    return n, chunk.min(axis=0) / divisor, chunk.max(axis=0) / divisor, total / n / divisor, squares / divisor**2
 
 
 def check_range(summary: Summary, likelihood: str, units: Any = (), slack: float = 1e-6) -> str:
