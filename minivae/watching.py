@@ -2,7 +2,8 @@
 
 It is the step that training would take next with these rows: the model's own objective, optimizer, schedules and moments,
 but by the book (NumPy) and in float64, where finite differences can judge it. The model stays as it is. A file without the
-optimizer's moments has them begin at 0; after the last epoch, schedules stay where it left them.
+optimizer's moments has them begin at 0, and its step follows on the epoch that was kept; after the last epoch, schedules
+stay where it left them.
 """
 
 from __future__ import annotations
@@ -93,19 +94,20 @@ class Step:
         work = network.workspace(self.program, B, samples, **examples.on(network.kernels), **flat)
         examples.load(work, examples.rows)
         self.lines, self.arrays = work.bound(B)[0].lines, work.bound(B)[1]
-        step = trainer.step if trainer else vae.history_[-1]["step"] if vae.history_ else 0
+        before = vae.history_[-1:] if trainer else [r for r in vae.history_ if r.get("kept")][-1:] or vae.history_[-1:]
+        step = trainer.step if trainer else before[0]["step"] if before else 0
         updates = 0 if self.fresh else trainer.updates
-        self.variables = {"step": step + 1, "update": updates + 1, **self._scheduled(vae, optimizer)}
+        self.variables = {"step": step + 1, "update": updates + 1, **self._scheduled(vae, optimizer, before)}
         self.first = len(examples.batch_program(vae.seed_)) + 1  # call of the forward pass, behind that of the noise
         self.last = self.first + len(forward_program(network.arch, self.objective.bound))  # of the backward pass
         self.whole = len(self.program) - 2  # where the gradient is complete: clipping and the update follow
 
-    def _scheduled(self, vae: Any, optimizer: Any) -> dict[str, float]:
-        """beta, capacity and learning_rate of the step."""
+    def _scheduled(self, vae: Any, optimizer: Any, before: list[dict[str, Any]]) -> dict[str, float]:
+        """beta, capacity and learning_rate of the step that follows on this record, if any."""
         history, epochs, trainer = vae.history_, vae.settings_["epochs"], getattr(vae, "trainer_", None)
-        position = history[-1]["epoch"] if history else 0
+        position = before[0]["epoch"] if before else 0
         if position >= epochs:
-            return {name: history[-1][name] for name in ("beta", "capacity", "learning_rate")}
+            return {name: before[0][name] for name in ("beta", "capacity", "learning_rate")}
         if trainer is not None and trainer.begun is not None and history:  # it lies within an epoch
             position += len(trainer.begun) / (history[0]["step"] / history[0]["epoch"])
         return {
@@ -125,6 +127,7 @@ class Step:
             raise ValueError(f"{text!r} lies outside of {found[1]}, which has shape {shape}; count from 0")
         return found[1], index
 
+    @np.errstate(all="ignore")
     def look(self, change: Change | None = None, check: bool = True) -> tuple[float, list[Seen], list[Moved]]:
         """The loss in nats per example, what every call left, and what the optimizer then did.
 

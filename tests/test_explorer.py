@@ -270,6 +270,14 @@ def test_the_command_writes_a_page_of_a_run(tmp_path, monkeypatch, capsys):
     assert main(["explore", "run", "--limit", "50"]) == 0
     assert "50 of 297 test rows" in capsys.readouterr().out
     told, arrays = read((tmp_path / "explorer.html").read_text())
+    capsys.readouterr()
+    assert main(["inspect", "run", "-n", "16", "--json"]) == 0  # of the same rows where all are shown
+    same = json.loads(capsys.readouterr().out)
+    assert main(["explore", "run", "-o", "all.html"]) == 0
+    step, seen = read((tmp_path / "all.html").read_text())[0]["step"], read((tmp_path / "all.html").read_text())[1]
+    assert step["loss"] == pytest.approx(same["loss"], rel=1e-12) and not step["fresh"]
+    changes = [one["change"] for one in same["parameters"]]
+    np.testing.assert_allclose(seen["moved"][0, :, 2, 8], changes, rtol=1e-4)  # with the optimizer's moments
     assert told["shape"] == [8, 8] and told["title"] == "digits, test" and len(arrays["mu"]) == 50
 
 

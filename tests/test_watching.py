@@ -104,6 +104,16 @@ def test_schedules_go_on_within_an_epoch_and_stay_where_the_last_one_left_them()
     assert Step(part, X[:4]).variables["beta"] == pytest.approx((2 + 3 / 6) / 3)
 
 
+def test_a_file_of_the_epoch_that_was_kept_goes_on_from_there(tmp_path):
+    vae = fitted({"schedule": "cosine", "epochs": 4})
+    for record in vae.history_:
+        record["kept"] = record["epoch"] == 2
+    vae.save(tmp_path / "model.npz", include_optimizer=False)
+    step, second = Step(VAE.load(tmp_path / "model.npz"), X[:4]), vae.history_[1]
+    assert step.fresh and step.variables["step"] == second["step"] + 1
+    assert step.variables["learning_rate"] == pytest.approx(0.5e-3)  # half of the cosine
+
+
 def test_a_wrong_gradient_shows_where_it_arises_and_in_all_that_follows(monkeypatch):
     right = reference.sample_backward
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 
+import numpy as np
+
 from minivae.app.drawing import columns_of
 from minivae.app.runs import open_run, pick
 from minivae.app.writing import out_path, write_text
 from minivae.data.checks import require_count
+from minivae.estimator import VAE
 from minivae.evaluation.measures import spaced
 from minivae.explorer.contents import POINTS
 from minivae.fitted import quietly
+from minivae.storage.folders import CHECKPOINT, current
 
 
 @quietly
@@ -23,7 +27,12 @@ def explore(options: argparse.Namespace) -> int:
     part = pick(run, dataset, options.split, own=options.data is None)
     rows = part.rows[spaced(len(part.rows), limit)]
     table = run.schema if columns_of(run, part.data[rows]) else None
-    html = run.vae.to_html(
+    vae, kept = run.vae, run.folder and current(run.folder, CHECKPOINT)
+    if kept and kept.is_file():  # which has the optimizer's moments, and may have gone on after the epoch that was kept
+        last = VAE.load(kept)
+        same = np.array_equal(last.network_.get_parameters(), vae.network_.get_parameters())
+        vae = last if same else vae
+    html = vae.to_html(
         part.data, part.told, rows=rows, image_shape=run.image_shape, schema=table,
         title=f"{dataset.name}, {part.split}", precision=options.precision,
     )  # fmt: skip

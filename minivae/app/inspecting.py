@@ -63,7 +63,8 @@ def inspect(options: argparse.Namespace) -> int:
     for p in moved_then:
         share = f"{p.change / p.norm:10.1e}" if p.norm else " " * 10
         print(f"      {p.parameter:16} {p.norm:10.4g} {p.gradient:10.4g} {p.change:10.4g} {share}")
-    print(f"\nloss {loss:.6f} nats per example" + f" -> {other:.6f} with {' '.join(options.set)}" * bool(change))
+    after = f" -> {other:.6f} with {' '.join(options.set)}" if abs(other) < 1e9 else f" -> {other:g}"
+    print(f"\nloss {loss:.6f} nats per example{after if change else ''}")
     return 0
 
 

@@ -7,7 +7,8 @@ function watch() {
   if (!step) return;
   const told = ["beta", "learning_rate"].map((name) => `${name.replace("_", " ")} ${short(step.variables[name])}`);
   const which = `Step ${step.variables.step.toLocaleString("en")} of this training, on ${step.rows} rows, in double precision`;
-  find("step-what").textContent = `${which}: ${told.join(", ")}. Open a call to read it in the book.`;
+  const moments = step.fresh ? " The optimizer's moments begin at 0." : "";
+  find("step-what").textContent = `${which}: ${told.join(", ")}.${moments} Open a call to read it in the book.`;
   const names = step.weights.map(([name]) => name), middle = (step.weights[0][1].length - 1) / 2;
   explorer.watched = { weight: 0, at: middle, middle };
   const change = (weight) => { Object.assign(explorer.watched, { weight, at: middle }); paintStep(); };
@@ -68,8 +69,8 @@ function paintStep() {
     const [norm, gradient, changed] = [0, 1, 2].map((k) => from(moved, step.parameters.length, 3, p, k));
     [norm, gradient, changed, norm ? changed / norm : null].forEach((value, k) => { cells[k].textContent = short(value); });
   });
-  const loss = asItIs ? "" : ` \u2192 ${number(losses[at], 7)}`;
-  find("step-loss").textContent = `Loss ${number(step.loss, 7)}${loss} nats per example`;
+  const nats = (loss) => (Number.isFinite(loss) ? number(loss, 7) : "no finite number of");
+  find("step-loss").textContent = `Loss ${nats(step.loss)}${asItIs ? "" : ` \u2192 ${nats(losses[at])}`} nats per example`;
   find("slope").replaceChildren(slopeChart(values, losses, slope, at));
 }
 
@@ -86,7 +87,7 @@ function slopeChart(values, losses, slope, at) {
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name });
   for (const loss of ticks(low, high)) {
     svg.append(make("line", { class: "grid", x1: left, x2: width - pad, y1: y(loss), y2: y(loss) }));
-    svg.append(make("text", { x: left - 8, y: y(loss) + 4, "text-anchor": "end" }, number(loss, 6)));
+    svg.append(make("text", { x: left - 8, y: y(loss) + 4, "text-anchor": "end" }, number(loss, loss < 1e7 ? 6 : 2)));
   }
   for (const value of ticks(values[0], values.at(-1))) {
     svg.append(make("text", { x: x(value), y: height - 24, "text-anchor": "middle" }, number(value)));

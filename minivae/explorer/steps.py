@@ -1,7 +1,7 @@
 """What the page's tab "Watch a step" shows: one training step call by call, and what some weights would change in it.
 
-The numbers are those of `minivae inspect`, in float64 and by the book. The page has no mathematics of its own for them: for
-every place of a weight's slider the step was taken here.
+The numbers are those of `minivae inspect` of the same model, in float64 and by the book. The page has no mathematics of
+its own for them: for every place of a weight's slider the step was taken here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def step_of(vae: Any, X: Any, y: Any, rows: Array) -> tuple[dict[str, Any] | Non
     norms = [[_norms(then[2]) for then in of_weight] for of_weight in looks]
     files = {call.kernel: book(call) for call in step.program}
     told = {
-        "loss": loss, "rows": len(rows[:ROWS]), "variables": step.variables,
+        "loss": loss, "fresh": step.fresh, "rows": len(rows[:ROWS]), "variables": step.variables,
         "calls": [[call.kernel, str(call)] for call in step.program],
         "phases": [[name, at] for name, at in zip(PHASES, (0, step.first, step.last, step.whole), strict=True)],
         "seen": [[one.number, one.array, one.values.shape, one.error] for one in seen],
