@@ -78,7 +78,7 @@ ALONE = Ranks()
 
 
 def world() -> Ranks:
-    """All processes that mpiexec has started beside this one; the threads of a machine are shared out among those on it.
+    """All processes that a launcher has started beside this one; the threads of a machine are shared out among those on it.
 
     Raises ImportError where there are some, and no mpi4py.
     """

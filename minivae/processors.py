@@ -17,7 +17,8 @@ from minivae.forks import unforked
 SHARED_OUT = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 BLAS_LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 SMALL = 4e6  # multiply-adds of a product below which a second thread of a BLAS costs more than it brings
-LAUNCHED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # how MPICH's and Open MPI's mpiexec say how many processes there are
+# how many processes there are, as the mpiexec of MPICH and of Open MPI tell them, and srun
+LAUNCHED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # where Linux keeps what a container may spend
 
 
@@ -40,7 +41,7 @@ def usable() -> int:
 
 
 def launched() -> bool:
-    """Whether mpiexec has started this process and others beside it."""
+    """Whether a launcher such as mpiexec has started this process and others beside it."""
     return any(os.environ.get(name, "1") != "1" for name in LAUNCHED)
 
 

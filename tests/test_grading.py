@@ -230,6 +230,17 @@ def test_what_was_never_written_is_told_though_a_call_before_wrote_it(answers):
     assert row["array"] == "gradient, encoder.1.dW" and "np.empty left" in row["mistake"]
 
 
+def test_a_file_that_compiles_with_numba_has_numpys_own_functions(answers):
+    numba = pytest.importorskip("numba", reason="numba is not installed")
+    head, use = "import numba\n", "@numba.njit\ndef new(n):\n    return np.empty(n)\n\n\ndef dense("
+    path = answers(
+        ("import numpy as np", f"{head}import numpy as np"),
+        ("def dense(", use),
+        ("np.tanh(x @ W + b)", "np.tanh(x @ W + b) + 0 * new(1).size"),
+    )
+    assert graded(path, "dense")["status"] == "right" and numba.__name__ == "numba"
+
+
 def test_numpy_is_as_before_after_a_file_that_changes_it(tmp_path, monkeypatch):
     before = dict(vars(np))
     monkeypatch.chdir(tmp_path)
@@ -245,7 +256,7 @@ def test_dataclasses_and_annotations_are_those_of_the_file_and_its_main_is_not_r
     assert graded(path, "dense")["status"] == "right"
 
 
-def test_an_endless_loop_is_told_with_its_line_and_what_was_graded_stands(answers, capsys):
+def test_an_endless_loop_is_told_with_its_line_and_what_was_graded_stands(answers, capsys, ctrl_c):
     stop = "import signal\n    signal.raise_signal(signal.SIGINT)\n    "  # as Ctrl-C does
     path = answers(("return np.tanh(x @ W + b)", f"{stop}return np.tanh(x @ W + b)"))
     assert main(["grade", path]) == 130
@@ -255,7 +266,7 @@ def test_an_endless_loop_is_told_with_its_line_and_what_was_graded_stands(answer
     assert f"step dense was running, in dense (answers.py, line {line})\n" in captured.err
 
 
-def test_each_row_is_flushed_before_the_next_step_runs(answers):
+def test_each_row_is_flushed_before_the_next_step_runs(answers, ctrl_c):
     loop = "open('reached', 'w').close()\n    while True: pass\n    "
     path = answers(("return np.tanh(x @ W + b)", f"{loop}return np.tanh(x @ W + b)"))
     command = [sys.executable, "-m", "minivae", "grade", path]

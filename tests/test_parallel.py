@@ -141,7 +141,7 @@ def test_what_is_wrong_in_one_process_ends_all_with_its_message(tmp_path):
 @several
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_a_killed_process_ends_all_and_ctrl_c_keeps_the_run(how, tmp_path):
+def test_a_killed_process_ends_all_and_ctrl_c_keeps_the_run(how, tmp_path, ctrl_c):
     process = mpi(3, *TRAIN, "digits", "--epochs", "100000", "-o", "run", "--no-figures", cwd=tmp_path)
     until = time.monotonic() + 90
     while not (tmp_path / "run/checkpoint.npz").exists():

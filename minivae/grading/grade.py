@@ -136,13 +136,18 @@ def shown(make: Callable[..., Any]) -> Callable[..., Any]:
     return wraps(make)(lambda *args, **kw: np.full_like(a := make(*args, **kw), UNWRITTEN if a.dtype == float else 0))
 
 
+def _home(value: Any) -> str:
+    return str(getattr(value, "__module__", getattr(value, "__name__", "")))
+
+
 def attempt(path: str, name: str, call: Callable[[], Any], line: int | None = None) -> Any:
     """call(), whose exceptions become Found, with the line of the file in which the error was met; name: a function's."""
     before = dict(vars(np))
     try:
         with quietly():
-            # not while a file imports others; and Numba compiles calls of NumPy's own functions alone
-            if name and "numba" not in sys.modules:
+            # not while a file imports others; and Numba, if the file has it, compiles calls of NumPy's own functions alone
+            names = vars(sys.modules["__answers__"]).values() if name else ()
+            if name and not any(_home(value).startswith("numba") for value in names):
                 vars(np).update({empty: shown(before[empty]) for empty in ("empty", "empty_like")})
             own, result = dict(vars(np)), call()
             if changed := [name for name, value in own.items() if vars(np).get(name) is not value]:
