@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["minivae[plot]"]
+# [tool.uv.sources]
+# minivae = { path = "..", editable = true }
+# ///
 """A map of handwritten digits: a VAE with two latent dimensions, drawn from both sides.
 
 The scatter shows where the encoder puts each test image, coloured by its digit, which training never saw. The manifold

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["minivae", "numpy"]
+# [tool.uv.sources]
+# minivae = { path = "..", editable = true }
+# ///
 """A table as one meets it: numbers in their own units, counts, a category, and every fifth cell missing.
 
 The flats are made here, by a hidden size and a hidden age, so that what was in a missing cell is known. Prints the score of

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["minivae", "numpy"]
+# [tool.uv.sources]
+# minivae = { path = "..", editable = true }
+# ///
 """One gradient by hand: the whole loss of a variational autoencoder, and its derivative, in two short functions.
 
 The model has one pixel x and one latent dimension, and its decoder is the identity: the logit of the pixel is z.

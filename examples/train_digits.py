@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["minivae[plot]"]
+# [tool.uv.sources]
+# minivae = { path = "..", editable = true }
+# ///
 """Train a variational autoencoder on handwritten digits, and look at what it learned.
 
 Prints the loss of the first and the last epoch, the ELBO of images that it never saw and a tighter bound of their

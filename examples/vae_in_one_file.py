@@ -1,11 +1,13 @@
+# /// script
+# dependencies = ["numpy"]
+# ///
 """A variational autoencoder on one page: the loss, every gradient by hand, Adam, training, and the gradient check.
 
     B batch    D data dimension    Z latent dimension    I, O inputs and outputs of a layer    eps ~ N(0, 1) [B, Z]
     x [B, D]  ->  encoder  ->  h = [mu | logvar] [B, 2Z]  ->  z = mu + sigma eps [B, Z]  ->  decoder  ->  logits [B, D]
     dy = dL/dy has the shape of y.    logvar = log sigma^2.    L = recon + kl, in nats per example (batch mean).
 
-Prints the gradient check, then the loss as it falls. minivae/kernels/reference.py derives each formula at length.
-`python vae_in_one_file.py data.npy` takes rows within [0, 1], or uint8; without a file, the digits of the repository.
+Prints a gradient check, then the loss as it falls: of the digits, or a data.npy. kernels/reference.py derives it all.
 """
 
 import sys
@@ -65,10 +67,9 @@ def adam_step(p, m, v, g, step, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsi
 
 def initial_parameters(data_dim, hidden_dims, latent_dim, rng):
     """[W, b, W, b, ...] of the encoder, then of the decoder, its mirror image: Glorot's uniform W [I, O], b [O] = 0."""
-    inputs = (data_dim, *hidden_dims, latent_dim, *reversed(hidden_dims))
-    outputs = (*hidden_dims, 2 * latent_dim, *reversed(hidden_dims), data_dim)
-    weights = [np.sqrt(6 / (I + O)) * rng.uniform(-1, 1, (I, O)) for I, O in zip(inputs, outputs)]
-    return [p for W in weights for p in (W, np.zeros(W.shape[1]))]
+    ins = (data_dim, *hidden_dims, latent_dim, *reversed(hidden_dims))
+    outs = (*hidden_dims, 2 * latent_dim, *reversed(hidden_dims), data_dim)
+    return [p for I, O in zip(ins, outs) for p in (np.sqrt(6 / (I + O)) * rng.uniform(-1, 1, (I, O)), np.zeros(O))]
 
 
 def check_gradients(activation, rng, s=1e-5):
