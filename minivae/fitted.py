@@ -35,11 +35,13 @@ class Fitted(Conventions):
 
     @property
     def sigma_(self) -> Any:
+        """The sigma of a gaussian; of a table one for each column [D], NaN where it is none. AttributeError without any."""
         self._require_fit()
         return samples.sigma(self.network_)
 
     @property
     def divide_by_(self) -> float:
+        """What data are divided by before the model sees them: the parameter, or 255 for uint8 pixels and 1 for others."""
         return self.scale_.divide_by
 
     @quietly
