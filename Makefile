@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test docs lint bench mutate clean
+.PHONY: demo test docs lint dist bench mutate clean
 .DELETE_ON_ERROR:
 
 # A stamp per set of packages, so that the second call installs nothing.
@@ -13,10 +13,11 @@ $(VENV)/demo.stamp: pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[plot]'
 	touch $@
 
+# pip reads the dependency groups of pyproject.toml since 25.1.
 $(VENV)/test.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -e '.[all]' pytest pytest-benchmark hypothesis scikit-learn scipy pandas polars \
-		"nvidia-cuda-nvrtc; sys_platform == 'linux'"
+	$(BIN)/python -m pip install -q 'pip>=25.1'
+	$(BIN)/python -m pip install -q -e '.[all]' --group test
 	touch $@
 
 $(VENV)/docs.stamp: pyproject.toml
@@ -25,7 +26,7 @@ $(VENV)/docs.stamp: pyproject.toml
 	touch $@
 
 $(VENV)/lint.stamp: $(VENV)/test.stamp
-	$(BIN)/python -m pip install -q ruff mypy
+	$(BIN)/python -m pip install -q --group lint
 	touch $@
 
 demo: $(VENV)/demo.stamp
@@ -46,9 +47,22 @@ bench: $(VENV)/test.stamp
 mutate: $(VENV)/test.stamp
 	$(BIN)/python tests/mutate.py
 
+# Of the types, what a user's own mypy says too, who has the package installed and neither its sources nor its settings.
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	cd $(VENV) && $(abspath $(BIN))/mypy --strict --config-file= $(CURDIR)/tests/typing_user.py
+	$(BIN)/repo-review . --show err
+	$(BIN)/zizmor --offline -q .github
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.citation-file-format CITATION.cff
+
+# What a release uploads, in dist/: built, then installed in an empty environment far from here, and used.
+dist: $(VENV)/lint.stamp
+	rm -rf dist
+	$(BIN)/python -m build -q
+	$(BIN)/python tests/release.py dist
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
