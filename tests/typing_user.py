@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from minivae import VAE, DataError, NotFinite, __version__, check_gradient, load_dataset, plots
@@ -26,11 +27,14 @@ def train(folder: Path) -> float:
     log_p = vae.score_samples(digits.test, n_samples=10).mean()
     strange = int(vae.anomaly_score(digits.test).argmax())
     print(__version__, z.shape, images.dtype, drawn.shape, spread, log_p, strange, vae.history_[-1]["loss"])
-    plots.save(plots.loss_curves(vae.history_), folder / "loss.png")
     plots.save(plots.reconstructions(digits.test, nearest, digits.image_shape), folder / "reconstructions.png")
-    plots.latent_scatter(z, digits.test_labels).savefig(folder / "latent.png")
+    curves(vae).savefig(folder / "loss.png")
     vae.save(folder / "digits.npz")
     return VAE.load(folder / "digits.npz").score(digits.test)
+
+
+def curves(vae: VAE) -> Figure:
+    return plots.loss_curves(vae.history_)
 
 
 def told(folder: Path) -> NDArray[np.float32]:
