@@ -40,17 +40,21 @@ MEASURED = {"epoch", "step", "loss", "recon", "kl", "grad_norm", "beta", "learni
 MEASURED |= {"seconds", "examples_per_second"}
 
 
-def save(
+def save(vae: Any, path: str | Path, **state: Any) -> None:
+    """Write a fitted VAE to one file, atomically; `content` says what else it may be given, and what it raises."""
+    modelfile.save(path, *content(vae, **state))
+
+
+def content(
     vae: Any,
-    path: str | Path,
     *,
     parameters: np.ndarray | None = None,
     history: list[dict[str, Any]] | None = None,
     training: dict[str, np.ndarray] | None = None,
     values: dict[str, Any] | None = None,
     run: dict[str, Any] | None = None,
-) -> None:
-    """Write a fitted VAE to one file, atomically, with the state of its training (see checkpoints) and of its run.
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and config of a fitted VAE, with the state of its training (see checkpoints) and of its run.
 
     parameters [N] and history instead of what the model has now: the best epoch of a training that goes on. Raises NotFinite
     where a parameter of the model is no number.
@@ -67,37 +71,41 @@ def save(
         config["feature_names"] = vae.feature_names_in_.tolist()
     units, held_rows = np.array(vae.units_, np.float64).reshape(-1, 2), np.asarray(vae.held_rows_, np.int64)
     arrays = views(parameters, vae.network_.layout) | {"held_rows": held_rows, "history": rows, "units": units}
-    modelfile.save(path, arrays | {f"training.{name}": array for name, array in (training or {}).items()}, config)
+    return arrays | {f"training.{name}": array for name, array in (training or {}).items()}, config
 
 
 def load(cls: Any, path: str | Path, backend: str) -> Any:
     """The model in `path` as a `cls`, which is VAE. Raises FileNotFoundError, PermissionError or ModelFileError."""
     load_backend(backend)  # a wrong name is not the file's fault
     with modelfile.reading(path):
-        arrays, config = modelfile.load(path, lambda config: members(cls, config))
-        vae, settings, condition, arch = described(cls, config, backend if backend != "auto" else own_backend(config))
-        names = [name for name, _ in parameter_layout(arch)]
-        for name in arrays.keys() - {"held_rows", "history", "training.trace"}:
-            if not np.isfinite(arrays[name]).all():
-                raise ValueError(f"{name} holds NaN or infinite values")
-        held_rows = arrays["held_rows"]
-        if held_rows.size and (held_rows[0] < 0 or (np.diff(held_rows) <= 0).any()):
-            raise ValueError("held_rows are not row numbers in rising order")
-        first = config["format_version"] == 1
-        history, columns = table(config["history"]) if first else (arrays["history"], config["history_columns"])
-        units = _units(arrays.get("units", config.get("units", ())), arch.data_dim)
-        state = {"settings_": settings, "scale_": scale_of(config["scale"]), "condition_": condition}
-        state |= {"seed_": randomness.resolve_seed(config["seed"]), "held_rows_": held_rows, "units_": units}
-        state |= {"history_": records(history, columns, arch.latent_dim), "n_features_in_": arch.data_dim}
-        if (columns := config.get("feature_names")) is not None:
-            state["feature_names_in_"] = np.array(columns, object)
-        parameters = np.concatenate([arrays[name].ravel() for name in names])
-        vae.set_params(**settings | dict.fromkeys(config.get("automatic", ())))
-        state |= {"n_parameters_": parameters.size, "parameters": parameters, "run_": config.get("run")}
-        vae.__setstate__(state)
-        if (values := config.get("training")) is not None:
-            parts = {n.removeprefix("training."): a for n, a in arrays.items() if n.startswith("training.")}
-            vae.restore_training(parts, values)
+        return model(cls, *modelfile.load(path, lambda config: members(cls, config)), backend)
+
+
+def model(cls: Any, arrays: dict[str, np.ndarray], config: dict[str, Any], backend: str = "auto") -> Any:
+    """A `cls` of what `content` gave, whoever wrote it; the arrays are those that `members` names. Raises what is wrong."""
+    vae, settings, condition, arch = described(cls, config, backend if backend != "auto" else own_backend(config))
+    names = [name for name, _ in parameter_layout(arch)]
+    for name in arrays.keys() - {"held_rows", "history", "training.trace"}:
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} holds NaN or infinite values")
+    held_rows = arrays["held_rows"]
+    if held_rows.size and (held_rows[0] < 0 or (np.diff(held_rows) <= 0).any()):
+        raise ValueError("held_rows are not row numbers in rising order")
+    first = config["format_version"] == 1
+    history, columns = table(config["history"]) if first else (arrays["history"], config["history_columns"])
+    units = _units(arrays.get("units", config.get("units", ())), arch.data_dim)
+    state = {"settings_": settings, "scale_": scale_of(config["scale"]), "condition_": condition}
+    state |= {"seed_": randomness.resolve_seed(config["seed"]), "held_rows_": held_rows, "units_": units}
+    state |= {"history_": records(history, columns, arch.latent_dim), "n_features_in_": arch.data_dim}
+    if (columns := config.get("feature_names")) is not None:
+        state["feature_names_in_"] = np.array(columns, object)
+    parameters = np.concatenate([arrays[name].ravel() for name in names])
+    vae.set_params(**settings | dict.fromkeys(config.get("automatic", ())))
+    state |= {"n_parameters_": parameters.size, "parameters": parameters, "run_": config.get("run")}
+    vae.__setstate__(state)
+    if (values := config.get("training")) is not None:
+        parts = {n.removeprefix("training."): a for n, a in arrays.items() if n.startswith("training.")}
+        vae.restore_training(parts, values)
     return vae
 
 

@@ -1,0 +1,139 @@
+"""The ONNX graphs, run by onnxruntime, give the numbers of VAE.posterior and VAE.inverse_transform."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import minivae
+from minivae import VAE
+from minivae.exchange import onnx as exchange
+from minivae.kernels.reference import ACTIVATIONS
+
+onnx = pytest.importorskip("onnx", reason="needs onnx")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+RNG = np.random.default_rng(0)
+Z = RNG.normal(size=(40, 3)).astype(np.float32) * 2
+REAL = RNG.normal(3, 2, size=(40, 6)).astype(np.float32)
+GREY, COUNTS = RNG.random((40, 6), np.float32), RNG.poisson(4, (40, 6)).astype(np.float32)
+CATEGORY = np.eye(6, dtype=np.float32)[RNG.integers(6, size=40)]
+MIXED = np.hstack(
+    [REAL[:, :2], GREY[:, :1], GREY[:, 1:2].round(), COUNTS[:, :2], np.eye(3)[RNG.integers(3, size=40)]]
+).astype(np.float32)
+NAMES = "gaussian*2 continuous_bernoulli bernoulli poisson negative_binomial categorical*3"
+
+
+def wild(X, y=None, **parameters):
+    """A model whose weights are far from 0, so that every activation and mean leaves its straight part."""
+    parameters = {
+        "latent_dim": 3,
+        "hidden_dims": (7, 5),
+        "epochs": 1,
+        "random_state": 0,
+        "backend": "numpy",
+    } | parameters
+    vae = VAE(**parameters, validation_fraction=0).fit(X, y)
+    values = vae.network_.get_parameters()
+    vae.network_.set_parameters(values + 0.4 * np.random.default_rng(1).normal(size=values.shape))
+    return vae
+
+
+def answer(vae, part, **inputs):
+    session = onnxruntime.InferenceSession(exchange.graphs(vae)[part], providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)
+
+
+def check(vae, X, y=None, told=None):
+    """Both graphs give what the model does, of many rows and of one; told: y as the graphs take it."""
+    for n in (len(X), 1):
+        side = {} if told is None else {"y": told[:n]}
+        some = None if y is None else y[:n]
+        found = [*answer(vae, "encoder", x=X[:n], **side), *answer(vae, "decoder", z=Z[:n], **side)]
+        right = [*vae.posterior(X[:n], some), vae.inverse_transform(Z[:n], some)]
+        for a, b in zip(found, right, strict=True):
+            assert a.shape == b.shape and np.isfinite(b).all()
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    return found
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation):
+    check(wild(GREY, activation=activation), GREY)
+
+
+@pytest.mark.parametrize(
+    "X, likelihood, parameters",
+    [
+        (GREY, "bernoulli", {}),
+        (GREY, "continuous_bernoulli", {}),
+        (REAL, "gaussian", {}),
+        (REAL, "gaussian", {"sigma": 0.5, "dtype": "float64", "hidden_dims": ()}),
+        (REAL, "gaussian", {"sigma": "elementwise"}),
+        (REAL, "gaussian", {"standardize": True}),
+        (REAL, "gaussian", {"divide_by": 7.0}),
+        (COUNTS, "poisson", {}),
+        (COUNTS, "negative_binomial", {}),
+        (CATEGORY, "categorical", {}),
+        (MIXED, NAMES, {"standardize": True, "sigma": "elementwise"}),
+    ],
+)  # fmt: skip
+def test_likelihoods(X, likelihood, parameters):
+    check(wild(X, likelihood=likelihood, **parameters), X)
+
+
+def test_the_mean_of_a_continuous_bernoulli_is_right_near_0_and_far_from_it():
+    vae = wild(GREY, likelihood="continuous_bernoulli", latent_dim=1, hidden_dims=())
+    vae.network_.named["decoder.0.W"][...] = 1
+    vae.network_.named["decoder.0.b"][...] = 0
+    z = np.array([0, 1e-6, -1e-3, 0.2999, 0.3001, -0.3001, 5, -40, 300, -3e4], np.float32)[:, None]
+    np.testing.assert_allclose(answer(vae, "decoder", z=z)[0], vae.inverse_transform(z), rtol=2e-6)
+
+
+@pytest.mark.parametrize("missing", ["ignore", "input"])
+def test_missing_cells(missing):
+    X = np.where(RNG.random(REAL.shape) < 0.3, np.float32(np.nan), REAL)
+    check(wild(X, likelihood="gaussian", missing=missing), X)
+
+
+def test_pixels_go_in_as_bytes():
+    X = (255 * GREY).astype(np.uint8)
+    check(wild(X), X)
+
+
+def test_times_in_seconds_keep_their_digits():
+    X = 1.7e9 + 3600 * REAL.astype(np.float64)
+    mean = check(wild(X, likelihood="gaussian", standardize=True), X)[2]
+    assert mean.dtype == np.float64
+
+
+@pytest.mark.parametrize("labels", [["b", "a", "\u00e9"], [3, -1, 10], [False, True]])
+def test_labels_are_told_as_they_are(labels):
+    y = np.array(labels)[np.arange(40) % len(labels)]
+    vae = wild(GREY, y, conditional=True)
+    check(vae, GREY, y, y.astype(object) if y.dtype.kind == "U" else y)
+    unknown = np.array(["c"], object) if y.dtype.kind == "U" else np.array([7])
+    if y.dtype != bool:  # what the model was never told has no answer, rather than that of no label
+        assert np.isnan(answer(vae, "encoder", x=GREY[:1], y=unknown)[0]).all()
+
+
+def test_numbers_are_told_as_they_are():
+    y = RNG.normal(1e6, 10, size=(40, 2))
+    check(wild(GREY, y, conditional=True), GREY, y, y)
+
+
+def test_a_graph_says_what_it_is_of():
+    told = onnx.load_from_string(exchange.graphs(wild(GREY, activation="tanh"))["encoder"])
+    props = {prop.key: prop.value for prop in told.metadata_props}
+    assert props["minivae"] == told.producer_version == minivae.__version__
+    assert json.loads(props["config"])["settings"]["activation"] == "tanh"
+    assert [value.name for value in [*told.graph.input, *told.graph.output]] == ["x", "mu", "logvar"]
+    assert told.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert {"encoder.0.W", "encoder.2.b"} <= {array.name for array in told.graph.initializer}
+
+
+def test_what_one_file_cannot_hold_is_refused(monkeypatch):
+    monkeypatch.setattr(exchange, "MOST", 100)
+    with pytest.raises(ValueError, match=r"more than one ONNX file holds; export \.safetensors"):
+        exchange.graphs(wild(GREY))
