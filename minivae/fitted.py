@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from minivae.data.schema import Schema
 from minivae.evaluation import imputation, inference, samples, scores
 from minivae.explorer import page
 from minivae.network import Network
-from minivae.settings import plain, read
+from minivae.settings import checked_path, plain, read
 
 SLACK = 1.0  # how far grey values of rows that were not fitted on may leave [0, 1]: by as much as the whole range
 quietly = np.errstate(all="ignore")  # as a decorator: what is no number is said in a sentence, however NumPy is set
@@ -183,6 +185,35 @@ class Fitted(Conventions):
         return page.to_html(
             self, X, y, rows=rows, image_shape=image_shape, schema=schema, title=title, precision=precision
         )
+
+    def export(self, path: str | Path, format: str | None = None) -> str:
+        """Write this model for other programs, and return the lines of Python that use what was written.
+
+        By the ending of path, or by format: .onnx is "onnx", two graphs NAME.encoder.onnx and NAME.decoder.onnx in float32
+        (raw X as transform takes it to mu and logvar, z to what inverse_transform gives); .pt or .pth is "torch", a
+        state-dict, with the module that it is of; .safetensors is the model itself, which from_weights reads to the bit.
+        Raises ImportError without the package onnx, or safetensors, OSError or ValueError.
+        """
+        from minivae.exchange import formats
+
+        self._require_fit()
+        return formats.export(self, checked_path(path), format)[1]
+
+    @classmethod
+    @quietly
+    def from_weights(cls, source: Any, *, names: Mapping[str, str] | None = None, **parameters: Any) -> Self:
+        """A fitted model of the weights of a dense VAE that was trained elsewhere; or that `export` wrote.
+
+        source is a .pt, .pth, .safetensors or .npz file, or a dict of arrays by name: those of PyTorch (NAME.weight) or of
+        Keras (NAME/kernel). names says which of their layers is which of ours, as {"encoder.0": "fc1", "encoder.1":
+        "fc21+fc22", "decoder.0": "fc3", "decoder.1": "fc4"}; None finds it for usual names. The shapes tell latent_dim and
+        hidden_dims; the other parameters of VAE, such as activation and likelihood, are passed. No code in a file is run.
+        Raises OSError, ImportError, DataError naming the arrays that do not fit, or ModelFileError.
+        """
+        from minivae.exchange import formats
+
+        vae: Self = formats.load(cls, source, names, parameters)
+        return vae
 
     def _elbo(self, X: Any, y: Any, n_draws: int) -> np.ndarray:
         examples = self.examples(X, y=y)

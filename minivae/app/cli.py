@@ -180,6 +180,18 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     explore.add_argument("--precision", choices=("auto", "half", "single"), default="auto", help=precise)
     explore.add_argument("-o", "--out", default="explorer.html", help="a .html file (default: explorer.html)")
 
+    export = command(
+        "export",
+        "write a model for other programs, and print the lines of Python that use it",
+        "minivae export runs/digits -o digits.onnx",
+        "minivae export runs/digits -o digits.pt > digits.py",
+        "minivae export runs/digits -o digits.safetensors",
+    )
+    model(export)
+    export.add_argument("-o", "--out", required=True, help="a .onnx (of which two are made), .pt or .safetensors file")
+    kinds = ("onnx", "torch", "safetensors")
+    export.add_argument("--format", choices=kinds, help="whatever the file's name ends in (default: as it ends)")
+
     encode = table(
         "encode",
         "write the posterior mean of every row, z1 to zZ",

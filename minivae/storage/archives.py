@@ -130,12 +130,22 @@ class Archive:
         """The array, its checksum compared by zipfile with the last piece. Memory is taken for what `header` says of it."""
         header = self.header(name)
         array = np.empty(math.prod(header.shape), header.dtype)
+        self._fill(array.view(np.uint8).data, name, header.begin)
+        return array.reshape(header.shape, order="F" if header.fortran else "C")
+
+    def raw(self, name: str) -> np.ndarray:
+        """The bytes of a member that is no array, uint8 [n]."""
+        if name not in self.members:
+            raise Unreadable(f"it has no member {name[:80]!r}")
+        array = np.empty(self.members[name].file_size, np.uint8)
+        self._fill(array.data, name)
+        return array
+
+    def _fill(self, view: memoryview, name: str, begin: int = 0) -> None:
         with self._open(name) as member:
-            member.read(header.begin)
-            view = array.view(np.uint8).data
+            member.read(begin)
             for place in range(0, len(view), PIECE):
                 piece = member.read(min(PIECE, len(view) - place))
                 view[place : place + len(piece)] = piece
                 if not piece:
                     raise Unreadable(f"{name[:80]} is cut short")
-        return array.reshape(header.shape, order="F" if header.fortran else "C")

@@ -108,7 +108,13 @@ def _config(archive: Archive, version: int) -> dict[str, Any]:
         raise ValueError(f"it has no {CONFIG}; pass one that train wrote")
     if archive.members[CONFIG].file_size > CONFIG_BYTES:
         raise ValueError(f"its {CONFIG} has more than {CONFIG_BYTES:,} bytes")
-    text = archive.read(CONFIG).tobytes()
+    return parsed(archive.read(CONFIG).tobytes(), version)
+
+
+def parsed(text: bytes, version: int) -> dict[str, Any]:
+    """The config in a JSON text that somebody else may have written. Raises ValueError."""
+    if len(text) > CONFIG_BYTES:
+        raise ValueError(f"its {CONFIG} has more than {CONFIG_BYTES:,} bytes")
     if sum(map(text.count, b",[{")) > CONFIG_VALUES:  # each of which is an object of Python
         raise ValueError(f"its {CONFIG} has more than {CONFIG_VALUES:,} values")
     config = json.loads(text)

@@ -6,38 +6,14 @@ import json
 
 import numpy as np
 import pytest
+from wild_models import GREY, LIKELIHOODS, REAL, RNG, Z, wild
 
 import minivae
-from minivae import VAE
 from minivae.exchange import onnx as exchange
 from minivae.kernels.reference import ACTIVATIONS
 
 onnx = pytest.importorskip("onnx", reason="needs onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-RNG = np.random.default_rng(0)
-Z = RNG.normal(size=(40, 3)).astype(np.float32) * 2
-REAL = RNG.normal(3, 2, size=(40, 6)).astype(np.float32)
-GREY, COUNTS = RNG.random((40, 6), np.float32), RNG.poisson(4, (40, 6)).astype(np.float32)
-CATEGORY = np.eye(6, dtype=np.float32)[RNG.integers(6, size=40)]
-MIXED = np.hstack(
-    [REAL[:, :2], GREY[:, :1], GREY[:, 1:2].round(), COUNTS[:, :2], np.eye(3)[RNG.integers(3, size=40)]]
-).astype(np.float32)
-NAMES = "gaussian*2 continuous_bernoulli bernoulli poisson negative_binomial categorical*3"
-
-
-def wild(X, y=None, **parameters):
-    """A model whose weights are far from 0, so that every activation and mean leaves its straight part."""
-    parameters = {
-        "latent_dim": 3,
-        "hidden_dims": (7, 5),
-        "epochs": 1,
-        "random_state": 0,
-        "backend": "numpy",
-    } | parameters
-    vae = VAE(**parameters, validation_fraction=0).fit(X, y)
-    values = vae.network_.get_parameters()
-    vae.network_.set_parameters(values + 0.4 * np.random.default_rng(1).normal(size=values.shape))
-    return vae
 
 
 def answer(vae, part, **inputs):
@@ -63,24 +39,9 @@ def test_activations(activation):
     check(wild(GREY, activation=activation), GREY)
 
 
-@pytest.mark.parametrize(
-    "X, likelihood, parameters",
-    [
-        (GREY, "bernoulli", {}),
-        (GREY, "continuous_bernoulli", {}),
-        (REAL, "gaussian", {}),
-        (REAL, "gaussian", {"sigma": 0.5, "dtype": "float64", "hidden_dims": ()}),
-        (REAL, "gaussian", {"sigma": "elementwise"}),
-        (REAL, "gaussian", {"standardize": True}),
-        (REAL, "gaussian", {"divide_by": 7.0}),
-        (COUNTS, "poisson", {}),
-        (COUNTS, "negative_binomial", {}),
-        (CATEGORY, "categorical", {}),
-        (MIXED, NAMES, {"standardize": True, "sigma": "elementwise"}),
-    ],
-)  # fmt: skip
-def test_likelihoods(X, likelihood, parameters):
-    check(wild(X, likelihood=likelihood, **parameters), X)
+@pytest.mark.parametrize("X, parameters", LIKELIHOODS)
+def test_likelihoods(X, parameters):
+    check(wild(X, **parameters), X)
 
 
 def test_the_mean_of_a_continuous_bernoulli_is_right_near_0_and_far_from_it():

@@ -1,0 +1,93 @@
+"""Which file is of which format: what VAE.export and VAE.from_weights do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivae.data.files import DataError
+from minivae.exchange import foreign, module, onnx, safetensors, torch
+from minivae.settings import checked_path
+from minivae.storage.archives import Archive, open_regular, reason
+from minivae.storage.durable import place_of, write_atomically
+from minivae.storage.modelfile import ModelFileError
+
+FORMATS = {"onnx": (".onnx",), "safetensors": (".safetensors",), "torch": (".pt", ".pth")}
+
+
+def kind_of(path: Path, format: str | None = None) -> str:
+    """A name of FORMATS. Raises ValueError where neither the name nor the file's ending is one."""
+    told = [name for name, endings in FORMATS.items() if format == name or (format is None and path.suffix in endings)]
+    if not told:
+        what = f"{path} does not end in .onnx, .safetensors, .pt or .pth" if format is None else f"format {format!r}"
+        raise ValueError(f"{what}: the formats are {', '.join(FORMATS)}; choose one")
+    return told[0]
+
+
+def export(vae: Any, path: Path, format: str | None = None) -> tuple[list[Path], str]:
+    """Write a fitted VAE; the files, and the lines of Python that use them. ONNX has two: NAME.encoder.onnx, .decoder."""
+    kind, files = kind_of(path, format), {path: b""}
+    if kind == "onnx":
+        stem = path.name.removesuffix(".onnx")
+        files = {path.with_name(f"{stem}.{part}.onnx"): data for part, data in onnx.graphs(vae).items()}
+        used = _onnxruntime(vae, *map(str, files))
+    elif kind == "safetensors":
+        files[path] = safetensors.file(vae)
+        used = f"from minivae import VAE\n\nvae = VAE.from_weights({str(path)!r})\n"
+    else:
+        vae.network_.require_finite()
+        files[path] = torch.file(torch.state_dict(vae.network_))
+        used = module.source(vae, str(path))
+    for place in files:
+        place_of(place)
+    for place, data in files.items():
+        write_atomically(place, lambda file, data=data: file.write(data))  # type: ignore[misc]
+    return [*files], used
+
+
+def _onnxruntime(vae: Any, encoder: str, decoder: str) -> str:
+    kind, told = "uint8" if vae.scale_.uint8 else "float64" if vae.network_.arch.far else "float32", ""
+    if vae.condition_ is not None:
+        told = ', "y": y'
+    return f"""import onnxruntime
+
+encoder = onnxruntime.InferenceSession({encoder!r})
+decoder = onnxruntime.InferenceSession({decoder!r})
+mu, logvar = encoder.run(None, {{"x": X{told}}})  # X {kind} [n, {vae.n_features_in_}]
+(mean,) = decoder.run(None, {{"z": mu{told}}})
+"""
+
+
+def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dict[str, Any]) -> Any:
+    """A `cls` of the weights in a file, or in a dict of arrays by name. Raises OSError, ModelFileError or ValueError."""
+    if isinstance(source, Mapping):
+        return foreign.restored(
+            cls, {str(name): np.asarray(array) for name, array in source.items()}, names, parameters
+        )
+    path, metadata = checked_path(source), dict[str, str]()
+    try:
+        if path.suffix == ".safetensors":
+            arrays, metadata = safetensors.read(path)
+        elif path.suffix == ".npz":
+            with open_regular(path) as file:
+                archive = Archive(file, deflated=True)
+                arrays = {name: archive.read(name) for name in archive.members}
+        elif path.suffix in FORMATS["torch"]:
+            arrays = torch.read(path)
+        else:
+            raise ValueError("weights are read from .pt, .pth, .safetensors and .npz, such as np.savez makes of arrays")
+        if safetensors.CONFIG in metadata and not names and parameters.keys() <= {"backend"}:
+            return safetensors.restored(cls, arrays, metadata[safetensors.CONFIG], **parameters)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # of zipfile, pickletools, NumPy and safetensors: two dozen types
+        raise ModelFileError(f"{path} cannot be read ({reason(error)}); write it again") from error
+    if safetensors.CONFIG in metadata:
+        raise ValueError(f"{path} is minivae's own, which tells all of its model; leave names and parameters out")
+    try:
+        return foreign.restored(cls, arrays, names, parameters)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

@@ -1,0 +1,54 @@
+"""safetensors: the arrays of a model under their own names, and its config as one JSON text in the metadata.
+
+What is written is what model.npz holds (its optimizer left out), so it comes back as the same model, bit for bit.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivae import __version__
+from minivae.storage.archives import open_regular
+from minivae.storage.modelfile import FORMAT_VERSION, json_text, parsed
+from minivae.storage.persistence import content, members, model
+
+CONFIG = "config"  # in the metadata
+
+
+def file(vae: Any) -> bytes:
+    """The file of a fitted VAE. Raises ImportError without the package safetensors."""
+    arrays, config = content(vae)
+    metadata = {"minivae": __version__, CONFIG: json_text({"format_version": FORMAT_VERSION, **config})}
+    return bytes(_library("safetensors.numpy").save(arrays, metadata))
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All arrays by name, and the metadata. The library holds what the file says against its length."""
+    open_regular(path).close()
+    with _library("safetensors").safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def restored(cls: Any, arrays: dict[str, np.ndarray], config: str, backend: str = "auto") -> Any:
+    """The model that `file` wrote. Raises ValueError, or what is wrong."""
+    told = parsed(config.encode(), FORMAT_VERSION)
+    expected = members(cls, told)
+    for name in sorted(expected.keys() | arrays.keys()):
+        if name not in expected or name not in arrays:
+            raise ValueError(f"{name[:80]} is {'missing' if name in expected else 'no part of this model'}")
+        (dtype, shape), array = expected[name], arrays[name]
+        free = len(shape) == array.ndim and all(b in (-1, a) for a, b in zip(array.shape, shape))
+        if not free or array.dtype != np.dtype(dtype):
+            raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype} instead of {shape} and {dtype}")
+    return model(cls, arrays, told, backend)
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError('safetensors needs the package; run pip install "minivae[safetensors]"') from error
