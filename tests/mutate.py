@@ -114,6 +114,10 @@ TESTS = {
     "explorer/contents.py": "test_explorer",
     "explorer/page.py": "test_explorer",
     "explorer/steps.py": "test_explorer",
+    "exchange/onnx.py": "exchange/test_onnx",
+    "exchange/torch.py": "exchange/test_state_dict exchange/test_weights",
+    "exchange/module.py": "exchange/test_state_dict",
+    "exchange/foreign.py": "exchange/test_weights",
     "estimator.py": "test_standardize test_checkpoints test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
 }  # fmt: skip
 PICKED_ONLY = (
@@ -133,6 +137,10 @@ PICKED_ONLY = (
     "explorer/page.py",
     "parallel.py",
     "explorer/steps.py",
+    "exchange/onnx.py",
+    "exchange/torch.py",
+    "exchange/module.py",
+    "exchange/foreign.py",
 )
 
 
@@ -417,6 +425,13 @@ MUTATIONS = [
     mutation("a step on the page is of other rows", "explorer/steps.py", ("rows[:ROWS])\n    loss", "rows[-ROWS:])\n    loss")),
     mutation("an estimator of no loss is drawn as its slope", "explorer/steps.py", ("None if gradient.error is None else ", "")),
     mutation("a page's points are of other rows", "explorer/contents.py", ('"row": chosen.astype', '"row": np.sort(chosen).astype')),
+    mutation("ONNX brings times in seconds to their units in float32", "exchange/onnx.py", ('"DOUBLE" if wide else "FLOAT"', '"FLOAT"'), ("shift, scale = arch.column_units()\n        x = g", "shift, scale = arch.column_units().astype(np.float32)\n        x = g")),
+    mutation("a label unknown to the model is no label in ONNX", "exchange/onnx.py", ('self("Div", same, self("ReduceSum", same, np.array([1]), keepdims=1))', "same")),
+    mutation("mu and logvar of others change places", "exchange/foreign.py", ("[last[mu], last[logvar]] for", "[last[logvar], last[mu]] for")),
+    mutation("a tensor may reach beyond its storage", "exchange/torch.py", (">= storage.size:", "> 2 * storage.size:")),
+    mutation("a shape may be larger than its file", "exchange/torch.py", ("or math.prod(shape) > storage.size:", "or False:")),
+    mutation("a pickle's names may be of anything", "exchange/torch.py", ("if value not in (DICT, TENSOR, PARAMETER, *READ):", "if False:")),
+    mutation("the pasted module has the other gelu", "exchange/module.py", ('approximate="tanh"', "")),
     mutation("results without the number of their row", "app/writing.py", ('else {"row": rows}', "else {}")),
     mutation("an ellipse of half its sigma", "figures/panels.py", ("2 * sigmas * sigma.T", "sigmas * sigma.T")),
     mutation("a hole is wherever the prior is denser", "figures/panels.py", ("(q < p / 10)", "(q < p)")),

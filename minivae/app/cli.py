@@ -192,6 +192,24 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     kinds = ("onnx", "torch", "safetensors")
     export.add_argument("--format", choices=kinds, help="whatever the file's name ends in (default: as it ends)")
 
+    imported = command(
+        "import",
+        "make a model.npz of the weights of a dense VAE trained elsewhere, or of an exported .safetensors",
+        "minivae import vae.pt -o runs/theirs.npz",
+        "minivae import keras.npz --activation tanh --likelihood gaussian --sigma 1",
+        "minivae import vae.pt --names encoder.0=fc1 encoder.1=fc21+fc22 decoder.0=fc3 decoder.1=fc4",
+    )
+    imported.set_defaults(run="import_")  # as Python keeps the other name
+    text = "of PyTorch (.pt, .pth), of any framework (.safetensors), or arrays by name (.npz)"
+    imported.add_argument("weights", metavar="FILE", help=text)
+    theirs = "which of their layers is which of ours, or a .json of that (default: by usual names)"
+    imported.add_argument("--names", nargs="+", action="extend", metavar="OURS=THEIRS", help=theirs)
+    if typed in (None, "import"):
+        from minivae.app.options import add_import_options
+
+        add_import_options(imported)
+    imported.add_argument("-o", "--out", default="model.npz", help="a .npz file (default: model.npz)")
+
     encode = table(
         "encode",
         "write the posterior mean of every row, z1 to zZ",

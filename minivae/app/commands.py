@@ -10,7 +10,7 @@ import numpy as np
 from minivae.app.compare import compare  # noqa: F401  (cli.py looks for commands here)
 from minivae.app.drawing import compared, figures, first_of, told
 from minivae.app.evaluate import evaluate, nearest_training  # noqa: F401
-from minivae.app.exchanging import export  # noqa: F401
+from minivae.app.exchanging import export, import_  # noqa: F401
 from minivae.app.exploring import explore  # noqa: F401
 from minivae.app.inspecting import inspect  # noqa: F401
 from minivae.app.results import decode, encode, impute, score  # noqa: F401

@@ -6,6 +6,15 @@ import argparse
 import difflib
 from typing import Any
 
+OF_WEIGHTS = (
+    "likelihood",
+    "activation",
+    "sigma",
+    "standardize",
+    "missing",
+    "divide_by",
+    "dtype",
+)  # which do not tell them
 ALIASES = {"learning_rate": "--lr", "random_state": "--seed"}  # as people type them
 
 
@@ -135,11 +144,8 @@ def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
 
 def add_train_options(train: argparse.ArgumentParser) -> None:
     """Its own options, then the parameters of VAE."""
-    import inspect
-
     from minivae.app.train import RECIPES, recipe_options
     from minivae.data.opening import KINDS
-    from minivae.estimator import VAE
 
     recipes = "".join(f"\n  {name}: {recipe_options(recipe)}" for name, recipe in RECIPES.items())
     train.epilog = f"{train.epilog}\nnamed datasets bring settings, over which any option wins:{recipes}"
@@ -165,16 +171,29 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
     add("--header", action=argparse.BooleanOptionalAction, help="whether a text begins with names (or recognised)")
     add("--no-figures", action="store_true", help="write no figures")
     add("--quiet", action="store_true", help="no progress")
-    defaults = inspect.signature(VAE).parameters
     for title, options in train_options().items():
-        group = train.add_argument_group(title)
-        for name, (keywords, text) in options.items():
-            default = defaults[name].default
-            if default is not None and "(default" not in text and default is not False:
-                shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-                text = f"{text} (default: {shown})"
-            # SUPPRESS: an option that is not given leaves the dataset's recipe, then VAE's own default, in place
-            if "type" in keywords:
-                keywords = {"metavar": {int: "N", float: "X", _widths: "N"}.get(keywords["type"], "SIGMA"), **keywords}
-            flags = [f"--{name.replace('_', '-')}", *([ALIASES[name]] if name in ALIASES else [])]
-            group.add_argument(*flags, help=text, default=argparse.SUPPRESS, **keywords)
+        _add(train.add_argument_group(title), options)
+
+
+def add_import_options(imported: argparse.ArgumentParser) -> None:
+    """The parameters of VAE that its weights do not tell."""
+    options = {name: option for group in train_options().values() for name, option in group.items()}
+    _add(imported, {name: options[name] for name in OF_WEIGHTS})
+
+
+def _add(group: Any, options: dict[str, tuple[dict[str, Any], str]]) -> None:
+    import inspect
+
+    from minivae.estimator import VAE
+
+    defaults = inspect.signature(VAE).parameters
+    for name, (keywords, text) in options.items():
+        default = defaults[name].default
+        if default is not None and "(default" not in text and default is not False:
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            text = f"{text} (default: {shown})"
+        # SUPPRESS: an option that is not given leaves the dataset's recipe, then VAE's own default, in place
+        if "type" in keywords:
+            keywords = {"metavar": {int: "N", float: "X", _widths: "N"}.get(keywords["type"], "SIGMA"), **keywords}
+        flags = [f"--{name.replace('_', '-')}", *([ALIASES[name]] if name in ALIASES else [])]
+        group.add_argument(*flags, help=text, default=argparse.SUPPRESS, **keywords)

@@ -48,22 +48,16 @@ def restored(cls: Any, arrays: Mapping[str, Any], names: Mapping[str, str] | Non
     encoder, decoder = (theirs.stack(part, table) for part in ("encoder", "decoder"))
     for one, other in (*pairwise(encoder), *pairwise(decoder)):
         if one.W.shape[1] != other.W.shape[0]:
-            raise DataError(
-                f"{other.name} takes {other.W.shape[0]} values, and {one.name} gives {one.W.shape[1]}; {FIX}"
-            )
+            raise DataError(f"{other.name} takes {len(other.W)} values, and {one.name} gives {one.W.shape[1]}; {FIX}")
     first, h, z, out = encoder[0], encoder[-1], decoder[0], decoder[-1]
-    if 2 * z.W.shape[0] != h.W.shape[1]:
-        what = (
-            f"{z.name} takes {z.W.shape[0]} values, and {h.name} gives {h.W.shape[1]}, not twice as many: mu and logvar"
-        )
-        raise DataError(f"{what}; {FIX}")
-    hidden, mirrored = [layer.W.shape[1] for layer in encoder[:-1]], [layer.W.shape[0] for layer in decoder[:0:-1]]
+    if 2 * len(z.W) != h.W.shape[1]:
+        what = f"{z.name} takes {len(z.W)} values, and {h.name} gives {h.W.shape[1]}, not twice as many"
+        raise DataError(f"{what}: mu and logvar; {FIX}")
+    hidden, mirrored = [layer.W.shape[1] for layer in encoder[:-1]], [len(layer.W) for layer in decoder[:0:-1]]
     if hidden != mirrored:
-        raise DataError(
-            f"the encoder's hidden layers {hidden} and the decoder's {mirrored}, from x on, are not the same"
-        )
-    double = first.W.dtype == np.float64
-    vae = cls(**{"dtype": "float64" if double else "float32"} | parameters, latent_dim=len(z.W), hidden_dims=hidden)
+        raise DataError(f"hidden layers of the encoder, {hidden}, and of the decoder from x on, {mirrored}, differ")
+    dtype = "float64" if first.W.dtype == np.float64 else "float32"
+    vae = cls(**{"dtype": dtype} | parameters | {"latent_dim": len(z.W), "hidden_dims": hidden})
     settings = checked_settings(vae)
     if settings["conditional"]:
         raise ValueError("a conditional model is read from minivae's own .safetensors alone; leave conditional out")
@@ -75,20 +69,19 @@ def restored(cls: Any, arrays: Mapping[str, Any], names: Mapping[str, str] | Non
     stacks = {"encoder": encoder, "decoder": decoder}
     ours = {f"{part}.{i}.{x}": getattr(l, x) for part in stacks for i, l in enumerate(stacks[part]) for x in "Wb"}
     ours |= {name: np.asarray(arrays[table.get(name, name)]) for name in OTHERS if table.get(name, name) in arrays}
-    units = [ours.get(name, np.full(D, start, np.float64)) for name, start in (("shift", 0), ("scale", 1))]
-    found = {"units": np.stack(units, 1).astype(np.float64) if arch.by_columns else np.empty((0, 2))}
-    found |= {"held_rows": np.empty(0, np.int64), "history": np.empty((0, 0))}
-    for name, shape in parameter_layout(arch):
+    ours = {"shift": np.zeros(D), "scale": np.ones(D)} | ours
+    for name, shape in [*parameter_layout(arch), ("shift", (D,)), ("scale", (D,))]:
         if name not in ours:
-            raise DataError(
-                f"there is no {name}, which this likelihood has; name it ({name}=theirs), or give sigma a number"
-            )
+            raise DataError(f"there is no {name}, which is trained; name it ({name}=theirs), or give sigma a number")
         if ours[name].shape != shape:
             raise DataError(f"{name} has shape {ours[name].shape} instead of {shape}")
-        found[name] = np.ascontiguousarray(ours[name], settings["dtype"])
+    found = {name: np.ascontiguousarray(ours[name], settings["dtype"]) for name, _ in parameter_layout(arch)}
+    found |= {"held_rows": np.empty(0, np.int64), "history": np.empty((0, 0)), "units": np.empty((0, 2))}
+    if arch.by_columns:
+        found["units"] = np.stack([ours["shift"], ours["scale"]], axis=1).astype(np.float64)
     settings |= {"hidden_dims": hidden, "epochs": vae.epochs or 1, "batch_size": vae.batch_size or 128}
     config = {"format_version": FORMAT_VERSION, "settings": settings, "data_dim": D, "condition": None}
-    config |= {"seed": resolve_seed(vae.random_state), "history_columns": []}
+    config |= {"seed": resolve_seed(vae.random_state or 0), "history_columns": []}
     config |= {"scale": asdict(Scale(float(vae.divide_by or 1), vae.divide_by is not None, False))}
     config["automatic"] = [name for name in AUTOMATIC if getattr(vae, name) is None]
     return model(cls, found, config, settings["backend"])
@@ -135,7 +128,7 @@ class _Theirs:
         known = {f"{m[1]}{m[2]}{kind}{m[4] or ''}" for m in self.weights.values() for kind in (m[3], "bias")} | {
             *OTHERS
         }
-        for name in self.arrays.keys() - known:
+        for name in (name for name in self.arrays.keys() - known if np.asarray(self.arrays[name]).dtype.kind == "f"):
             raise DataError(f"{name[:80]} is no part of a dense VAE; {FIX}")
         order = sorted(self.weights, key=lambda stem: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", stem)])
         last = {re.split(r"[./]", stem)[-1]: stem for stem in order}

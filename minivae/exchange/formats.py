@@ -20,7 +20,11 @@ FORMATS = {"onnx": (".onnx",), "safetensors": (".safetensors",), "torch": (".pt"
 
 def kind_of(path: Path, format: str | None = None) -> str:
     """A name of FORMATS. Raises ValueError where neither the name nor the file's ending is one."""
-    told = [name for name, endings in FORMATS.items() if format == name or (format is None and path.suffix in endings)]
+    told = [
+        name
+        for name, endings in FORMATS.items()
+        if format == name or (format is None and path.suffix.lower() in endings)
+    ]
     if not told:
         what = f"{path} does not end in .onnx, .safetensors, .pt or .pth" if format is None else f"format {format!r}"
         raise ValueError(f"{what}: the formats are {', '.join(FORMATS)}; choose one")
@@ -68,14 +72,15 @@ def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dic
             cls, {str(name): np.asarray(array) for name, array in source.items()}, names, parameters
         )
     path, metadata = checked_path(source), dict[str, str]()
+    kind = path.suffix.lower()
     try:
-        if path.suffix == ".safetensors":
+        if kind == ".safetensors":
             arrays, metadata = safetensors.read(path)
-        elif path.suffix == ".npz":
+        elif kind == ".npz":
             with open_regular(path) as file:
                 archive = Archive(file, deflated=True)
                 arrays = {name: archive.read(name) for name in archive.members}
-        elif path.suffix in FORMATS["torch"]:
+        elif kind in FORMATS["torch"]:
             arrays = torch.read(path)
         else:
             raise ValueError("weights are read from .pt, .pth, .safetensors and .npz, such as np.savez makes of arrays")
@@ -89,5 +94,5 @@ def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dic
         raise ValueError(f"{path} is minivae's own, which tells all of its model; leave names and parameters out")
     try:
         return foreign.restored(cls, arrays, names, parameters)
-    except DataError as error:
+    except ValueError as error:
         raise DataError(f"{path}: {error}") from error

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from minivae import __version__
-from minivae.storage.archives import open_regular
-from minivae.storage.modelfile import FORMAT_VERSION, json_text, parsed
+from minivae.storage.archives import Header, open_regular
+from minivae.storage.modelfile import FORMAT_VERSION, compare, json_text, parsed
 from minivae.storage.persistence import content, members, model
 
 CONFIG = "config"  # in the metadata
@@ -36,14 +36,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def restored(cls: Any, arrays: dict[str, np.ndarray], config: str, backend: str = "auto") -> Any:
     """The model that `file` wrote. Raises ValueError, or what is wrong."""
     told = parsed(config.encode(), FORMAT_VERSION)
-    expected = members(cls, told)
-    for name in sorted(expected.keys() | arrays.keys()):
-        if name not in expected or name not in arrays:
-            raise ValueError(f"{name[:80]} is {'missing' if name in expected else 'no part of this model'}")
-        (dtype, shape), array = expected[name], arrays[name]
-        free = len(shape) == array.ndim and all(b in (-1, a) for a, b in zip(array.shape, shape))
-        if not free or array.dtype != np.dtype(dtype):
-            raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype} instead of {shape} and {dtype}")
+    compare(arrays, lambda name: Header(arrays[name].dtype, arrays[name].shape, False, 0, 0), members(cls, told))
     return model(cls, arrays, told, backend)
 
 

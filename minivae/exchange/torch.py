@@ -23,7 +23,7 @@ from minivae.storage.archives import Archive, Unreadable, open_regular
 
 MOST = 2**24  # bytes of the pickle, some hundred for each tensor
 ROOT = "minivae/"
-STORED = {"f4": "Float", "f8": "Double"}
+STORED = {4: "Float", 8: "Double"}
 READ = {"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "u2", "Bool": "?", "Byte": "u1"}
 READ |= {"Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8"}
 READ = {f"torch {name}Storage": kind for name, kind in READ.items()}
@@ -52,25 +52,20 @@ def file(arrays: dict[str, np.ndarray]) -> bytes:
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
         members = {"data.pkl": _pickle(arrays), "byteorder": b"little"}
-        members |= {f"data/{key}": _little(array).tobytes() for key, array in enumerate(arrays.values())}
+        for key, array in enumerate(arrays.values()):
+            members[f"data/{key}"] = array.astype(array.dtype.newbyteorder("<")).tobytes()
         for name, data in (members | {"version": b"3\n"}).items():
             archive.writestr(zipfile.ZipInfo(ROOT + name), data)
     return whole.getvalue()
-
-
-def _little(array: np.ndarray) -> np.ndarray:
-    return array.astype(array.dtype.newbyteorder("<"))
 
 
 def _pickle(arrays: dict[str, np.ndarray]) -> bytes:
     """Protocol 2: OrderedDict(), then name and _rebuild_tensor_v2(storage, offset, shape, strides, False, {}) for each."""
     text = b"\x80\x02" + _call(DICT, b")") + b"("
     for key, (name, array) in enumerate(arrays.items()):
+        kind = _global(f"torch {STORED[array.dtype.itemsize]}Storage")
+        storage = _tuple(_value("storage"), kind, _value(str(key)), _value("cpu"), _value(array.size))
         strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
-        storage = _tuple(
-            _value("storage"), _global(f"torch {STORED[array.dtype.str[1:]]}Storage"), *map(_value, (str(key), "cpu")),
-            _value(array.size),
-        )  # fmt: skip
         shape, steps = (_tuple(*map(_value, numbers)) for numbers in (array.shape, strides))
         tensor = _tuple(storage + b"Q", _value(0), shape, steps, b"\x89", _call(DICT, b")"))
         text += _value(name) + _call(TENSOR, tensor)

@@ -12,14 +12,14 @@ import errno
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minivae.storage.archives import Archive, open_regular, reason
+from minivae.storage.archives import Archive, Header, open_regular, reason
 from minivae.storage.durable import write_atomically
 
 FORMAT_VERSION = 2
@@ -94,7 +94,7 @@ def load(
         version = 2 if DIGEST in archive.members else 1
         config = _config(archive, version)
         expected: Members = {CONFIG: ("uint8", (-1,)), **({DIGEST: ("uint8", (32,))} if version > 1 else {})}
-        _compare(archive, expected | members(config))
+        compare(archive.members, archive.header, expected | members(config))
         entries = {name: archive.read(name) for name in archive.members}
         stored = entries.pop(DIGEST, None)
         if stored is not None and (stored != digest(entries)).any():
@@ -128,16 +128,16 @@ def parsed(text: bytes, version: int) -> dict[str, Any]:
     return config
 
 
-def _compare(archive: Archive, expected: Members) -> None:
-    """Raise unless the archive has the expected arrays, and no other."""
-    for name in [*expected, *archive.members]:
+def compare(found: Collection[str], header: Callable[[str], Header], expected: Members) -> None:
+    """Raise unless these are the expected arrays, and no other."""
+    for name in [*expected, *found]:
         if name not in expected:
             raise ValueError(f"{name[:80]} is no part of this model")
-        if name not in archive.members:
+        if name not in found:
             if name.startswith(OPTIONAL):
                 continue
             raise ValueError(f"{name} is missing")
-        header, (dtype, shape) = archive.header(name), expected[name]
-        free = len(shape) == len(header.shape) and all(b in (-1, a) for a, b in zip(header.shape, shape))
-        if not free or header.dtype != np.dtype(dtype) or header.fortran:
-            raise ValueError(f"{name} has shape {header.shape} and dtype {header.dtype} instead of {shape} and {dtype}")
+        seen, (dtype, shape) = header(name), expected[name]
+        free = len(shape) == len(seen.shape) and all(b in (-1, a) for a, b in zip(seen.shape, shape))
+        if not free or seen.dtype != np.dtype(dtype) or seen.fortran:
+            raise ValueError(f"{name} has shape {seen.shape} and dtype {seen.dtype} instead of {shape} and {dtype}")

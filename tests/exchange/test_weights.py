@@ -94,7 +94,7 @@ def test_a_forged_safetensors_is_told(tmp_path):
     refused("encoder.0.b holds NaN", arrays | {"encoder.0.b": np.full(7, np.nan, np.float32)})
     refused("format version 9", config=config | {"format_version": 9})
     refused(
-        r"decoder.0.W has shape \(3, 5\)", config=config | {"settings": config["settings"] | {"hidden_dims": [2**40]}}
+        r"encoder.0.W has shape \(6, 7\)", config=config | {"settings": config["settings"] | {"hidden_dims": [2**40]}}
     )
     refused("values", config="[" * 2**19)
     for place in (0, 7, 20, len(whole) // 2, len(whole) - 1):
@@ -180,6 +180,7 @@ def test_a_table_names_the_layers_of_any_file():
         ({"fc1.weight": (5, 6, 1)}, {}, r"fc1.weight of shape \(5, 6, 1\) and dtype float32 is no matrix"),
         ({"norm.running_mean": (5,)}, {}, "norm.running_mean is no part of a dense VAE"),
         ({}, {"likelihood": "gaussian"}, "there is no log_sigma"),
+        ({"shift": (5,)}, {"likelihood": "gaussian", "standardize": True, "sigma": 1}, r"shift has shape \(5,\) instead"),
         ({"log_sigma": (2,)}, {"likelihood": "gaussian"}, r"log_sigma has shape \(2,\) instead of \(1,\)"),
         ({}, {"sigma": "elementwise", "likelihood": "gaussian"}, "fc4.weight gives 6 values, .* needs 12"),
         ({}, {"names": {"encoder.0": "fc1", "decoder.0": "fc9"}}, "there is no fc9.weight and no fc9/kernel"),
@@ -195,7 +196,9 @@ def test_what_does_not_fit_is_named(tmp_path, change, parameters, reason):
 
 
 def test_other_wrong_weights_are_told(tmp_path):
-    with pytest.raises(DataError, match=r"hidden layers \[5\] and the decoder's \[4\], from x on, are not the same"):
+    with pytest.raises(
+        DataError, match=r"hidden layers of the encoder, \[5\], and of the decoder from x on, \[4\], differ"
+    ):
         VAE.from_weights(layers("weight", ("enc.0", 6, 5), ("enc.1", 5, 4), ("dec.0", 2, 4), ("dec.1", 4, 6)))
     with pytest.raises(ValueError, match="NaN"):
         VAE.from_weights(example() | {"fc1.bias": np.full(5, np.nan, np.float32)})

@@ -1,0 +1,76 @@
+"""`minivae export` and `minivae import` from a shell's point of view."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from wild_models import GREY, wild
+
+from minivae import VAE
+from minivae.app.cli import main
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wild(GREY).save("model.npz")
+    np.savez("keras.npz", **{f"{name}/kernel": np.ones(s) for name, s in (("a", (6, 4)), ("b", (2, 6)))})
+    return tmp_path
+
+
+def test_a_model_goes_out_and_comes_back(here, capsys):
+    assert main(["export", "model.npz", "-o", "m.pt"]) == 0
+    out, err = capsys.readouterr()
+    assert "class VAE(nn.Module):" in out and "wrote m.pt (0.00 MB)" in err
+    assert main(["import", "m.pt", "-o", "back.npz"]) == 0
+    assert capsys.readouterr().out == "wrote back.npz: encoder 6 - 7 - 5 - 3, relu, bernoulli, float32\n"
+    assert (
+        VAE.load("back.npz", backend="numpy").transform(GREY) == VAE.load("model.npz", backend="numpy").transform(GREY)
+    ).all()
+
+
+def test_onnx_makes_two_files_and_says_how_to_run_them(here, capsys):
+    pytest.importorskip("onnx", reason="needs onnx")
+    assert main(["export", "model.npz", "-o", "v1.0", "--format", "onnx"]) == 0
+    out, err = capsys.readouterr()
+    assert "wrote v1.0.encoder.onnx" in err and "wrote v1.0.decoder.onnx" in err
+    assert 'encoder.run(None, {"x": X})  # X float32 [n, 6]' in out
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    names = {"X": GREY}
+    exec(out, names)
+    assert runtime and names["mean"].shape == GREY.shape
+
+
+def test_layers_are_named_on_the_line_or_in_a_file(here, capsys):
+    rest = ["--likelihood", "gaussian", "--sigma", "0.5", "--activation", "tanh", "-o", "m.npz"]
+    assert main(["import", "keras.npz", "--names", "encoder.0=a", "decoder.0=b", *rest]) == 0
+    (here / "names.json").write_text(json.dumps({"encoder.0": "a", "decoder.0": "b"}))
+    first = VAE.load("m.npz")
+    assert first.sigma_ == 0.5 and first.activation == "tanh" and first.dtype == "float64"
+    assert main(["import", "keras.npz", "--names", "names.json", *rest]) == 0
+    assert first.network_.get_parameters().tobytes() == VAE.load("m.npz").network_.get_parameters().tobytes()
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["export", "model.npz", "-o", "m.h5"], "m.h5 does not end in .onnx, .safetensors, .pt or .pth"),
+        (["export", "gone.npz", "-o", "m.pt"], "there is no model at gone.npz"),
+        (["export", "model.npz", "-o", "gone/m.pt"], "gone, where m.pt should go, is not a folder"),
+        (
+            ["import", "keras.npz"],
+            "keras.npz: which layers are the decoder's cannot be told from a, b; name the layers",
+        ),
+        (["import", "keras.npz", "-o", "keras.npz"], "name another .npz"),
+        (["import", "keras.npz", "--names", "encoder.0"], "--names encoder.0 is no table"),
+        (["import", "keras.npz", "--names", "bad.json"], "bad.json is no JSON"),
+        (["import", "model.npz", "-o", "m.npz"], "model.npz: "),
+    ],
+)
+def test_what_is_wrong_is_one_line(here, capsys, words, told):
+    (here / "bad.json").write_text("{")
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert told in err and err.count("\n") == 1 and not out
