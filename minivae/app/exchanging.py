@@ -10,7 +10,6 @@ from minivae.app.runs import open_run
 from minivae.app.writing import out_path
 from minivae.data.files import DataError
 from minivae.estimator import VAE
-from minivae.exchange import formats
 from minivae.fitted import quietly
 from minivae.progress import say
 from minivae.settings import checked_path
@@ -18,6 +17,8 @@ from minivae.settings import checked_path
 
 @quietly
 def export(options: argparse.Namespace) -> int:
+    from minivae.exchange import formats
+
     path = checked_path(options.out, "--out")
     formats.kind_of(path, options.format)
     files, used = formats.export(open_run(options.model).vae, path, options.format)

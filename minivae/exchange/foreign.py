@@ -104,7 +104,7 @@ class _Theirs:
     def dense(self, names: str) -> _Dense:
         """One layer, or two side by side."""
         layers: list[_Dense] = []
-        for stem in names.split("+"):
+        for stem in map(str.strip, names.split("+")):
             if stem not in self.weights:
                 raise DataError(f"there is no {stem[:80]}.weight and no {stem[:80]}/kernel; {FIX}")
             name, _, dot, kind, tail = self.weights[stem][0], *self.weights[stem].groups("")

@@ -84,13 +84,13 @@ def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dic
             arrays = torch.read(path)
         else:
             raise ValueError("weights are read from .pt, .pth, .safetensors and .npz, such as np.savez makes of arrays")
-        if safetensors.CONFIG in metadata and not names and parameters.keys() <= {"backend"}:
-            return safetensors.restored(cls, arrays, metadata[safetensors.CONFIG], **parameters)
+        if safetensors.OURS in metadata and not names and parameters.keys() <= {"backend"}:
+            return safetensors.restored(cls, arrays, metadata["config"], **parameters)
     except (OSError, ImportError):
         raise
     except Exception as error:  # of zipfile, pickletools, NumPy and safetensors: two dozen types
         raise ModelFileError(f"{path} cannot be read ({reason(error)}); write it again") from error
-    if safetensors.CONFIG in metadata:
+    if safetensors.OURS in metadata:
         raise ValueError(f"{path} is minivae's own, which tells all of its model; leave names and parameters out")
     try:
         return foreign.restored(cls, arrays, names, parameters)

@@ -16,13 +16,13 @@ from minivae.storage.archives import Header, open_regular
 from minivae.storage.modelfile import FORMAT_VERSION, compare, json_text, parsed
 from minivae.storage.persistence import content, members, model
 
-CONFIG = "config"  # in the metadata
+OURS = "minivae"  # in the metadata, of which version
 
 
 def file(vae: Any) -> bytes:
     """The file of a fitted VAE. Raises ImportError without the package safetensors."""
     arrays, config = content(vae)
-    metadata = {"minivae": __version__, CONFIG: json_text({"format_version": FORMAT_VERSION, **config})}
+    metadata = {OURS: __version__, "config": json_text({"format_version": FORMAT_VERSION, **config})}
     return bytes(_library("safetensors.numpy").save(arrays, metadata))
 
 

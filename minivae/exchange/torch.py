@@ -151,7 +151,7 @@ PLAIN = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
 def _unpickled(text: bytes) -> Any:
-    """What a pickle of tensors, dicts, tuples and plain values describes, by a stack machine that can do nothing else."""
+    """What a pickle of tensors, dicts, lists, tuples and plain values describes, by a machine that can do nothing else."""
     stack, marks, memo = list[Any](), list[int](), dict[int, Any]()
 
     def above(start: int) -> list[Any]:
@@ -175,10 +175,13 @@ def _unpickled(text: bytes) -> Any:
                 stack.append(memo[value])
             case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
                 stack.append(PLAIN[op.name])
-            case "EMPTY_DICT":
-                stack.append({})
+            case "EMPTY_DICT" | "EMPTY_LIST":
+                stack.append({} if op.name == "EMPTY_DICT" else [])
             case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
                 stack.append(tuple(above(marks.pop() if op.name == "TUPLE" else -int(op.name[-1]))))
+            case "APPEND" | "APPENDS":
+                items = above(marks.pop() if op.name == "APPENDS" else -1)
+                stack[-1].extend(items)
             case "SETITEM" | "SETITEMS":
                 items = above(marks.pop() if op.name == "SETITEMS" else -2)
                 if not all(isinstance(key, str | int) for key in items[::2]):  # of which no hash is deep

@@ -128,7 +128,12 @@ def test_what_pytorch_writes_is_read(torch, tmp_path):
     tensors = {str(kind): (4 * base).to(kind) for kind in kinds}
     tensors |= {"turned": base.T, "part": base[2:5, ::2], "one": base[1, 1], "empty": base[:0]}
     tensors["parameter"] = torch.nn.Parameter(base)
-    for saved in (tensors, {"epoch": 3, "loss": 0.5, "state_dict": tensors}):
+    module = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    checkpoint = {"epoch": 3, "loss": 0.5, "optimizer": optimizer.state_dict(), "state_dict": tensors}
+    for saved in (tensors, checkpoint):
         torch.save(saved, tmp_path / "m.pt")
         found = exchange.read(tmp_path / "m.pt")
         assert found.keys() == tensors.keys()
@@ -168,7 +173,8 @@ def test_no_code_of_a_pickle_is_run(tmp_path, protocol):
         (tensor((2,), (1,), kind="torch FloatTensor"), "names torch.FloatTensor, which is never run"),
         (tensor((2,), (1,)).replace(b"\x8a\x09" + bytes(9), b"J\xff\xff\xff\xff"), "larger than its storage"),
         (b"\x80\x02}" + exchange._value("w") + exchange._value(1) + b"s.", "no state-dict"),
-        (b"\x80\x02]q\x00.", "opcode EMPTY_LIST"),
+        (b"\x80\x04\x8f.", "opcode EMPTY_SET"),
+        (b"\x80\x02]q\x00h\x00a.", "no state-dict"),  # a list in itself
         (b"\x80\x02}r\xff\xff\xff\x7f.", "no state-dict"),  # pickle itself would make a memo of 2^31 places
         (b"\x80\x02})" + b"\x85" * 100_000 + b"Ns.", "no texts"),  # whose hash would go as deep
         (b"\x80\x02}", "pickle"),
@@ -210,6 +216,7 @@ def test_a_huge_pickle_is_not_read(tmp_path, monkeypatch):
         VAE.from_weights(forged(tmp_path / "m.pt", tensor((2,), (1,))))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "m.pt")
     with pytest.raises(ModelFileError, match="not a regular file"):

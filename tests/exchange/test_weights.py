@@ -83,7 +83,9 @@ def test_a_forged_safetensors_is_told(tmp_path):
     config = json.loads(told["config"])
 
     def refused(reason, arrays=arrays, config=config):
-        library.save_file(arrays, path, {"config": config if isinstance(config, str) else json.dumps(config)})
+        library.save_file(
+            arrays, path, {"minivae": "1", "config": config if isinstance(config, str) else json.dumps(config)}
+        )
         with pytest.raises(ModelFileError, match=rf"m.safetensors cannot be read .*{reason}"):
             VAE.from_weights(path)
 
