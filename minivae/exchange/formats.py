@@ -11,9 +11,9 @@ import numpy as np
 from minivae.data.files import DataError
 from minivae.exchange import foreign, module, onnx, safetensors, torch
 from minivae.settings import checked_path
-from minivae.storage.archives import Archive, open_regular, reason
+from minivae.storage.archives import Archive, Unreadable, open_regular, reason
 from minivae.storage.durable import place_of, write_atomically
-from minivae.storage.modelfile import ModelFileError
+from minivae.storage.modelfile import NOT_THE_FILE, ModelFileError
 
 FORMATS = {"onnx": (".onnx",), "safetensors": (".safetensors",), "torch": (".pt", ".pth")}
 
@@ -83,12 +83,16 @@ def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dic
         elif kind in FORMATS["torch"]:
             arrays = torch.read(path)
         else:
-            raise ValueError("weights are read from .pt, .pth, .safetensors and .npz, such as np.savez makes of arrays")
+            raise Unreadable("weights are read from .pt, .pth, .safetensors and .npz, such as np.savez makes of arrays")
+        if not all(name.isprintable() for name in arrays):
+            raise Unreadable("it has names that no terminal shows")
         if safetensors.OURS in metadata and not names and parameters.keys() <= {"backend"}:
             return safetensors.restored(cls, arrays, metadata["config"], **parameters)
-    except (OSError, ImportError):
+    except (FileNotFoundError, PermissionError, ImportError):
         raise
-    except Exception as error:  # of zipfile, pickletools, NumPy and safetensors: two dozen types
+    except Exception as error:  # of zipfile, pickletools, NumPy and safetensors: two dozen types, OSError among them
+        if isinstance(error, OSError) and error.errno in NOT_THE_FILE:
+            raise
         raise ModelFileError(f"{path} cannot be read ({reason(error)}); write it again") from error
     if safetensors.OURS in metadata:
         raise ValueError(f"{path} is minivae's own, which tells all of its model; leave names and parameters out")

@@ -190,7 +190,7 @@ def _unpickled(text: bytes) -> Any:
             case "GLOBAL":
                 if value not in (DICT, TENSOR, PARAMETER, *READ):
                     named = value[:80].replace(" ", ".")
-                    raise Unreadable(f"it names {named}, which is never run; save the tensors of a state-dict alone")
+                    raise Unreadable(f"it names {named!r}, which is never run; save the tensors of a state-dict alone")
                 stack.append(value)
             case "BINPERSID":
                 stack.append(_storage(stack.pop()))

@@ -208,6 +208,9 @@ def test_other_wrong_weights_are_told(tmp_path):
         VAE.from_weights(example(), conditional=True)
     with pytest.raises(ValueError, match=r"weights are read from \.pt, \.pth, \.safetensors and \.npz"):
         VAE.from_weights(tmp_path / "m.h5")
+    np.savez(tmp_path / "m.npz", **{"\x1b[31m/kernel": np.ones((2, 2))})
+    with pytest.raises(ModelFileError, match="names that no terminal shows"):
+        VAE.from_weights(tmp_path / "m.npz")
     with pytest.raises(FileNotFoundError, match=r"m.pt"):
         VAE.from_weights(tmp_path / "m.pt")
     np.savez(tmp_path / "m.npz", a=np.array([{}], object))
