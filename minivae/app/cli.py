@@ -180,12 +180,12 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     explore.add_argument("--precision", choices=("auto", "half", "single"), default="auto", help=precise)
     explore.add_argument("-o", "--out", default="explorer.html", help="a .html file (default: explorer.html)")
 
-    export = command(
-        "export",
+    does, more = (
         "write a model for other programs, and print the lines of Python that use it",
-        "minivae export runs/digits -o digits.onnx",
-        "minivae export runs/digits -o digits.pt > digits.py",
-        "minivae export runs/digits -o digits.safetensors",
+        "minivae export runs/digits -o",
+    )
+    export = command(
+        "export", does, f"{more} digits.onnx", f"{more} digits.pt > digits.py", f"{more} digits.safetensors"
     )
     model(export)
     export.add_argument("-o", "--out", required=True, help="a .onnx (of which two are made), .pt or .safetensors file")
@@ -195,14 +195,12 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     imported = command(
         "import",
         "make a model.npz of the weights of a dense VAE trained elsewhere, or of an exported .safetensors",
-        "minivae import vae.pt -o runs/theirs.npz",
         "minivae import keras.npz --activation tanh --likelihood gaussian --sigma 1",
         "minivae import vae.pt --names encoder.0=fc1 encoder.1=fc21+fc22 decoder.0=fc3 decoder.1=fc4",
     )
     imported.set_defaults(run="import_")  # as Python keeps the other name
-    text = "of PyTorch (.pt, .pth), of any framework (.safetensors), or arrays by name (.npz)"
-    imported.add_argument("weights", metavar="FILE", help=text)
-    theirs = "which of their layers is which of ours, or a .json of that (default: by usual names)"
+    imported.add_argument("weights", metavar="FILE", help=".pt, .pth, .safetensors, or .npz of arrays by name")
+    theirs = "which of their layers is which of ours (default: by usual names)"
     imported.add_argument("--names", nargs="+", action="extend", metavar="OURS=THEIRS", help=theirs)
     if typed in (None, "import"):
         from minivae.app.options import add_import_options

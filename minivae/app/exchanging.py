@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from minivae.app.runs import open_run
@@ -32,28 +31,15 @@ def export(options: argparse.Namespace) -> int:
 def import_(options: argparse.Namespace) -> int:
     path = out_path(options.out, ".npz")
     if path is None or path.resolve() == Path(options.weights).resolve():
-        raise DataError(f"--out {options.out} would not be a file beside {options.weights}; name another .npz")
-    names = None if options.names is None else _table(options.names)
+        raise DataError(f"--out {options.out} is no file beside {options.weights}; name another .npz")
+    table = [word.partition("=") for word in options.names or ()]
+    for ours, _, theirs in table:
+        if not theirs:
+            raise DataError(f"--names {ours} names no layer of theirs; write encoder.0=fc1 encoder.1=fc21+fc22 ...")
     given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
-    vae = VAE.from_weights(options.weights, names=names, **given)
+    vae = VAE.from_weights(options.weights, names={ours: theirs for ours, _, theirs in table}, **given)
     vae.save(path)
     arch = vae.network_.arch
     sizes = " - ".join(map(str, (arch.data_dim, *arch.hidden_dims, arch.latent_dim)))
     print(f"wrote {path}: encoder {sizes}, {arch.activation}, {arch.likelihood}, {vae.dtype}")
     return 0
-
-
-def _table(words: list[str]) -> dict[str, str]:
-    """OURS=THEIRS, several of them, or the one name of a JSON file."""
-    if len(words) == 1 and words[0].endswith(".json"):
-        try:
-            table = json.loads(Path(words[0]).read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{words[0]} is no JSON ({error})") from error
-    else:
-        table = dict(word.partition("=")[::2] for word in words)
-    if not isinstance(table, dict) or not all(isinstance(name, str) and name for name in table.values()):
-        raise DataError(
-            f"--names {words[0]} is no table; write encoder.0=fc1 encoder.1=fc21+fc22, or that as a JSON object"
-        )
-    return table

@@ -128,8 +128,9 @@ class _Theirs:
         known = {f"{m[1]}{m[2]}{kind}{m[4] or ''}" for m in self.weights.values() for kind in (m[3], "bias")} | {
             *OTHERS
         }
-        for name in (name for name in self.arrays.keys() - known if np.asarray(self.arrays[name]).dtype.kind == "f"):
-            raise DataError(f"{name[:80]} is no part of a dense VAE; {FIX}")
+        for name, array in self.arrays.items():
+            if name not in known and np.asarray(array).dtype.kind == "f":  # others count steps, or hold a seed
+                raise DataError(f"{name[:80]} is no part of a dense VAE; {FIX}")
         order = sorted(self.weights, key=lambda stem: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", stem)])
         last = {re.split(r"[./]", stem)[-1]: stem for stem in order}
         pairs = [pair.split() for pair in HEADS.split(", ")]

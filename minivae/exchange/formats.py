@@ -20,15 +20,11 @@ FORMATS = {"onnx": (".onnx",), "safetensors": (".safetensors",), "torch": (".pt"
 
 def kind_of(path: Path, format: str | None = None) -> str:
     """A name of FORMATS. Raises ValueError where neither the name nor the file's ending is one."""
-    told = [
-        name
-        for name, endings in FORMATS.items()
-        if format == name or (format is None and path.suffix.lower() in endings)
-    ]
-    if not told:
-        what = f"{path} does not end in .onnx, .safetensors, .pt or .pth" if format is None else f"format {format!r}"
+    found = format or next((name for name, endings in FORMATS.items() if path.suffix.lower() in endings), "")
+    if found not in FORMATS:
+        what = f"format {format!r}" if format else f"{path} does not end in .onnx, .safetensors, .pt or .pth"
         raise ValueError(f"{what}: the formats are {', '.join(FORMATS)}; choose one")
-    return told[0]
+    return found
 
 
 def export(vae: Any, path: Path, format: str | None = None) -> tuple[list[Path], str]:
@@ -53,9 +49,8 @@ def export(vae: Any, path: Path, format: str | None = None) -> tuple[list[Path],
 
 
 def _onnxruntime(vae: Any, encoder: str, decoder: str) -> str:
-    kind, told = "uint8" if vae.scale_.uint8 else "float64" if vae.network_.arch.far else "float32", ""
-    if vae.condition_ is not None:
-        told = ', "y": y'
+    kind = "uint8" if vae.scale_.uint8 else "float64" if vae.network_.arch.far else "float32"
+    told = ', "y": y' * (vae.condition_ is not None)
     return f"""import onnxruntime
 
 encoder = onnxruntime.InferenceSession({encoder!r})
@@ -68,9 +63,8 @@ mu, logvar = encoder.run(None, {{"x": X{told}}})  # X {kind} [n, {vae.n_features
 def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dict[str, Any]) -> Any:
     """A `cls` of the weights in a file, or in a dict of arrays by name. Raises OSError, ModelFileError or ValueError."""
     if isinstance(source, Mapping):
-        return foreign.restored(
-            cls, {str(name): np.asarray(array) for name, array in source.items()}, names, parameters
-        )
+        arrays = {str(name): np.asarray(array) for name, array in source.items()}
+        return foreign.restored(cls, arrays, names, parameters)
     path, metadata = checked_path(source), dict[str, str]()
     kind = path.suffix.lower()
     try:

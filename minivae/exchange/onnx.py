@@ -59,15 +59,11 @@ class _Graph:
 
     def __call__(self, op: str, *values: Any, name: str = "", **options: Any) -> str:
         """A node, which reads the outputs of others by name and arrays by value; the name of its output."""
-        name, inputs = name or f"{op}.{len(self.nodes)}", []
-        for value in values:
-            if not isinstance(value, str):
-                array, value = value, f"array.{len(self.arrays)}"
-                self.arrays[value] = array
-            inputs.append(value)
-        outputs = ["mu", "logvar"] if op == "Split" else [name]
+        inputs = [value if isinstance(value, str) else f"array.{len(self.nodes)}.{i}" for i, value in enumerate(values)]
+        self.arrays |= {name: value for name, value in zip(inputs, values) if not isinstance(value, str)}
+        outputs = ["mu", "logvar"] if op == "Split" else [name or f"{op}.{len(self.nodes)}"]
         self.nodes.append(self.onnx.helper.make_node(op, inputs, outputs, **options))
-        return name
+        return outputs[0]
 
     def input(self, name: str, kind: str, *columns: int) -> str:
         self.inputs.append(self.value(name, kind, *columns))
@@ -156,10 +152,8 @@ def _decoder(vae: Any) -> bytes:
 
 def _mean(g: _Graph, run: Run, out: str) -> str:
     """The mean of these columns [batch, count], in the units of the kernel."""
-    a = out
-    if run.count != g.arch.outputs:
-        ends = (np.array([end]) for end in (run.output, run.output + run.count, 1))
-        a = g("Slice", out, *ends)
+    ends = (np.array([end]) for end in (run.output, run.output + run.count, 1))
+    a = out if run.count == g.arch.outputs else g("Slice", out, *ends)
     if run.likelihood in MEANS:
         return g(MEANS[run.likelihood], a)
     return a if run.likelihood == "gaussian" else _continuous_bernoulli_mean(g, a)

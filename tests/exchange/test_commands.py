@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from wild_models import GREY, wild
@@ -43,14 +41,12 @@ def test_onnx_makes_two_files_and_says_how_to_run_them(here, capsys):
     assert runtime and names["mean"].shape == GREY.shape
 
 
-def test_layers_are_named_on_the_line_or_in_a_file(here, capsys):
+def test_layers_are_named_on_the_line(here, capsys):
     rest = ["--likelihood", "gaussian", "--sigma", "0.5", "--activation", "tanh", "-o", "m.npz"]
     assert main(["import", "keras.npz", "--names", "encoder.0=a", "decoder.0=b", *rest]) == 0
-    (here / "names.json").write_text(json.dumps({"encoder.0": "a", "decoder.0": "b"}))
     first = VAE.load("m.npz")
     assert first.sigma_ == 0.5 and first.activation == "tanh" and first.dtype == "float64"
-    assert main(["import", "keras.npz", "--names", "names.json", *rest]) == 0
-    assert first.network_.get_parameters().tobytes() == VAE.load("m.npz").network_.get_parameters().tobytes()
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -64,13 +60,11 @@ def test_layers_are_named_on_the_line_or_in_a_file(here, capsys):
             "keras.npz: which layers are the decoder's cannot be told from a, b; name the layers",
         ),
         (["import", "keras.npz", "-o", "keras.npz"], "name another .npz"),
-        (["import", "keras.npz", "--names", "encoder.0"], "--names encoder.0 is no table"),
-        (["import", "keras.npz", "--names", "bad.json"], "bad.json is no JSON"),
+        (["import", "keras.npz", "--names", "encoder.0"], "--names encoder.0 names no layer of theirs"),
         (["import", "model.npz", "-o", "m.npz"], "model.npz: "),
     ],
 )
 def test_what_is_wrong_is_one_line(here, capsys, words, told):
-    (here / "bad.json").write_text("{")
     assert main(words) == 1
     out, err = capsys.readouterr()
     assert told in err and err.count("\n") == 1 and not out
