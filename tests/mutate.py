@@ -355,7 +355,7 @@ MUTATIONS = [
     mutation("grade: a second call is not compared", GRADE, ("mine, once()[0], right", "mine, mine, right")),
     mutation("grade: a mistake is named that makes wrong what is right", GRADE, ("contradicted = any(", "contradicted = all(")),
     mutation("grade: a mistake is named that shows in a case before", GRADE, ("given in cases[:-1]]", "given in ()]")),
-    mutation("grade: what was never written is what it was before", GRADE, ('if name and "numba" not in', 'if name and "numpy" not in')),
+    mutation("grade: what was never written is what it was before", GRADE, ('startswith("numba")', 'startswith("")')),
     mutation("grade: train is judged by its last parameters alone", GRADE, ("found, wanted = seen | found, {name: known[name] for name in seen} | wanted", "pass")),
     mutation("grade: an interrupt does not say where", GRADE, ("frames[-1].name, frames[-1].lineno)", "frames[0].name, None)")),
     mutation("grade: no bound is near the ends of float64", STEPS, ("log_w + low) for low in lows]", "log_w - 5)]")),

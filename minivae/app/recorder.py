@@ -114,11 +114,12 @@ class Recorder(Checkpoints):
                 lines, self.told = table(self.names, new), 0  # where it fails it may hold half a line
                 with open(path, "a", newline="") as file:
                     file.write(lines)
-        except PermissionError:
+        except PermissionError as error:
             if not path.exists() or not os.access(path.parent, os.W_OK):
                 raise
             if not self.locked:
-                say(f"minivae: {path} cannot be written, close the program that has it open; {MODEL} has it too")
+                why = f"({error.strerror}), close the program that has it open; {MODEL} has it too"
+                say(f"minivae: {path} cannot be written {why}")
             self.locked = True
             return
         self.told, self.locked = len(history), False

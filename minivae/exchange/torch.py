@@ -206,10 +206,10 @@ def _unpickled(text: bytes) -> Any:
 
 
 def _storage(parts: Any) -> _Storage:
-    storage = _Storage(*parts)
-    if not isinstance(storage.kind, str) or storage.kind not in READ or not isinstance(storage.key, str):
+    kind, key = parts[1:3]  # whatever a file has there
+    if not isinstance(kind, str) or kind not in READ or not isinstance(key, str):
         raise Unreadable("it describes a storage as torch.save does not")
-    return storage
+    return _Storage(*parts)
 
 
 def _called(function: Any, arguments: Any) -> Any:
