@@ -64,11 +64,10 @@ def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
         if len(part.rows) >= 3:  # of a table the panels of its columns say more
             drawn["scores"] = by_score(run, part)
     drawn["kl"] = plots.kl_per_dimension(kl, active, first_of(part, len(mu)), vae.history_)
-    if latent_dim >= 2:
-        a, b = np.sort(np.argsort(-points.var(axis=0))[:2]).tolist()  # the two that are used most
-        beside = wide.first(5000).labels
-        drawn["latent"] = plots.latent_scatter(points[:5000], beside, dims=(a, b), rows=everywhere)
-        drawn["posterior"] = plots.posterior(points[:5000], spreads[:5000], beside, (a, b), everywhere)
+    a, b = np.resize(np.sort(np.argsort(-points.var(axis=0))[:2]), 2).tolist()  # the two that are used most
+    beside = wide.first(5000).labels
+    drawn["latent"] = plots.latent_scatter(points[:5000], beside, dims=(a, b), rows=everywhere)
+    drawn["posterior"] = plots.posterior(points[:5000], spreads[:5000], beside, (a, b), everywhere)
     if latent_dim == 2:
         small = shape is not None and max(shape) < 16  # fewer cells, so that a few pixels each can be read
         drawn["manifold"] = plots.manifold(decode, shape, size=12 if small else 20, told=given)

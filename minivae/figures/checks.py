@@ -18,16 +18,18 @@ def require(condition: bool, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
-def as_rows(values: Any, name: str) -> np.ndarray:
+def as_rows(values: Any, name: str, finite: bool = False) -> np.ndarray:
     rows: np.ndarray = np.asarray(values)
     fine = rows.ndim == 2 and rows.size > 0 and rows.dtype.kind in "fiub"
     require(fine, f"{name} has shape {rows.shape} and dtype {rows.dtype}; pass numbers [n, columns], n at least 1")
+    bad = ~np.isfinite(rows).all(axis=1) if finite else np.zeros(1, bool)
+    require(not bad.any(), f"{name} is not finite in row {bad.argmax()}, from 0; leave such rows out")
     return rows
 
 
-def same_shape(remedy: str = "make them the same", **named: Any) -> tuple[np.ndarray, np.ndarray]:
+def same_shape(remedy: str = "make them the same", finite: bool = False, **named: Any) -> tuple[np.ndarray, np.ndarray]:
     """Two arrays of rows, given by their names."""
-    a, b = (as_rows(values, name) for name, values in named.items())
+    a, b = (as_rows(values, name, finite) for name, values in named.items())
     first, second = named
     require(a.shape == b.shape, f"{first} has shape {a.shape} and {second} {b.shape}; {remedy}")
     return a, b
@@ -36,6 +38,13 @@ def same_shape(remedy: str = "make them the same", **named: Any) -> tuple[np.nda
 def latent_columns(dims: Any, mu: np.ndarray) -> list[int]:
     chosen, Z = [int(j) for j in dims], mu.shape[1]
     require(len(chosen) > 0 and all(0 <= j < Z for j in chosen), f"dims {chosen} must name latents from 0 to {Z - 1}")
+    return chosen
+
+
+def plane(dims: Any, mu: np.ndarray) -> list[int]:
+    """The two latents that are drawn; where there is only one, this one."""
+    chosen = latent_columns(dims, mu) if mu.shape[1] > 1 else [0]
+    require(len(chosen) == min(2, mu.shape[1]), f"dims {chosen} must name two latents")
     return chosen
 
 

@@ -59,8 +59,8 @@ def differences(axes: Axes, rows: Sequence[dict[str, Any]], ranked_by: str = "EL
             axes.errorbar(row["difference"], y, xerr=error, fmt="o", color=colour, ms=5)
         text = f"{short_number(row['kl'])} nats, {row['active_units']} of {row['latent_dim']}".replace("None", "?")
         axes.text(1.04, y, text, transform=axes.get_yaxis_transform(), va="center")
-    names = [row["run"] if len(row["run"]) <= 26 else f"...{row['run'][-23:]}" for row in rows]
-    axes.set_yticks(range(len(rows)), names)
+    names = layout.shortened([row["run"] for row in rows], 26, keep_end=True)
+    layout.name_ticks(axes.yaxis, range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.text(1.04, 1.02, "KL, active latents", transform=axes.transAxes, va="bottom", color=FAINT)
     return axes

@@ -15,7 +15,7 @@ import numpy as np
 
 from minivae.figures import layout
 from minivae.figures.checks import Shape, is_image, require, value_range
-from minivae.figures.layout import COLOURS, DPI, INK, TICK, Axes, Figure, drawn
+from minivae.figures.layout import DPI, TICK, Axes, Figure, drawn
 
 Layers = dict[str, np.ndarray]  # layers of rows [n, D]
 Texts = Sequence[str]
@@ -25,12 +25,12 @@ Ticks = Sequence[tuple[int, str]]  # (column or row of a grid, text)
 @drawn
 def grid(
     axes: Axes, named: Layers, image_shape: Shape, columns: int, texts: Texts = (),
-    x_ticks: Ticks = (), y_ticks: Ticks = (), gap: int = 2,
+    x_ticks: Ticks = (), y_ticks: Ticks = (), gap: int = 2, legend: bool = True,
 ) -> Axes:  # fmt: skip
     """Layers of rows [n, D] by their names, `columns` to a row: image under image, or line over line in one cell.
 
     texts [n]: what stands under each cell; x_ticks, y_ticks: under some columns of cells, left of some rows of them (of
-    several layers of images by default their names).
+    several layers of images by default their names). Several layers of lines have a legend below.
     """
     layers = np.stack([*named.values()]).astype(float)
     (count, n, data_dim), (low, high), images = layers.shape, value_range(layers), is_image(image_shape)
@@ -51,17 +51,18 @@ def grid(
         low >= -slack and high <= 1 + slack
     )  # the same grey is the same in every figure
     black, white = (0.0, 1.0) if like_probabilities else (low, high)
-    colours = np.nan_to_num((canvas - black) / ((white - black) or 1), nan=1).clip(0, 1)
+    paper = float(layout.ink() == layout.INK)
+    colours = np.nan_to_num((canvas - black) / ((white - black) or 1), nan=paper).clip(0, 1)
     axes.imshow(
         canvas[..., 0] if channels == 1 else colours, cmap="gray", vmin=black, vmax=white,
-        extent=(0, width, height, 0), aspect="auto", interpolation="antialiased",
+        extent=(0, width, height, 0), aspect="equal" if images else "auto", interpolation="antialiased",
     )  # fmt: skip
     stacked, layer, across = len(cells), cells.shape[2] + gap, cells.shape[3] + gap
     down = stacked * layer + below
     left, top = np.arange(n) % columns * across, np.arange(n) // columns * down  # of each cell
     if not images:
         t = (np.arange(data_dim) + 0.5) / data_dim
-        for (name, rows), colour in zip(named.items(), COLOURS, strict=False):
+        for (name, rows), colour in zip(named.items(), layout.colours(count, "layers"), strict=True):
             x = (left + 0.06 * across)[:, None] + t * 0.88 * (across - gap)
             y = top[:, None] + (0.9 - 0.8 * (rows - low) / ((high - low) or 1)) * (layer - gap)
             x, y = (np.pad(a, ((0, 0), (0, 1)), constant_values=np.nan).ravel() for a in (x, y))  # NaN lifts the pen
@@ -70,12 +71,14 @@ def grid(
         axes.text(x, y, text, ha="center", va="top")
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=TICK, labelcolor=INK)
-    axes.set_xticks([(i + 0.5) * across - gap / 2 for i, _ in x_ticks], [text for _, text in x_ticks])
+    axes.tick_params(length=0, labelsize=TICK, labelcolor=layout.ink())
+    layout.name_ticks(axes.xaxis, [(i + 0.5) * across - gap / 2 for i, _ in x_ticks], [text for _, text in x_ticks])
     if stacked > 1:
         y_ticks = y_ticks or [*enumerate([*named] * math.ceil(n / columns))]
     places = [i // stacked * down + (i % stacked + 0.5) * layer - gap / 2 for i, _ in y_ticks]
-    axes.set_yticks(places, [text for _, text in y_ticks])
+    layout.name_ticks(axes.yaxis, places, [text for _, text in y_ticks])
+    if legend and len(axes.lines) > 1:
+        axes.legend(loc="upper right", bbox_to_anchor=(1, 0), ncols=3, borderaxespad=2.5 if len(x_ticks) else 0.5)
     return axes
 
 
@@ -97,6 +100,7 @@ def by_quantile(score: Any, each: int = 8) -> np.ndarray:
     """Places [3 * each] in score [n]: the highest, those around the median, the lowest; fewer each where n is small."""
     score = np.asarray(score, float)
     require(score.ndim == 1 and len(score) >= 3, f"score has shape {score.shape}; pass one for each of 3 rows or more")
+    require(not np.isnan(score).any(), f"score is NaN in row {np.isnan(score).argmax()}; leave such rows out")
     each, order = min(each, len(score) // 3), np.argsort(-score, kind="stable")
     middle = (len(score) - each) // 2
     return np.concatenate([order[:each], order[middle : middle + each], order[len(score) - each :]])
@@ -108,7 +112,7 @@ def image_grid(
 ) -> Figure:  # fmt: skip
     """The figure of a grid, with labels of its two axes; of lines, what they show is in its note."""
     axes = layout.style(layout.new_figure(1, 1).add_subplot(), *labels)
-    grid(axes, named, image_shape, columns, (), x_ticks, y_ticks, gap)
+    grid(axes, named, image_shape, columns, (), x_ticks, y_ticks, gap, legend=False)
     if axes.lines:
         layers = np.stack([*named.values()])
         low, high = map(layout.short_number, value_range(layers))
@@ -131,6 +135,7 @@ def fitted(axes: Axes, title: str, note: str) -> Figure:
     words = max(11 * len(title) + (260 if keys else 0), 7.2 * max(map(len, note.split("\n"))))
     across, down = left + math.ceil(max(width * zoom, words)) + 14, round(height * zoom) + bottom + top
     figure.set_size_inches(across / DPI, down / DPI)
+    axes.set_aspect("auto")  # the place is as large as the grid, to a pixel
     axes.set_position((left / across, bottom / down, round(width * zoom) / across, round(height * zoom) / down))
     if keys:
         figure.legend(handles=keys, loc="upper right", ncols=2)

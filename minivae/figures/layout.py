@@ -6,11 +6,11 @@ and a user's settings (LaTeX for all text, a style) neither reach these figures 
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ else:
 
 DPI, WIDTH, MAX_WIDTH, MAX_HEIGHT = 120, 800, 960, 4000  # all lengths are pixels; a README shows about 800
 TITLE, LABEL, TICK = 11, 9, 8  # font sizes, points
-INK, FAINT, LINE, CELL = "#222222", "#666666", "#BBBBBB", 0.95
+INK, FAINT, LINE, CELL, LIGHT = "#222222", "#666666", "#BBBBBB", 0.95, "#DDDDDD"  # LIGHT: the ink on a dark figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73")  # for curves, from Okabe and Ito (2008)
 # Found by search: any two differ by at least 26 (CIELAB Delta E) in normal, protan and deutan vision, by 20 in tritan
 # vision (simulated as in Machado et al. 2009); each is the one farthest from those before it.
@@ -35,27 +35,44 @@ CLASSES = (
 DASHES = (0, (4, 2))
 EPOCHS: dict[str, Any] = {"nbins": 6, "integer": True, "steps": [1, 2, 5, 10], "min_n_ticks": 1}  # whole numbers
 LOOK: dict[Any, Any] = {
-    "text.parse_math": False, "text.color": INK, "font.size": TICK,
-    "axes.titlelocation": "left", "axes.titlesize": LABEL, "axes.titlecolor": INK,
-    "legend.frameon": False, "legend.fontsize": TICK, "legend.labelcolor": INK,
+    "text.parse_math": False, "font.size": TICK, "axes.titlelocation": "left", "axes.titlesize": LABEL,
+    "legend.frameon": False, "legend.fontsize": TICK,
 }  # fmt: skip
 DRAWING = threading.RLock()  # matplotlib's settings are those of the process
+Draw = TypeVar("Draw", bound=Callable[..., Any])
 
 
-@contextmanager
-def own_settings() -> Iterator[None]:
-    """matplotlib's own defaults in place of the user's, our look, and text as it is written: no $ begins mathematics."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(f'figures need matplotlib ({error}); run pip install "minivae[plot]"') from error
-    with DRAWING, matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(LOOK)
-        yield
+def drawn(draw: Draw) -> Draw:
+    """A function that draws under matplotlib's own defaults in place of the user's, with our look, and text as it is
+    written: no $ begins mathematics. In an Axes, its first argument, on a dark figure the words are light."""
+
+    @functools.wraps(draw)
+    def under_own_settings(*args: Any, **named: Any) -> Any:
+        try:
+            import matplotlib
+        except ImportError as error:
+            raise ImportError(f'figures need matplotlib ({error}); run pip install "minivae[plot]"') from error
+        words = ("text.color", "axes.titlecolor", "legend.labelcolor")
+        with DRAWING, matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(LOOK | dict.fromkeys(words, _ink_on(args[0] if args else named.get("axes"))))
+            return draw(*args, **named)
+
+    return under_own_settings  # type: ignore[return-value]
 
 
-drawn = own_settings()  # @drawn: a function that draws, under these settings
+def _ink_on(axes: Any) -> str:
+    """Through a transparent figure that around it is seen; behind all is white paper, as where this is no Axes."""
+    figure = getattr(axes, "figure", None)
+    faces = [part.get_facecolor() for part in (figure, figure.figure)] if figure else []
+    rgb = next((face[:3] for face in faces if face[3] > 0.5), (1, 1, 1))
+    return INK if np.dot(rgb, (0.3, 0.59, 0.11)) > 0.5 else LIGHT
+
+
+def ink() -> str:
+    import matplotlib
+
+    return str(matplotlib.rcParams["text.color"])
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -65,14 +82,33 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
 
+@drawn
 def style(axes: Axes, x_label: str = "", y_label: str = "") -> Axes:
     axes.set(facecolor="none")
-    axes.set_xlabel(x_label, fontsize=LABEL, color=INK)
-    axes.set_ylabel(y_label, fontsize=LABEL, color=INK)
-    axes.tick_params(labelsize=TICK, labelcolor=INK, color=LINE)
+    axes.set_xlabel(x_label, fontsize=LABEL, color=ink())
+    axes.set_ylabel(y_label, fontsize=LABEL, color=ink())
+    axes.tick_params(labelsize=TICK, labelcolor=ink(), color=LINE)
     for side, spine in axes.spines.items():
         spine.set(visible=side in ("left", "bottom"), color=LINE)
     return axes
+
+
+def name_ticks(axis: Any, places: Iterable[float], names: Iterable[str]) -> None:
+    """Names as they are written, also in the first tick, which is older than our settings."""
+    for text in axis.set_ticks([*places], [*names]) and axis.get_ticklabels():
+        text.set(parse_math=False, usetex=False)
+
+
+def equal_units(axes: Axes) -> None:
+    """As long across as up: the limits give way, or the box where other axes have both these limits too."""
+    shared = [len(group.get_siblings(axes)) > 1 for group in (axes.get_shared_x_axes(), axes.get_shared_y_axes())]
+    axes.set_aspect("equal", adjustable="box" if all(shared) else "datalim")
+
+
+def colours(count: int, what: str) -> tuple[str, ...]:
+    """A colour for each, of few the three for curves."""
+    require(count <= len(CLASSES), f"there are {count} {what}; pass at most {len(CLASSES)}")
+    return (COLOURS if count <= len(COLOURS) else CLASSES)[:count]
 
 
 def add_title(figure: Figure, title: str, left: float, note: str) -> Figure:
@@ -99,40 +135,61 @@ def short_number(value: float) -> str:
     return f"{round(float(value), 9) + 0.0:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
+def fixed(value: float, digits: int) -> str:
+    """So many decimals, a real minus sign, no -0."""
+    return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def shortened(names: Iterable[str], most: int, keep_end: bool = False) -> list[str]:
+    """Names of at most `most` letters: the end is left out, or the start or the middle, so that all stay apart; or none."""
+    names, room = [*names], most - 3
+    for end in sorted((0, room // 2, room), reverse=keep_end):
+        cut = [n if len(n) <= most else f"{n[: room - end]}...{n[len(n) - end :]}" for n in names]
+        if len(set(cut)) == len(set(names)):
+            return cut
+    return names
+
+
 def label_codes(labels: Any, n: int) -> tuple[np.ndarray, list[str]]:
-    """What to colour by [n], and the names of the classes; no names where the labels are quantities."""
+    """What to colour by [n], and the names of the classes, "missing" (NaN) the last; no names where these are quantities."""
     labels = np.asarray(labels)
     require(labels.shape == (n,), f"labels have shape {labels.shape}; pass one for each of the {n} rows of mu")
     numeric = labels.dtype.kind in "fiu"
-    classes, codes = np.unique(labels if numeric else labels.astype(str), return_inverse=True)
+    known = np.isfinite(labels) if numeric else np.ones(n, bool)
+    classes, found = np.unique(labels[known] if numeric else labels.astype(str), return_inverse=True)
     if numeric and (len(classes) > len(CLASSES) or not np.all(classes == np.round(classes))):
         return labels, []
-    return codes, [f"{c:g}" if numeric else str(c) for c in classes]
+    codes = np.full(n, len(classes))
+    codes[known] = found
+    return codes, [f"{c:g}" if numeric else str(c) for c in classes] + ["missing"] * (not known.all())
 
 
-def label_colours(axes: Axes, labels: Any, n: int) -> np.ndarray:
+def label_colours(axes: Axes, labels: Any, n: int, legend: bool = True) -> np.ndarray:
     """What each of n rows is coloured [n, 4], and what that means, right of the axes: a legend, or a colour bar."""
     from matplotlib import colormaps, colors
     from matplotlib.cm import ScalarMappable
     from matplotlib.lines import Line2D
 
-    palette: np.ndarray = colors.to_rgba_array(CLASSES)
     if labels is None:
-        return np.tile(palette[0], (n, 1))
+        return np.tile(colors.to_rgba(CLASSES[0]), (n, 1))
     codes, names = label_codes(labels, n)
-    if 0 < len(names) <= len(CLASSES):
-        points = [Line2D([], [], ls="", marker="o", color=c, label="class") for c in CLASSES[: len(names)]]
-        made = axes.legend(handles=points, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=LABEL)
-        for text, name in zip(made.get_texts(), names, strict=True):
-            # matplotlib's legend leaves out what begins with an underscore
-            text.set_text(name if len(name) <= 13 else f"{name[:10]}...")
+    missing = names[-1:] == ["missing"] and np.asarray(labels).dtype.kind == "f"
+    if 0 < len(names) <= len(CLASSES) + missing:
+        palette: np.ndarray = colors.to_rgba_array([*CLASSES[: len(names) - missing], LINE][: len(names)])
+        points = [Line2D([], [], ls="", marker="o", color=colors.to_hex(c), label="class") for c in palette]
+        if legend:
+            made = axes.legend(handles=points, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=LABEL)
+            for text, name in zip(made.get_texts(), shortened(names, 13), strict=True):
+                text.set_text(name)  # matplotlib's legend leaves out what begins with an underscore
         return np.asarray(palette[codes])
     scale = ScalarMappable(colors.Normalize(*value_range(codes)), colormaps["viridis"].with_extremes(bad=LINE))
     figure: Any = axes.get_figure()
     bar = figure.colorbar(scale, cax=axes.inset_axes((1.04, 0, 0.03, 1)))
-    bar.ax.tick_params(labelsize=TICK, colors=INK)
+    bar.ax.tick_params(labelsize=TICK, colors=ink())
     bar.outline.set_visible(False)
     if names:
         places = range(0, len(names), math.ceil(len(names) / 15))
-        bar.set_ticks(list(places), labels=[names[i] for i in places])
+        bar.set_ticks(list(places), labels=[shortened(names, 13)[i] for i in places])
+    elif not np.isfinite(codes).all():
+        bar.ax.set_xlabel("grey:\nmissing", fontsize=TICK)
     return np.asarray(scale.to_rgba(codes))

@@ -7,6 +7,7 @@ Rows that are not images (image_shape is None, or neither (H, W) nor (H, W, 1 or
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,13 +31,13 @@ def loss_curves(history: History) -> Figure:
     figure = new_figure(WIDTH, 400)
     grid = figure.add_gridspec(2, 2, left=0.085, right=0.93, bottom=0.13, top=0.79, wspace=0.2, hspace=0.36)
     places = {"loss": grid[:, 0], "recon": grid[0, 1], "kl": grid[1, 1]}
-    loss, recon, kl = (panels.curve(figure.add_subplot(place), history, name) for name, place in places.items())
+    loss, recon, kl = (panels.curve(figure.add_subplot(place), history, name, False) for name, place in places.items())
     samples = dict.fromkeys(str(record.get("n_samples", 1)) for record in history)
     what = "reconstruction + beta KL" if [*samples] == ["1"] else f"the bound of K = {', '.join(samples)} samples"
-    loss.set_title(f"loss: {what}")
-    recon.set(title="reconstruction, -log p(x|z)", xlabel="")  # the KL panel below has the same epochs
+    loss.set(title=f"loss: {what}", ylabel="")
+    recon.set(title="reconstruction, -log p(x|z)", xlabel="", ylabel="")  # the KL panel below has the same epochs
     recon.tick_params(labelbottom=False)
-    kl.set_title("KL( q(z|x) || p(z) )")
+    kl.set(title="KL( q(z|x) || p(z) )", ylabel="")
     beta = np.array([record["beta"] for record in history], float)
     if np.ptp(beta) > 0:
         twin = style(kl.twinx(), "", "beta (dashed)")
@@ -88,7 +89,7 @@ def pairs(named: Layers, image_shape: Shape, title: str, rows: str = "") -> Figu
 def by_score(x: Any, x_hat: Any, score: Any, image_shape: Shape, rows: str = "", each: int = 0) -> Figure:
     """Originals [n, D] with their reconstructions, the best, the median and the worst by score [n]: panels.by_score."""
     axes = new_figure(1, 1).add_subplot()
-    panels.by_score(axes, x, x_hat, score, image_shape, each)
+    panels.by_score(axes, x, x_hat, score, image_shape, each, legend=False)
     note = f"{rows}; ELBO in nats below each pair".removeprefix("; ")
     return fitted(axes, "Reconstructions by score: best, median and worst", note)
 
@@ -165,7 +166,7 @@ def interpolations(
     Linear, not spherical: ends are usually posterior means, and no point between them is less probable under the prior
     than the worse end. The spherical path of White (2016) is for independent draws from a prior of many dimensions.
     """
-    start, end = same_shape(z_start=z_start, z_end=z_end)
+    start, end = same_shape(finite=True, z_start=z_start, z_end=z_end)
     require(steps > 1, f"steps must be at least 2, the two ends, not {steps}")
     t = np.linspace(0, 1, steps)[:, None]
     z, ticks = (1 - t) * start[:, None] + t * end[:, None], [(0, "start"), (steps - 1, "end")]
@@ -201,7 +202,8 @@ def posterior(mu: Any, logvar: Any, labels: Any = None, dims: Dims = (0, 1), row
     left, right = (figure.add_axes((x / 1060, 55 / 560, 395 / 1060, 395 / 560)) for x in (60, 650))
     panels.ellipses(left, mu, logvar, labels, dims, few)
     left.set_title(f"q(z|x) of {min(few, len(mu))} rows, to 1 and 2 sigma")
-    panels.aggregate(right, mu, logvar, dims)
+    above: dict[str, Any] = {"bbox_to_anchor": (-0.03, 1), "columnspacing": 1.2, "handlelength": 1.6}
+    panels.aggregate(right, mu, logvar, dims, legend=False).legend(loc="lower left", ncols=2, **above)
     return add_title(figure, "Posterior of single rows, and of all against the prior", 60, _which(rows, mu, dims))
 
 
@@ -222,7 +224,8 @@ def histograms(x: Any, drawn: Any, names: Texts, rows: str = "") -> Figure:
     """Data x [n, D] and samples drawn [m, D], column by column: panels.histogram."""
     x, drawn = as_rows(x, "x"), as_rows(drawn, "drawn")
     require(x.shape[1] == drawn.shape[1], f"x has {x.shape[1]} columns and drawn {drawn.shape[1]}; make them the same")
-    return _by_column(panels.histogram, x, drawn, names, f"{len(drawn):,} samples (line) and the data (grey)", rows)
+    draw = functools.partial(panels.histogram, legend=False)
+    return _by_column(draw, x, drawn, names, f"{len(drawn):,} samples (line) and the data (grey)", rows)
 
 
 def _by_column(draw: Callable[..., Axes], a: Any, b: Any, names: Texts, title: str, rows: str) -> Figure:
@@ -231,15 +234,16 @@ def _by_column(draw: Callable[..., Axes], a: Any, b: Any, names: Texts, title: s
     n = min(columns, MOST)
     across = min(n, 4)
     down = math.ceil(n / across)
-    width, height = max(235 * across, 640), 62 + 190 * down
-    figure = new_figure(width, height)
-    for j, name in enumerate(names[:n]):
-        left, bottom = (j % across + 0.25) / across, (190 * (down - 1 - j // across) + 32) / height
-        axes = draw(figure.add_axes((left, bottom, 0.68 / across, 120 / height)), a[:, j], b[:, j])
-        axes.set_title(name if len(name) <= 22 else f"{name[:19]}...", fontsize=layout.TICK)
-        axes.locator_params(nbins=4)
     note = f"{rows}; the first {n} of {columns} columns".removeprefix("; ") if n < columns else rows
-    return add_title(figure, title, 0.25 * width / across, note)
+    width, height = max(235 * across, 73 + 11 * len(title), 73 + 7.2 * len(note)), 62 + 190 * down
+    figure = new_figure(width, height)
+    for j, name in enumerate(layout.shortened(names[:n], 22)):
+        left, bottom = j % across / across + 59 / width, (190 * (down - 1 - j // across) + 32) / height
+        axes = draw(figure.add_axes((left, bottom, 1 / across - 75 / width, 120 / height)), a[:, j], b[:, j])
+        axes.set_title(name, fontsize=layout.TICK)
+        axes.set(xlabel="", ylabel="")  # the title says it
+        axes.locator_params(nbins=4)
+    return add_title(figure, title, 59, note)
 
 
 @drawn

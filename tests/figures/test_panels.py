@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -121,10 +122,10 @@ def test_the_aggregate_of_a_perfect_model_is_the_prior():
     axes = panels.aggregate(blank(), mu, np.full(mu.shape, math.log(0.25)))
     (image,), (lines,) = axes.images, axes.collections
     p, reach = np.asarray(image.get_array()), image.get_extent()[1]
-    at = (np.arange(160) + 0.5) * reach / 80 - reach
+    at = (np.arange(400) + 0.5) * reach / 200 - reach
     np.testing.assert_allclose(p, np.exp(-(at**2 + at[:, None] ** 2) / 2) / (2 * math.pi), atol=2e-3)
     assert told(axes) == 0
-    circles = [np.hypot(*line.get_data())[0] for line in axes.lines]
+    circles = [np.hypot(*line.get_data())[0] for line in axes.lines if len(line.get_xdata())]
     np.testing.assert_allclose(circles, np.sqrt([2 * math.log(2), 2 * math.log(20)]))  # P(r > R) = exp(-R^2 / 2)
     for path, radius in zip(lines.get_paths(), circles[::-1], strict=True):
         np.testing.assert_allclose(np.hypot(*path.vertices.T), radius, rtol=0.05)
@@ -143,7 +144,133 @@ def test_where_no_row_lies_is_hatched():
     swapped = panels.aggregate(blank(), mu, np.full(mu.shape, -6.0), dims=(1, 0))
     assert swapped.collections[-1].get_paths()[0].contains_point((0, -1)) and swapped.get_xlabel() == "z2"
     thin = panels.aggregate(blank(), np.zeros((1, 2)), np.full((1, 2), -40.0))  # narrower than any cell
-    assert np.asarray(thin.images[0].get_array()).sum() * (6 / 160) ** 2 == pytest.approx(1, rel=0.01)
+    assert np.asarray(thin.images[0].get_array()).sum() * (6 / 400) ** 2 == pytest.approx(1, rel=0.01)
+
+
+def gaussians(at, mu, sigma):
+    """The exact mixture at points [m, Z], one after the other."""
+    square = (((at[:, None] - mu) / sigma) ** 2).sum(axis=2)
+    return np.exp(-square / 2).mean(axis=1) / (math.sqrt(2 * math.pi) * sigma) ** mu.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("n", "sigma", "far", "latents"), [(300, 0.02, 0, 2), (300, 0.3, 9, 2), (400, 0.06, 0, 2), (9, 0.3, 0, 1)]
+)
+def test_the_share_that_was_never_learned_is_that_of_the_exact_mixture(n, sigma, far, latents):
+    """However narrow q(z|x) is, and however far away a few rows lie: beside 20,000 draws from the prior."""
+    rng = np.random.default_rng(n)
+    mu = rng.standard_normal((n, latents))
+    mu[:far] += 60
+    share = told(panels.aggregate(blank(), mu, np.full(mu.shape, 2 * math.log(sigma))))
+    z = rng.standard_normal((20_000, latents))
+    z = z[(np.sqrt((z**2).sum(axis=1)) < {1: 1.959964, 2: 2.447747}[latents])]
+    prior, q = (gaussians(z, *of) for of in ((np.zeros((1, latents)), 1), (mu, sigma)))
+    assert share == pytest.approx((q < prior / 10).sum() / 20_000, abs=0.01)
+
+
+def test_its_lines_hold_half_and_95_percent_of_narrow_posteriors():
+    from matplotlib.path import Path
+
+    mu, sigma = RNG.standard_normal((30, 2)), 0.03
+    lines = panels.aggregate(blank(), mu, np.full(mu.shape, 2 * math.log(sigma))).collections[0]
+    z = mu[RNG.integers(30, size=20_000)] + sigma * RNG.standard_normal((20_000, 2))
+    for path, share in zip(lines.get_paths(), (0.95, 0.5), strict=True):
+        inside = np.logical_or.reduce([Path(part).contains_points(z) for part in path.to_polygons()])
+        assert inside.mean() == pytest.approx(share, abs=0.02)
+
+
+def test_one_latent_has_both_densities_as_curves_and_its_rows_as_lines():
+    mu, logvar = np.array([[-1.0], [2.0]]), np.log([[0.25], [1.0]])
+    axes = panels.aggregate(blank(), mu, logvar)
+    q, p = axes.lines
+    at = q.get_xdata()
+    exact = [gaussians(at[:, None], row, s) for row, s in zip(mu[:, None], (0.5, 1), strict=True)]
+    np.testing.assert_allclose(q.get_ydata(), np.mean(exact, axis=0), atol=1e-12)
+    np.testing.assert_allclose(p.get_ydata(), gaussians(at[:, None], np.zeros((1, 1)), 1))
+    assert names(axes.get_legend())[:2] == ["q(z)", "p(z)"] and axes.get_ylim()[1] > q.get_ydata().max()
+    one, two = panels.ellipses(blank(), mu, logvar).collections
+    np.testing.assert_allclose([path.vertices[:, 0] for path in one.get_paths()], [[-1.5, -0.5], [1, 3]])
+    np.testing.assert_allclose([path.vertices[:, 0] for path in two.get_paths()], [[-2, 0], [0, 4]])
+    assert plots.posterior(mu, logvar).axes[1].get_xlabel() == "z1"
+
+
+@pytest.mark.parametrize(("face", "light"), [("black", True), ("#222222", True), ("white", False), ("none", False)])
+def test_words_are_light_on_a_dark_figure_and_dark_on_paper(face, light):
+    figure = Figure(facecolor=face)
+    first, second, third = figure.subfigures(1, 2)[0].subplots(3, 1)
+    panels.scatter(first, np.eye(3), ["a", "b", "c"])
+    panels.curve(second, history())
+    panels.grid(third, {"a": np.eye(4)}, (2, 2), 2, ["t"] * 4, [(0, "x")]).set_title("title")
+    figure.draw_without_rendering()
+    words = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+    assert len(words) > 12
+    assert {sum(matplotlib.colors.to_rgb(word.get_color())) > 1.5 for word in words if word.get_text() != "title"} == {
+        light
+    }
+
+
+def test_panels_fit_axes_that_share_their_limits_and_images_keep_their_shape():
+    left, right = (figure := Figure()).subplots(1, 2, sharex=True, sharey=True)
+    panels.scatter(left, np.eye(3))
+    panels.ellipses(right, np.eye(3), np.eye(3))
+    figure.draw_without_rendering()
+    axes = panels.grid(blank(), {"a": np.ones((6, 8))}, (2, 4), 3)
+    axes.figure.draw_without_rendering()
+    (image,) = axes.images
+    height, width = image.get_array().shape
+    assert axes.bbox.width / axes.bbox.height == pytest.approx(width / height)
+
+
+@pytest.mark.parametrize("latents", [4, 30, 64, 128])
+@pytest.mark.parametrize("width", [2.5, 6.4])
+def test_names_of_latents_do_not_overlap(latents, width):
+    axes = panels.kl_bars(Figure((width, 3)).add_subplot(), np.arange(latents), np.ones(latents))
+    axes.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.get_xticklabels()]
+    assert len(boxes) >= min(latents, 4) and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def test_legends_are_there_unless_they_are_unwanted():
+    """Within three small panels under a title they leave room, and what is labelled can go into a legend elsewhere."""
+    figure = Figure((7, 2.5), layout="constrained")
+    for axes in figure.subplots(1, 3):
+        panels.aggregate(axes, np.eye(3), np.eye(3)).set_title("of mine", loc="left")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert axes.bbox.height > 0.6 * figure.bbox.height and axes.bbox.containsx(
+            axes.get_legend().get_window_extent().x1
+        )
+        assert axes.get_legend().get_window_extent().y1 <= axes.bbox.y1
+    mu, rows = np.eye(3), {name: np.eye(4) for name in "abcd"}
+    for draw in (
+        lambda **on: panels.aggregate(blank(), mu, mu, **on),
+        lambda **on: panels.scatter(blank(), mu, ["a", "b", "c"], **on),
+        lambda **on: panels.ellipses(blank(), mu, mu, ["a", "b", "c"], **on),
+        lambda **on: panels.curve(blank(), history(), **on),
+        lambda **on: panels.kl_over_time(blank(), history(), **on),
+        lambda **on: panels.histogram(blank(), [1, 2], [3], **on),
+        lambda **on: panels.grid(blank(), rows, None, 2, **on),
+    ):
+        assert draw(legend=False).get_legend() is None and len(names(draw().get_legend())) > 1
+    assert panels.curve(blank(), history(), "kl").get_ylabel() == "kl, nats per example"
+    axes = panels.parity(blank(), [1, 2], [1, 2])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("original", "reconstruction")
+
+
+def test_every_layer_and_every_part_is_drawn_in_a_colour_of_its_own():
+    axes = panels.grid(blank(), {name: np.eye(4) for name in "abcd"}, None, 2)
+    parts = [record | {f"p{i}_loss": 1.0 for i in range(3)} for record in history()]
+    for lines, count in ((axes.lines, 4), (panels.curve(blank(), parts).lines, 5)):
+        assert len(lines) == len({line.get_color() for line in lines}) == count
+    with pytest.raises(ValueError, match="there are 13 layers; pass at most 12"):
+        panels.grid(blank(), {str(i): np.eye(4) for i in range(13)}, None, 2)
+
+
+def test_tick_labels_are_words_whatever_stood_in_the_axes_before():
+    axes = blank()
+    axes.figure.draw_without_rendering()  # the first ticks are made by matplotlib's settings
+    panels.grid(axes, {"$a$": np.eye(4), "b": np.eye(4)}, (2, 2), 2, x_ticks=[(0, "$5 and $6"), (1, "$x$")])
+    assert not any(text.get_parse_math() for text in (*axes.get_xticklabels(), *axes.get_yticklabels()))
 
 
 def test_quantiles_are_the_best_the_median_and_the_worst():
@@ -217,6 +344,16 @@ def test_the_posterior_and_kl_figures_are_of_these_panels():
             lambda: panels.aggregate(blank(), np.eye(3), np.eye(3), (0, 3)),
             r"dims \[0, 3\] must name latents from 0 to 2",
         ),
+        (
+            lambda: panels.scatter(blank(), [[0, 1], [0, np.nan]]),
+            "mu is not finite in row 1, from 0; leave such rows out",
+        ),
+        (lambda: panels.aggregate(blank(), np.eye(2), [[0, 0], [np.inf, 0]]), "logvar is not finite in row 1"),
+        (lambda: panels.ellipses(blank(), np.full((3, 2), np.nan), np.ones((3, 2))), "mu is not finite in row 0"),
+        (lambda: panels.kl_bars(blank(), [1, np.nan], [True, True]), "kl is not finite in row 1"),
+        (lambda: panels.by_score(blank(), np.eye(3), np.eye(3), [0, 1, np.nan], None), "score is NaN in row 2"),
+        (lambda: panels.scatter(blank(), np.eye(3), dims=(1,)), r"dims \[1\] must name two latents"),
+        (lambda: panels.parity(blank(), [1, 2], [1]), r"x has shape \(2,\) and x_hat \(1,\); pass one column"),
         (lambda: panels.kl_over_time(blank(), []), "history has no records; train for at least one epoch"),
     ],
 )

@@ -389,12 +389,31 @@ def test_scatter_shows_the_points_and_a_legend():
         (["cat", "dog", "eel"] * 20, ["cat", "dog", "eel"]),
         (np.array([None, "dog"] * 30, object), ["None", "dog"]),
         (np.zeros(60, np.uint8), ["0"]),
+        ([0, 1, 2, np.nan] * 15, ["0", "1", "2", "missing"]),
+        (np.full(60, np.nan), ["missing"]),
+        (
+            np.where(np.arange(65) % 13 == 12, np.nan, np.arange(65) % 13)[:60],
+            [*(str(c) for c in range(12)), "missing"],
+        ),
+        (["experiment_long_B1", "experiment_long_B2"] * 30, ["exper...ng_B1", "exper...ng_B2"]),
+        (["experiment_long", "b"] * 30, ["b", "experiment..."]),
     ],
 )
 def test_few_classes_have_a_legend(labels, names):
     figure = plots.latent_scatter(np.random.default_rng(0).standard_normal((60, 2)), labels)
     assert len(figure.axes) == 1
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == names
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == names
+    shown = [matplotlib.colors.to_hex(handle.get_color()) for handle in legend.legend_handles]
+    assert len(set(shown)) == len(names) and ("missing" in names) == ("#bbbbbb" in shown)
+
+
+def test_names_are_cut_where_they_stay_apart():
+    assert plot_layout.shortened(["a" * 20, "b"], 8) == ["aaaaa...", "b"]
+    assert plot_layout.shortened(["one/long/run", "b"], 8, keep_end=True) == ["...g/run", "b"]
+    assert plot_layout.shortened(["aaaaaaXaaaaaa", "aaaaaaYaaaaaa"], 8) == ["aaaaaaXaaaaaa", "aaaaaaYaaaaaa"]
+    assert plot_layout.shortened(["a" * 20 + "1", "a" * 20 + "1"], 8) == ["aaaaa..."] * 2  # one name twice
+    assert plot_layout.fixed(-0.0004, 2) == "0.00" and plot_layout.fixed(-1.5, 1) == f"{MINUS}1.5"
 
 
 @pytest.mark.parametrize(
@@ -601,6 +620,9 @@ def test_panels_have_the_names_of_their_columns_and_leave_out_what_is_missing():
     assert "3 test examples" in texts(figure)
     for values in (np.full((2, 3), np.nan), np.ones((1, 3))):
         drawn(plots.histograms(values, x, ["a", "b", "c"]))
+    wide = plots.histograms(x[:, :1], x[:, :1], ["a"], "500 validation examples; samples are drawn from p(x|z), " * 3)
+    drawn(wide)
+    assert all(text.get_window_extent().x1 <= wide.bbox.x1 for text in wide.texts)
     with pytest.raises(ValueError, match="there are 2 names for 3 columns; pass one for each"):
         plots.parity(x, x, ["a", "b"])
     with pytest.raises(ValueError, match="x has 3 columns and drawn 2; make them the same"):
