@@ -35,16 +35,12 @@ def same_shape(remedy: str = "make them the same", finite: bool = False, **named
     return a, b
 
 
-def latent_columns(dims: Any, mu: np.ndarray) -> list[int]:
+def latent_columns(dims: Any, mu: np.ndarray, two: bool = False) -> list[int]:
+    """Columns of mu; of two to draw the only one, where there is one."""
     chosen, Z = [int(j) for j in dims], mu.shape[1]
+    require(not two or len(chosen) == 2, f"dims {chosen} must name two latents")
+    chosen = [0] if two and Z == 1 else chosen
     require(len(chosen) > 0 and all(0 <= j < Z for j in chosen), f"dims {chosen} must name latents from 0 to {Z - 1}")
-    return chosen
-
-
-def plane(dims: Any, mu: np.ndarray) -> list[int]:
-    """The two latents that are drawn; where there is only one, this one."""
-    chosen = latent_columns(dims, mu) if mu.shape[1] > 1 else [0]
-    require(len(chosen) == min(2, mu.shape[1]), f"dims {chosen} must name two latents")
     return chosen
 
 

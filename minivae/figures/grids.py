@@ -25,7 +25,7 @@ Ticks = Sequence[tuple[int, str]]  # (column or row of a grid, text)
 @drawn
 def grid(
     axes: Axes, named: Layers, image_shape: Shape, columns: int, texts: Texts = (),
-    x_ticks: Ticks = (), y_ticks: Ticks = (), gap: int = 2, legend: bool = True,
+    x_ticks: Ticks = (), y_ticks: Ticks = (), gap: int = 2,
 ) -> Axes:  # fmt: skip
     """Layers of rows [n, D] by their names, `columns` to a row: image under image, or line over line in one cell.
 
@@ -47,11 +47,9 @@ def grid(
     canvas = tile_cells(cells, columns, gap, below)
     height, width, channels = canvas.shape
     slack = 1e-6 if channels == 1 else 0.5
-    like_probabilities = not images or (
-        low >= -slack and high <= 1 + slack
-    )  # the same grey is the same in every figure
-    black, white = (0.0, 1.0) if like_probabilities else (low, high)
-    paper = float(layout.ink() == layout.INK)
+    as_one = not images or (low >= -slack and high <= 1 + slack)  # the same grey is the same in every figure
+    black, white = (0.0, 1.0) if as_one else (low, high)
+    paper = float(layout.ink(axes) == layout.INK)
     colours = np.nan_to_num((canvas - black) / ((white - black) or 1), nan=paper).clip(0, 1)
     axes.imshow(
         canvas[..., 0] if channels == 1 else colours, cmap="gray", vmin=black, vmax=white,
@@ -71,13 +69,13 @@ def grid(
         axes.text(x, y, text, ha="center", va="top")
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=TICK, labelcolor=layout.ink())
+    axes.tick_params(length=0, labelsize=TICK, labelcolor=layout.ink(axes))
     layout.name_ticks(axes.xaxis, [(i + 0.5) * across - gap / 2 for i, _ in x_ticks], [text for _, text in x_ticks])
     if stacked > 1:
         y_ticks = y_ticks or [*enumerate([*named] * math.ceil(n / columns))]
     places = [i // stacked * down + (i % stacked + 0.5) * layer - gap / 2 for i, _ in y_ticks]
     layout.name_ticks(axes.yaxis, places, [text for _, text in y_ticks])
-    if legend and len(axes.lines) > 1:
+    if len(axes.lines) > 1:
         axes.legend(loc="upper right", bbox_to_anchor=(1, 0), ncols=3, borderaxespad=2.5 if len(x_ticks) else 0.5)
     return axes
 
@@ -112,7 +110,7 @@ def image_grid(
 ) -> Figure:  # fmt: skip
     """The figure of a grid, with labels of its two axes; of lines, what they show is in its note."""
     axes = layout.style(layout.new_figure(1, 1).add_subplot(), *labels)
-    grid(axes, named, image_shape, columns, (), x_ticks, y_ticks, gap, legend=False)
+    grid(axes, named, image_shape, columns, (), x_ticks, y_ticks, gap)
     if axes.lines:
         layers = np.stack([*named.values()])
         low, high = map(layout.short_number, value_range(layers))
@@ -138,6 +136,7 @@ def fitted(axes: Axes, title: str, note: str) -> Figure:
     axes.set_aspect("auto")  # the place is as large as the grid, to a pixel
     axes.set_position((left / across, bottom / down, round(width * zoom) / across, round(height * zoom) / down))
     if keys:
+        axes.legend().remove()
         figure.legend(handles=keys, loc="upper right", ncols=2)
     if zoom == 1:
         axes.images[0].set_interpolation("nearest")

@@ -35,16 +35,16 @@ CLASSES = (
 DASHES = (0, (4, 2))
 EPOCHS: dict[str, Any] = {"nbins": 6, "integer": True, "steps": [1, 2, 5, 10], "min_n_ticks": 1}  # whole numbers
 LOOK: dict[Any, Any] = {
-    "text.parse_math": False, "font.size": TICK, "axes.titlelocation": "left", "axes.titlesize": LABEL,
-    "legend.frameon": False, "legend.fontsize": TICK,
+    "text.parse_math": False, "font.size": TICK, "legend.frameon": False, "legend.fontsize": TICK,
+    "axes.titlelocation": "left", "axes.titlesize": LABEL,
 }  # fmt: skip
+WORDS = ("text.color", "axes.titlecolor", "legend.labelcolor")
 DRAWING = threading.RLock()  # matplotlib's settings are those of the process
 Draw = TypeVar("Draw", bound=Callable[..., Any])
 
 
 def drawn(draw: Draw) -> Draw:
-    """A function that draws under matplotlib's own defaults in place of the user's, with our look, and text as it is
-    written: no $ begins mathematics. In an Axes, its first argument, on a dark figure the words are light."""
+    """Draw under matplotlib's own defaults, with our look, text as it is written (no $ begins mathematics), and our ink."""
 
     @functools.wraps(draw)
     def under_own_settings(*args: Any, **named: Any) -> Any:
@@ -52,27 +52,18 @@ def drawn(draw: Draw) -> Draw:
             import matplotlib
         except ImportError as error:
             raise ImportError(f'figures need matplotlib ({error}); run pip install "minivae[plot]"') from error
-        words = ("text.color", "axes.titlecolor", "legend.labelcolor")
         with DRAWING, matplotlib.rc_context():
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update(LOOK | dict.fromkeys(words, _ink_on(args[0] if args else named.get("axes"))))
+            matplotlib.rcParams.update(LOOK | dict.fromkeys(WORDS, ink(args[0] if args else named.get("axes"))))
             return draw(*args, **named)
 
     return under_own_settings  # type: ignore[return-value]
 
 
-def _ink_on(axes: Any) -> str:
-    """Through a transparent figure that around it is seen; behind all is white paper, as where this is no Axes."""
-    figure = getattr(axes, "figure", None)
-    faces = [part.get_facecolor() for part in (figure, figure.figure)] if figure else []
-    rgb = next((face[:3] for face in faces if face[3] > 0.5), (1, 1, 1))
-    return INK if np.dot(rgb, (0.3, 0.59, 0.11)) > 0.5 else LIGHT
-
-
-def ink() -> str:
-    import matplotlib
-
-    return str(matplotlib.rcParams["text.color"])
+def ink(axes: Any) -> str:
+    """Light on a dark figure; behind a transparent one lies white paper, as where this is no Axes."""
+    red, green, blue, seen = axes.figure.figure.get_facecolor() if hasattr(axes, "figure") else (1, 1, 1, 1)
+    return LIGHT if seen > 0.5 > 0.3 * red + 0.59 * green + 0.11 * blue else INK
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -82,12 +73,11 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
 
-@drawn
 def style(axes: Axes, x_label: str = "", y_label: str = "") -> Axes:
     axes.set(facecolor="none")
-    axes.set_xlabel(x_label, fontsize=LABEL, color=ink())
-    axes.set_ylabel(y_label, fontsize=LABEL, color=ink())
-    axes.tick_params(labelsize=TICK, labelcolor=ink(), color=LINE)
+    axes.set_xlabel(x_label, fontsize=LABEL, color=ink(axes))
+    axes.set_ylabel(y_label, fontsize=LABEL, color=ink(axes))
+    axes.tick_params(labelsize=TICK, labelcolor=ink(axes), color=LINE)
     for side, spine in axes.spines.items():
         spine.set(visible=side in ("left", "bottom"), color=LINE)
     return axes
@@ -130,14 +120,9 @@ def cut_start(axes: Axes, curves: np.ndarray) -> None:
             axes.text(0.98, 0.98, f"starts at {short_number(high)}", **look)
 
 
-def short_number(value: float) -> str:
-    """Three digits, a real minus sign, no -0."""
-    return f"{round(float(value), 9) + 0.0:.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def fixed(value: float, digits: int) -> str:
-    """So many decimals, a real minus sign, no -0."""
-    return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+def short_number(value: float, form: str = ".3g") -> str:
+    """By default three digits; a real minus sign, no -0."""
+    return f"{round(float(value), 9):z{form}}".replace("-", "\N{MINUS SIGN}")
 
 
 def shortened(names: Iterable[str], most: int, keep_end: bool = False) -> list[str]:
@@ -164,7 +149,7 @@ def label_codes(labels: Any, n: int) -> tuple[np.ndarray, list[str]]:
     return codes, [f"{c:g}" if numeric else str(c) for c in classes] + ["missing"] * (not known.all())
 
 
-def label_colours(axes: Axes, labels: Any, n: int, legend: bool = True) -> np.ndarray:
+def label_colours(axes: Axes, labels: Any, n: int) -> np.ndarray:
     """What each of n rows is coloured [n, 4], and what that means, right of the axes: a legend, or a colour bar."""
     from matplotlib import colormaps, colors
     from matplotlib.cm import ScalarMappable
@@ -177,15 +162,14 @@ def label_colours(axes: Axes, labels: Any, n: int, legend: bool = True) -> np.nd
     if 0 < len(names) <= len(CLASSES) + missing:
         palette: np.ndarray = colors.to_rgba_array([*CLASSES[: len(names) - missing], LINE][: len(names)])
         points = [Line2D([], [], ls="", marker="o", color=colors.to_hex(c), label="class") for c in palette]
-        if legend:
-            made = axes.legend(handles=points, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=LABEL)
-            for text, name in zip(made.get_texts(), shortened(names, 13), strict=True):
-                text.set_text(name)  # matplotlib's legend leaves out what begins with an underscore
+        made = axes.legend(handles=points, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=LABEL)
+        for text, name in zip(made.get_texts(), shortened(names, 13), strict=True):
+            text.set_text(name)  # matplotlib's legend leaves out what begins with an underscore
         return np.asarray(palette[codes])
     scale = ScalarMappable(colors.Normalize(*value_range(codes)), colormaps["viridis"].with_extremes(bad=LINE))
     figure: Any = axes.get_figure()
     bar = figure.colorbar(scale, cax=axes.inset_axes((1.04, 0, 0.03, 1)))
-    bar.ax.tick_params(labelsize=TICK, colors=ink())
+    bar.ax.tick_params(labelsize=TICK, colors=ink(axes))
     bar.outline.set_visible(False)
     if names:
         places = range(0, len(names), math.ceil(len(names) / 15))

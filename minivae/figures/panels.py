@@ -2,8 +2,7 @@
 
 They set what belongs to the picture (limits, labels, legends), and nothing of the figure around it; of them the figures
 in plots.py and comparison.py are made. `from minivae import plots` has them all, as `plots.panels.scatter`.
-Latents are counted from 0 in arguments, and are z1, z2, ... in what is drawn. Without its legend a panel is ready for
-axes.legend() wherever you want it. On a figure with a dark face the words are light.
+Latents are counted from 0 in arguments, and are z1, z2, ... in what is drawn. With legend=False, axes.legend() is yours.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minivae.figures import grids, layout
-from minivae.figures.checks import Dims, History, Shape, as_rows, is_image, plane, require, same_shape
+from minivae.figures.checks import Dims, History, Shape, as_rows, is_image, latent_columns, require, same_shape
 from minivae.figures.layout import CLASSES, COLOURS, DASHES, FAINT, INK, LINE, TICK, Axes, drawn, label_colours, style
 
 INSIDE = (0.5, 0.95)  # shares of a distribution that the lines around it hold
@@ -44,7 +43,7 @@ def curve(axes: Axes, history: History, quantity: str = "loss", legend: bool = T
 
 
 @drawn
-def kl_over_time(axes: Axes, history: History, legend: bool = True) -> Axes:
+def kl_over_time(axes: Axes, history: History) -> Axes:
     """KL of each latent dimension over the epochs of training, in nats per example.
 
     Named, largest first, are up to 12 that are above 0.01 nats at the epoch that was kept; the others are faint.
@@ -55,15 +54,13 @@ def kl_over_time(axes: Axes, history: History, legend: bool = True) -> Axes:
     order = np.argsort(-kl[kept[-1]], kind="stable")
     named = [j for j in order if kl[kept[-1], j] > ACTIVE][: len(CLASSES)]
     others = axes.plot(epochs, kl[:, order[len(named) :]], color=LINE, lw=0.8, label="_faint", **dots)
-    lines = [axes.plot(epochs, kl[:, j], label=f"z{j + 1}", lw=1.6, **dots)[0] for j in named]
-    for line, colour in zip(lines, CLASSES):
-        line.set_color(colour)
+    dots |= {"lw": 1.6}
+    lines = [axes.plot(epochs, kl[:, j], color=c, label=f"z{j + 1}", **dots)[0] for j, c in zip(named, CLASSES)]
     for line in others[:1]:
         line.set_label(f"{len(others)} more" if named else f"all {len(others)}")
     axes.set_ylim(bottom=0)
-    if legend:
-        keys, right = lines + others[:1], (1.01, 1.02)
-        axes.legend(handles=keys, loc="upper left", bbox_to_anchor=right, labelspacing=0.3, handlelength=1.2)
+    keys, right = lines + others[:1], (1.01, 1.02)
+    axes.legend(handles=keys, loc="upper left", bbox_to_anchor=right, labelspacing=0.3, handlelength=1.2)
     return axes
 
 
@@ -95,27 +92,24 @@ def kl_bars(axes: Axes, kl: Any, active: Any) -> Axes:
 
 
 @drawn
-def scatter(axes: Axes, mu: Any, labels: Any = None, dims: Dims = (0, 1), legend: bool = True) -> Axes:
+def scatter(axes: Axes, mu: Any, labels: Any = None, dims: Dims = (0, 1)) -> Axes:
     """Posterior means mu [n, Z] in two latent dimensions, coloured by labels [n] where given.
 
     dims: which two columns of mu, from 0. Up to 12 classes get a legend; more classes, or continuous labels, a colour
     bar. With one latent dimension, the vertical axis is the place of the example in mu.
     """
     mu = as_rows(mu, "mu", finite=True)
-    chosen = plane(dims, mu)
-    style(axes, *[f"z{j + 1} (posterior mean)" for j in chosen], *["example"] * (len(chosen) == 1))
+    chosen, size = latent_columns(dims, mu, two=True), float(np.clip(15000 / len(mu), 5, 24))
+    style(axes, *[*(f"z{j + 1} (posterior mean)" for j in chosen), "example"][:2])
     x, y = mu[:, chosen].T if len(chosen) == 2 else (mu[:, 0], np.arange(len(mu)))
-    size = float(np.clip(15000 / len(mu), 5, 24))
-    axes.scatter(x, y, s=size, linewidths=0, alpha=0.85, color=label_colours(axes, labels, len(mu), legend))
+    axes.scatter(x, y, s=size, linewidths=0, alpha=0.85, color=label_colours(axes, labels, len(mu)))
     if len(chosen) == 2:
         layout.equal_units(axes)
     return axes
 
 
 @drawn
-def ellipses(
-    axes: Axes, mu: Any, logvar: Any, labels: Any = None, dims: Dims = (0, 1), few: int = 60, legend: bool = True
-) -> Axes:
+def ellipses(axes: Axes, mu: Any, logvar: Any, labels: Any = None, dims: Dims = (0, 1), few: int = 60) -> Axes:
     """q(z|x) in two latent dimensions of a few rows, spread evenly over mu, logvar [n, Z]; labels and dims as scatter.
 
     An ellipse is filled to one sigma, and a line at two; of one latent dimension these are a broad and a narrow line.
@@ -125,11 +119,10 @@ def ellipses(
 
     centre, sigma = _gaussians(axes, mu, logvar, dims)
     rows = np.unique(np.linspace(0, len(centre) - 1, few).round().astype(int))
-    colours, centre, sigma = label_colours(axes, labels, len(centre), legend)[rows], centre[rows], sigma[rows]
+    colours, centre, sigma = label_colours(axes, labels, len(centre))[rows], centre[rows], sigma[rows]
     if centre.shape[1] == 1:
-        for sigmas, width in ((1, 3), (2, 0.8)):
-            low, high = (centre + sigma * [-sigmas, sigmas]).T
-            axes.hlines(rows, low, high, colors=colours, linewidths=width)
+        for sigmas, width in ((sigma, 3), (2 * sigma, 0.8)):
+            axes.hlines(rows, (centre - sigmas)[:, 0], (centre + sigmas)[:, 0], colors=colours, linewidths=width)
         axes.set_ylabel("example")
         return axes
     for sigmas, fill, line in ((1, 0.35, 0.8), (2, 0.0, 0.4)):
@@ -152,25 +145,23 @@ def aggregate(axes: Axes, mu: Any, logvar: Any, dims: Dims = (0, 1), cells: int 
     the prior's 95 %, where q(z) < p(z) / 10, whose share of the prior is told. It is judged at `cells` points across these
     95 %, at every sigma; in the shades and lines, of as many points, no sigma is narrower than 0.6 of their distance.
     """
-    from matplotlib import colormaps
-    from matplotlib.colors import PowerNorm
+    from matplotlib import colormaps, colors
 
     centre, sigma = _gaussians(axes, mu, logvar, dims)
     Z, middles = centre.shape[1], (np.arange(cells) + 0.5) * 2 / cells - 1
-    radii = np.sqrt(-2 * np.log1p(-np.array(INSIDE))) if Z == 2 else (0.674490, 1.959964)  # P(r > R) = exp(-R^2 / 2)
+    radii = np.sqrt(-2 * np.log1p(-np.array(INSIDE))) if Z == 2 else (0.67449, 1.959964)  # P(r > R) = exp(-R^2 / 2)
     reach = max(3.0, float(np.quantile(np.abs(centre) + 3 * sigma, 0.99)))
     at, near = reach * middles, radii[1] * middles
     q = _mixture(at, centre, np.maximum(sigma, 1.2 * reach / cells))
     r = np.hypot(near, near[:, None]) if Z == 2 else np.abs(near)
     p = np.exp(-(r**2) / 2) / (2 * math.pi) ** (Z / 2)
     hole = (r < radii[1]) & (_mixture(near, centre, sigma) < p / 10)
-    missed = p[hole].sum() * (near[1] - near[0]) ** Z
     hatch: dict[str, Any] = {"edgecolor": FAINT, "linewidth": 0}
     if Z == 2:
         ranked = np.sort(q, axis=None)[::-1]
         held = np.cumsum(ranked) * (at[1] - at[0]) ** 2  # what lies beyond the picture is among the least dense
         levels = ranked[np.searchsorted(held, INSIDE).clip(max=q.size - 1)]
-        shades: dict[str, Any] = {"cmap": colormaps["Blues"].resampled(16), "norm": PowerNorm(0.5, 0)}
+        shades: dict[str, Any] = {"cmap": colormaps["Blues"].resampled(16), "norm": colors.PowerNorm(0.5, 0)}
         shades |= {"interpolation": "bilinear", "interpolation_stage": "data", "origin": "lower"}
         axes.imshow(q, extent=(-reach, reach, -reach, reach), **shades)
         if levels[1] < levels[0]:
@@ -183,11 +174,12 @@ def aggregate(axes: Axes, mu: Any, logvar: Any, dims: Dims = (0, 1), cells: int 
         axes.fill_between(near, p, where=hole, facecolor="none", hatch="////", **hatch)
         curves = at, q, at, np.exp(-(at**2) / 2) / math.sqrt(2 * math.pi)
     inside = ": 50 and 95 %" if Z == 2 else ""
-    axes.plot(*curves[:2], color=INK if Z == 2 else layout.ink(), lw=1, label=f"q(z){inside}")
+    axes.plot(*curves[:2], color=INK if Z == 2 else layout.ink(axes), lw=1, label=f"q(z){inside}")
     axes.plot(*curves[2:], color=COLOURS[1], lw=1.2, ls=DASHES, label=[f"p(z){inside}", "_"][:Z])
     if Z == 1:
         axes.set(ylabel="density", ylim=(0, None))
-    axes.fill([], [], facecolor="none", hatch="////", label=f"q(z) < p(z) / 10: {missed:.1%} of p(z)", **hatch)
+    missed = f"q(z) < p(z) / 10: {p[hole].sum() * (near[1] - near[0]) ** Z:.1%} of p(z)"
+    axes.fill([], [], facecolor="none", hatch="////", label=missed, **hatch)
     if legend:
         look: dict[str, Any] = {"frameon": True, "edgecolor": "none", "labelcolor": INK} if Z == 2 else {}
         axes.legend(loc="upper left", fontsize=TICK - 2, labelspacing=0.2, borderpad=0.2, borderaxespad=0.2, **look)
@@ -207,15 +199,13 @@ def _mixture(at: np.ndarray, centre: np.ndarray, sigma: np.ndarray) -> np.ndarra
 def _gaussians(axes: Axes, mu: Any, logvar: Any, dims: Dims) -> tuple[np.ndarray, np.ndarray]:
     """Means and sigmas [n, 1 or 2] of q(z|x) in two latent dimensions, or the only one, of which the axes get the names."""
     mu, logvar = same_shape(finite=True, mu=mu, logvar=logvar)
-    chosen = plane(dims, mu)
+    chosen = latent_columns(dims, mu, two=True)
     style(axes, *(f"z{j + 1}" for j in chosen))
     return mu[:, chosen].astype(float), np.exp(logvar[:, chosen].astype(float) / 2)
 
 
 @drawn
-def by_score(
-    axes: Axes, x: Any, x_hat: Any, score: Any, image_shape: Shape, each: int = 0, legend: bool = True
-) -> Axes:
+def by_score(axes: Axes, x: Any, x_hat: Any, score: Any, image_shape: Shape, each: int = 0) -> Axes:
     """Originals x [n, D] and reconstructions x_hat [n, D] of the best, the median and the worst rows by score [n] in nats.
 
     score: the higher the better, such as VAE.score_samples; it stands under each pair. each: by default 8 images or 4 lines.
@@ -226,9 +216,9 @@ def by_score(
     rows = grids.by_quantile(score, each or (8 if is_image(image_shape) else 4))
     if is_image(image_shape):
         names = [text for name in names for text in (f"{name}: original", "reconstruction")]
-    texts = [layout.fixed(s, 1) for s in score[rows]]
+    texts = [layout.short_number(s, ".1f") for s in score[rows]]
     layers = {"original": x[rows], "reconstruction": x_hat[rows]}
-    return grid(axes, layers, image_shape, len(rows) // 3, texts, y_ticks=[*enumerate(names)], legend=legend)
+    return grid(axes, layers, image_shape, len(rows) // 3, texts, y_ticks=[*enumerate(names)])
 
 
 @drawn
@@ -237,19 +227,18 @@ def parity(axes: Axes, x: Any, x_hat: Any) -> Axes:
 
     The nearer to the line, the better; R2 is the part of the column's variance that is reconstructed.
     """
-    x, x_hat = (np.asarray(part, float) for part in (x, x_hat))
+    x, x_hat = np.asarray(x, float), np.asarray(x_hat, float)
     fit = x.ndim == 1 and x.size > 0 and x.shape == x_hat.shape
     require(fit, f"x has shape {x.shape} and x_hat {x_hat.shape}; pass one column [n] of each")
-    a, b = (part[np.isfinite(x) & np.isfinite(x_hat)] for part in (x, x_hat))
-    style(axes, "original", "reconstruction").scatter(
-        a, b, s=float(np.clip(4000 / len(x), 4, 16)), color=COLOURS[0], linewidths=0, alpha=0.6
-    )
+    a, b = np.stack([x, x_hat])[:, np.isfinite(x + x_hat)]
+    style(axes, "original", "reconstruction")
+    axes.scatter(a, b, s=float(np.clip(4000 / len(x), 4, 16)), color=COLOURS[0], linewidths=0, alpha=0.6)
     if len(a):
         ends = [a.min(), a.max()]
         axes.plot(ends, ends, color=FAINT, lw=1, ls=DASHES)
         if (variance := a.var()) > 0:
-            told = f"R\N{SUPERSCRIPT TWO} {layout.fixed(1 - ((a - b) ** 2).mean() / variance, 2)}"
-            axes.text(0.04, 0.9, told, transform=axes.transAxes)
+            r2 = layout.short_number(1 - ((a - b) ** 2).mean() / variance, ".2f")
+            axes.text(0.04, 0.9, f"R\N{SUPERSCRIPT TWO} {r2}", transform=axes.transAxes)
     return axes
 
 

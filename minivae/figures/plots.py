@@ -7,7 +7,6 @@ Rows that are not images (image_shape is None, or neither (H, W) nor (H, W, 1 or
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,7 +88,7 @@ def pairs(named: Layers, image_shape: Shape, title: str, rows: str = "") -> Figu
 def by_score(x: Any, x_hat: Any, score: Any, image_shape: Shape, rows: str = "", each: int = 0) -> Figure:
     """Originals [n, D] with their reconstructions, the best, the median and the worst by score [n]: panels.by_score."""
     axes = new_figure(1, 1).add_subplot()
-    panels.by_score(axes, x, x_hat, score, image_shape, each, legend=False)
+    panels.by_score(axes, x, x_hat, score, image_shape, each)
     note = f"{rows}; ELBO in nats below each pair".removeprefix("; ")
     return fitted(axes, "Reconstructions by score: best, median and worst", note)
 
@@ -147,8 +146,7 @@ def traversals(
     chosen = latent_columns(np.argsort(-mu.var(axis=0), kind="stable")[:10] if dims is None else dims, mu)
     values = np.linspace(-span, span, steps)
     z = np.tile(mu.mean(axis=0, dtype=float), (len(chosen), steps, 1))
-    for row, j in enumerate(chosen):
-        z[row, :, j] = values
+    z[np.arange(len(chosen)), :, chosen] = values
     most = f"the {len(chosen)} of {mu.shape[1]} latents" if len(chosen) < mu.shape[1] else "latents"
     most += " that vary most, most first" if dims is None else ""
     note = (f"{most}; the others at their mean over {rows}" if mu.shape[1] > 1 else "decoder means") + told
@@ -224,16 +222,15 @@ def histograms(x: Any, drawn: Any, names: Texts, rows: str = "") -> Figure:
     """Data x [n, D] and samples drawn [m, D], column by column: panels.histogram."""
     x, drawn = as_rows(x, "x"), as_rows(drawn, "drawn")
     require(x.shape[1] == drawn.shape[1], f"x has {x.shape[1]} columns and drawn {drawn.shape[1]}; make them the same")
-    draw = functools.partial(panels.histogram, legend=False)
-    return _by_column(draw, x, drawn, names, f"{len(drawn):,} samples (line) and the data (grey)", rows)
+    title = f"{len(drawn):,} samples (line) and the data (grey)"
+    return _by_column(lambda axes, a, b: panels.histogram(axes, a, b, legend=False), x, drawn, names, title, rows)
 
 
 def _by_column(draw: Callable[..., Axes], a: Any, b: Any, names: Texts, title: str, rows: str) -> Figure:
     columns = a.shape[1]
     require(len(names) == columns, f"there are {len(names)} names for {columns} columns; pass one for each")
     n = min(columns, MOST)
-    across = min(n, 4)
-    down = math.ceil(n / across)
+    across, down = min(n, 4), math.ceil(n / 4)
     note = f"{rows}; the first {n} of {columns} columns".removeprefix("; ") if n < columns else rows
     width, height = max(235 * across, 73 + 11 * len(title), 73 + 7.2 * len(note)), 62 + 190 * down
     figure = new_figure(width, height)
@@ -255,6 +252,5 @@ def save(figure: Figure, path: str | Path) -> None:
     path, known = Path(path), sorted(figure.canvas.get_supported_filetypes())
     kind = path.suffix[1:].lower()
     require(kind in known, f"{path} has no suffix of a figure format; end it in .png, or in one of {', '.join(known)}")
-    unsaid = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}
-    metadata = {unsaid[kind]: None} if kind in unsaid else None
-    write_atomically(path, lambda file: figure.savefig(file, format=kind, metadata=metadata))
+    unsaid = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    write_atomically(path, lambda file: figure.savefig(file, format=kind, metadata=unsaid.get(kind)))

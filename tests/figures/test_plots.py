@@ -413,7 +413,7 @@ def test_names_are_cut_where_they_stay_apart():
     assert plot_layout.shortened(["one/long/run", "b"], 8, keep_end=True) == ["...g/run", "b"]
     assert plot_layout.shortened(["aaaaaaXaaaaaa", "aaaaaaYaaaaaa"], 8) == ["aaaaaaXaaaaaa", "aaaaaaYaaaaaa"]
     assert plot_layout.shortened(["a" * 20 + "1", "a" * 20 + "1"], 8) == ["aaaaa..."] * 2  # one name twice
-    assert plot_layout.fixed(-0.0004, 2) == "0.00" and plot_layout.fixed(-1.5, 1) == f"{MINUS}1.5"
+    assert plot_layout.short_number(-0.0004, ".2f") == "0.00" and plot_layout.short_number(-1.5, ".1f") == f"{MINUS}1.5"
 
 
 @pytest.mark.parametrize(
