@@ -37,10 +37,10 @@ def same_shape(remedy: str = "make them the same", finite: bool = False, **named
 
 def latent_columns(dims: Any, mu: np.ndarray, two: bool = False) -> list[int]:
     """Columns of mu; of two to draw the only one, where there is one."""
-    chosen, Z = [int(j) for j in dims], mu.shape[1]
-    require(not two or len(chosen) == 2, f"dims {chosen} must name two latents")
-    chosen = [0] if two and Z == 1 else chosen
-    require(len(chosen) > 0 and all(0 <= j < Z for j in chosen), f"dims {chosen} must name latents from 0 to {Z - 1}")
+    Z = mu.shape[1]
+    chosen = [0] if two and Z == 1 else [int(j) for j in dims]
+    fine = (len(chosen) == min(2, Z) if two else len(chosen) > 0) and all(0 <= j < Z for j in chosen)
+    require(fine, f"dims {chosen} must name {'two ' * two}latents from 0 to {Z - 1}")
     return chosen
 
 

@@ -7,6 +7,7 @@ clipped to it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -49,8 +50,7 @@ def grid(
     slack = 1e-6 if channels == 1 else 0.5
     as_one = not images or (low >= -slack and high <= 1 + slack)  # the same grey is the same in every figure
     black, white = (0.0, 1.0) if as_one else (low, high)
-    paper = float(layout.ink(axes) == layout.INK)
-    colours = np.nan_to_num((canvas - black) / ((white - black) or 1), nan=paper).clip(0, 1)
+    colours = np.nan_to_num((canvas - black) / ((white - black) or 1), nan=layout.ink(axes) == layout.INK).clip(0, 1)
     axes.imshow(
         canvas[..., 0] if channels == 1 else colours, cmap="gray", vmin=black, vmax=white,
         extent=(0, width, height, 0), aspect="equal" if images else "auto", interpolation="antialiased",
@@ -60,7 +60,7 @@ def grid(
     left, top = np.arange(n) % columns * across, np.arange(n) // columns * down  # of each cell
     if not images:
         t = (np.arange(data_dim) + 0.5) / data_dim
-        for (name, rows), colour in zip(named.items(), layout.colours(count, "layers"), strict=True):
+        for (name, rows), colour in zip(named.items(), itertools.cycle(layout.CURVES)):
             x = (left + 0.06 * across)[:, None] + t * 0.88 * (across - gap)
             y = top[:, None] + (0.9 - 0.8 * (rows - low) / ((high - low) or 1)) * (layer - gap)
             x, y = (np.pad(a, ((0, 0), (0, 1)), constant_values=np.nan).ravel() for a in (x, y))  # NaN lifts the pen

@@ -32,6 +32,7 @@ CLASSES = (
     "#003CD7", "#B46400", "#D7B4F5", "#003C3C", "#8CD7B4", "#B4D700",
     "#648CF5", "#8C648C", "#8C0000", "#648C64", "#64008C", "#D7B464",
 )  # fmt: skip
+CURVES = COLOURS + CLASSES[2:]  # of more curves
 DASHES = (0, (4, 2))
 EPOCHS: dict[str, Any] = {"nbins": 6, "integer": True, "steps": [1, 2, 5, 10], "min_n_ticks": 1}  # whole numbers
 LOOK: dict[Any, Any] = {
@@ -95,12 +96,6 @@ def equal_units(axes: Axes) -> None:
     axes.set_aspect("equal", adjustable="box" if all(shared) else "datalim")
 
 
-def colours(count: int, what: str) -> tuple[str, ...]:
-    """A colour for each, of few the three for curves."""
-    require(count <= len(CLASSES), f"there are {count} {what}; pass at most {len(CLASSES)}")
-    return (COLOURS if count <= len(COLOURS) else CLASSES)[:count]
-
-
 def add_title(figure: Figure, title: str, left: float, note: str) -> Figure:
     width, height = figure.get_size_inches() * DPI
     figure.text(left / width, 1 - 12 / height, title, fontsize=TITLE, weight="bold", va="top")
@@ -141,11 +136,11 @@ def label_codes(labels: Any, n: int) -> tuple[np.ndarray, list[str]]:
     require(labels.shape == (n,), f"labels have shape {labels.shape}; pass one for each of the {n} rows of mu")
     numeric = labels.dtype.kind in "fiu"
     known = np.isfinite(labels) if numeric else np.ones(n, bool)
-    classes, found = np.unique(labels[known] if numeric else labels.astype(str), return_inverse=True)
+    labels = labels if numeric else labels.astype(str)
+    classes = np.unique(labels[known])
     if numeric and (len(classes) > len(CLASSES) or not np.all(classes == np.round(classes))):
         return labels, []
-    codes = np.full(n, len(classes))
-    codes[known] = found
+    codes = np.where(known, np.searchsorted(classes, labels), len(classes))
     return codes, [f"{c:g}" if numeric else str(c) for c in classes] + ["missing"] * (not known.all())
 
 

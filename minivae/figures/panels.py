@@ -7,6 +7,7 @@ Latents are counted from 0 in arguments, and are z1, z2, ... in what is drawn. W
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -33,7 +34,7 @@ def curve(axes: Axes, history: History, quantity: str = "loss", legend: bool = T
     parts = dict.fromkeys(key.removesuffix("loss") for record in history for key in record if key.endswith("loss"))
     curves = np.array([[record.get(part + quantity, np.nan) for record in history] for part in parts], float)
     require(np.isfinite(curves).any() or quantity == "loss", f"history has no {quantity!r}; name one of its columns")
-    for part, values, colour in zip(parts, curves, layout.colours(len(parts), "parts of the data"), strict=True):
+    for part, values, colour in zip(parts, curves, itertools.cycle(layout.CURVES)):
         name = f"{part[:-1]}, after the epoch" if part else "train, mean over the epoch"
         axes.plot(epochs, values, color=colour, lw=1.6, label=name, **dots)
     layout.cut_start(axes, curves)
@@ -153,9 +154,8 @@ def aggregate(axes: Axes, mu: Any, logvar: Any, dims: Dims = (0, 1), cells: int 
     reach = max(3.0, float(np.quantile(np.abs(centre) + 3 * sigma, 0.99)))
     at, near = reach * middles, radii[1] * middles
     q = _mixture(at, centre, np.maximum(sigma, 1.2 * reach / cells))
-    r = np.hypot(near, near[:, None]) if Z == 2 else np.abs(near)
-    p = np.exp(-(r**2) / 2) / (2 * math.pi) ** (Z / 2)
-    hole = (r < radii[1]) & (_mixture(near, centre, sigma) < p / 10)
+    p, edge = (_mixture(where, np.zeros((1, Z)), np.ones((1, Z))) for where in (near, radii[1] / Z**0.5))
+    hole = (p > edge) & (_mixture(near, centre, sigma) < p / 10)
     hatch: dict[str, Any] = {"edgecolor": FAINT, "linewidth": 0}
     if Z == 2:
         ranked = np.sort(q, axis=None)[::-1]
@@ -172,7 +172,7 @@ def aggregate(axes: Axes, mu: Any, logvar: Any, dims: Dims = (0, 1), cells: int 
         curves: Any = [], [], radii * np.cos(turn), radii * np.sin(turn)
     else:
         axes.fill_between(near, p, where=hole, facecolor="none", hatch="////", **hatch)
-        curves = at, q, at, np.exp(-(at**2) / 2) / math.sqrt(2 * math.pi)
+        curves = at, q, at, _mixture(at, np.zeros((1, 1)), np.ones((1, 1)))
     inside = ": 50 and 95 %" if Z == 2 else ""
     axes.plot(*curves[:2], color=INK if Z == 2 else layout.ink(axes), lw=1, label=f"q(z){inside}")
     axes.plot(*curves[2:], color=COLOURS[1], lw=1.2, ls=DASHES, label=[f"p(z){inside}", "_"][:Z])

@@ -597,7 +597,7 @@ ones, DECODE = np.ones, Recorder()
             r"kl has shape \(2,\) and active \(3,\); make them the same",
         ),
         (lambda: plots.latent_scatter(ones((3, 2)), [1, 2]), r"labels have shape \(2,\); pass one for each of the 3"),
-        (lambda: plots.latent_scatter(ones((3, 2)), dims=(0, -1)), r"dims \[0, -1\] must name latents from 0 to 1"),
+        (lambda: plots.latent_scatter(ones((3, 2)), dims=(0, -1)), r"dims \[0, -1\] must name two latents from 0 to 1"),
     ],
 )
 def test_wrong_arguments_get_one_clear_sentence(draw, message):
