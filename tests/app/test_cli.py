@@ -68,7 +68,7 @@ def test_train_writes_figures(tmp_path, capsys):
     for dims, names in (
         ("2", ["latent", "manifold", "posterior"]),
         ("3", ["interpolations", "latent", "posterior", "traversals"]),
-        ("1", ["interpolations", "traversals"]),
+        ("1", ["interpolations", "latent", "posterior", "traversals"]),
     ):
         assert main(["train", "digits", *FAST[:-1], "--latent-dim", dims, "--out", dims]) == 0
         assert set(os.listdir(tmp_path / dims / "figures")) == {f"{name}.png" for name in always.union(names)}
