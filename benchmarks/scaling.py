@@ -14,34 +14,41 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 MODELS = {"784-400-20, batch 128": ((400,), 20, 128), "784-512-256-32, batch 1024": ((512, 256), 32, 1024)}
 
 
 def measure(hidden: tuple[int, ...], latent: int, batch: int) -> None:
-    """In each process: one epoch to warm up, then one that counts."""
+    """In each process: an epoch to warm up, then those that count; and what an all-reduce of the gradient takes, in ms."""
     import numpy as np
     from mpi4py import MPI
 
     from minivae import VAE
 
     comm = MPI.COMM_WORLD
-    X = np.random.default_rng(0).integers(0, 256, (batch * 60, 784), dtype=np.uint8)
+    X = np.random.default_rng(0).integers(0, 256, (batch * 30, 784), dtype=np.uint8)
     vae = VAE(
         latent, hidden_dims=hidden, epochs=3, batch_size=batch, validation_fraction=0, backend="numba", random_state=0
     )
     vae.fit(X, comm=comm)
+    g, taken = vae.network_.get_parameters(), []
+    for _ in range(30):
+        started = time.perf_counter()
+        comm.Allreduce(MPI.IN_PLACE, g, MPI.SUM)
+        taken.append(1e3 * (time.perf_counter() - started))
     if comm.rank == 0:
-        print(json.dumps(statistics.median(record["examples_per_second"] for record in vae.history_[1:])))
+        rate = statistics.median(record["examples_per_second"] for record in vae.history_[1:])
+        print(json.dumps([rate, statistics.median(taken)]))
 
 
-def run(processes: int, threads: int, model: str, batch: int) -> float:
+def run(processes: int, threads: int, model: str, batch: int) -> tuple[float, float]:
     found = Path(sys.executable).parent / "mpiexec"
     launcher = str(found) if found.exists() else shutil.which("mpiexec") or "mpiexec"
     env = os.environ | {"MINIVAE_NUM_THREADS": str(threads)}
     command = [launcher, "-n", str(processes), sys.executable, __file__, "--model", model, "--batch", str(batch)]
-    return float(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+    return tuple(json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout))
 
 
 def main() -> None:
@@ -57,16 +64,17 @@ def main() -> None:
         cases = {("strong", n): (n, 1, batch) for n in options.processes}
         cases |= {("weak", n): (n, 1, batch * n) for n in options.processes if n > 1}
         cases |= {("threads", n): (1, n, batch) for n in options.processes if n > 1}
-        found: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
+        found: dict[tuple[str, int], list[tuple[float, float]]] = {case: [] for case in cases}
         for _ in range(options.rounds):
             for case, (n, threads, size) in cases.items():
                 found[case].append(run(n, threads, model, size))
-        one = statistics.median(found["strong", options.processes[0]])
+        one = statistics.median(rate for rate, _ in found["strong", options.processes[0]])
         print(model)
-        for (kind, n), rates in found.items():
-            middle = statistics.median(rates)
-            spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
-            print(f"  {kind:8} {n}: {middle:9,.0f} examples/s   {middle / one:5.2f} times one   ({spread})")
+        for (kind, n), rounds in found.items():
+            rates, reduce = zip(*rounds)
+            middle, spread = statistics.median(rates), f"{min(rates):,.0f} to {max(rates):,.0f}"
+            line = f"  {kind:8} {n}: {middle:9,.0f} examples/s   {middle / one:5.2f} times one   ({spread})"
+            print(line + f"   all-reduce {statistics.median(reduce):.2f} ms", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from minivae.storage import modelfile
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # What tests read beside what an sdist always has: pyproject.toml, README.md, LICENSE, PKG-INFO and .gitignore.
-SOURCES = {"minivae", "tests", "examples", "benchmarks", "docs", "Makefile", "CHANGELOG.md"}
+SOURCES = {"minivae", "tests", "examples", "benchmarks", "docs", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"}
 
 
 def packed(kind):
