@@ -156,7 +156,8 @@ def _mean(g: _Graph, run: Run, out: str) -> str:
     a = out if run.count == g.arch.outputs else g("Slice", out, *ends)
     if run.likelihood in MEANS:
         return g(MEANS[run.likelihood], a)
-    return a if run.likelihood == "gaussian" else _continuous_bernoulli_mean(g, a)
+    own: dict[str, Any] = {"gaussian": lambda g, a: a, "continuous_bernoulli": _continuous_bernoulli_mean}
+    return str(own[run.likelihood](g, a))
 
 
 def _continuous_bernoulli_mean(g: _Graph, a: str) -> str:
