@@ -98,10 +98,16 @@ def world() -> Ranks:
     return Ranks(mpi.COMM_WORLD)
 
 
+def after_first() -> None:
+    """Before a process tells what is wrong: what is wrong in all, rank 0 has told by then, and ended them."""
+    if "mpi4py.MPI" in sys.modules and sys.modules["mpi4py.MPI"].COMM_WORLD.Get_rank():
+        time.sleep(1)
+
+
 def together(run: Callable[[], int]) -> int:
     """run(), and its exit status. Where it fails in one of several processes, all end: the others would wait for ever.
 
-    After Ctrl-C each ends by itself. What fails in all, rank 0 tells.
+    After Ctrl-C each ends by itself.
     """
     status: Any = 1
     try:
@@ -110,15 +116,13 @@ def together(run: Callable[[], int]) -> int:
         status = ended.code
         raise
     except BaseException:
-        if "mpi4py.MPI" in sys.modules:
-            traceback.print_exc()
+        after_first()
+        traceback.print_exc()
         raise
     finally:
         comm = sys.modules["mpi4py.MPI"].COMM_WORLD if "mpi4py.MPI" in sys.modules else None
         if comm is not None and comm.Get_size() > 1 and status not in (0, 130):
             sys.stderr.flush()
-            if comm.Get_rank():
-                time.sleep(1)
             comm.Abort(status)
     return int(status)
 

@@ -136,6 +136,8 @@ def test_what_is_wrong_in_one_process_ends_all_with_its_message(tmp_path):
     (tmp_path / "there" / "model.npz").touch()
     status, _, err = ended(mpi(2, *TRAIN, "digits", "-o", "there", cwd=tmp_path))
     assert status == 1 and err.count("there already holds a model") == 1
+    status, _, err = ended(mpi(3, *TRAIN, "digits", "--lr", "1e9", "--likelihood", "gaussian", "-o", "x", cwd=tmp_path))
+    assert status == 1 and err.count("training stopped at step") == 1  # in all of them
 
 
 @several

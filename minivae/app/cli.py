@@ -319,6 +319,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     except TROUBLE as error:
         if options is None or options.debug:
             raise
+        if launched():
+            importlib.import_module("minivae.parallel").after_first()
         text = one_line(error)
         if isinstance(error, OSError) and error.errno and not error.filename:  # of a file it would have the name
             text = f"standard output cannot be written to ({error.strerror})"
