@@ -15,6 +15,7 @@ import os
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -49,13 +50,15 @@ class Ranks:
             self.comm.Allreduce(mpi.IN_PLACE, values, getattr(mpi, how))
         return values
 
-    def any(self, here: bool) -> bool:
-        """Whether it is so in one of the processes, which all get to know."""
-        return bool(self.add(np.array([float(here)]), "MAX")[0])
-
     def first(self, value: Any) -> Any:
         """What rank 0 has."""
         return value if self.size == 1 else self.comm.bcast(value, root=0)
+
+    def require_alike(self, *told: Any) -> None:
+        """Raise ValueError in all processes where they have not been told the same."""
+        found = np.array([float(zlib.crc32(repr(told).encode()))])
+        if self.add(found.copy(), "MIN") != self.add(found.copy(), "MAX"):
+            raise ValueError("the processes differ in settings, backend or data; pass the same to each, all rows too")
 
     def merged(self, of: Summary) -> Summary:
         """The statistics of all rows from those of each process's, moved to the common mean as in Chan et al. (1979)."""
@@ -90,11 +93,17 @@ def world() -> Ranks:
         raise ImportError(
             f'this is one of several processes, which need mpi4py ({error}); pip install "minivae[mpi]"'
         ) from error
+    if mpi.COMM_WORLD.Get_size() == 1:
+        raise RuntimeError(
+            f"several processes were started, and mpi4py's MPI ({mpi.get_vendor()[0]}) knows of one; start them by the "
+            "mpiexec of that MPI, or by srun with the --mpi that it wants"
+        )
     here = mpi.COMM_WORLD.Split_type(mpi.COMM_TYPE_SHARED)
-    os.environ.setdefault("MINIVAE_NUM_THREADS", str(max(1, usable() // here.Get_size())))
-    os.environ.setdefault(
-        "CUDA_VISIBLE_DEVICES", str(here.Get_rank())
-    )  # a GPU each; no process with one has tried this yet
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    all_of_us = set().union(*here.allgather(mine))  # a launcher may have given each its own
+    os.environ.setdefault("MINIVAE_NUM_THREADS", str(max(1, min(usable(), len(all_of_us) // here.Get_size()))))
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # a GPU each; no process with one has tried this yet
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen[here.Get_rank() % len(seen)] if seen[0] else str(here.Get_rank())
     return Ranks(mpi.COMM_WORLD)
 
 
@@ -107,11 +116,13 @@ def after_first() -> None:
 def together(run: Callable[[], int]) -> int:
     """run(), and its exit status. Where it fails in one of several processes, all end: the others would wait for ever.
 
-    After Ctrl-C each ends by itself.
+    130 that is returned, and not raised, is that of a Ctrl-C on which all have agreed, and each ends by itself.
     """
     status: Any = 1
+    agreed = False
     try:
         status = run()
+        agreed = True
     except SystemExit as ended:
         status = ended.code
         raise
@@ -121,8 +132,9 @@ def together(run: Callable[[], int]) -> int:
         raise
     finally:
         comm = sys.modules["mpi4py.MPI"].COMM_WORLD if "mpi4py.MPI" in sys.modules else None
-        if comm is not None and comm.Get_size() > 1 and status not in (0, 130):
+        if comm is not None and comm.Get_size() > 1 and status != 0 and not (agreed and status == 130):
             sys.stderr.flush()
+            time.sleep(0.3)  # or mpiexec may end before it has passed on what was told
             comm.Abort(status)
     return int(status)
 
@@ -131,12 +143,12 @@ class Split(Workspace):
     """A workspace for steps of which each process, or each piece, takes a part of the rows.
 
     program: a step's, from the batch to the record. capacity: rows that go through at once. asked: whether this process was
-    asked to stop; `stopping`, that one of them was. A step ends with the same parameters and the same trace in each.
+    asked to stop, as a number; `stopping`: their sum. A step ends with the same parameters and the same trace in each.
     """
 
     def __init__(
         self, network: Network, program: Sequence[Call], capacity: int, samples: int, arrays: dict[str, Any], *,
-        ranks: Ranks, examples: Examples, asked: Callable[[], bool],
+        ranks: Ranks, examples: Examples, asked: Callable[[], float],
     ) -> None:  # fmt: skip
         kernels = [call.kernel for call in program]
         update, kl = kernels.index("clip_global_norm"), max(i for i, k in enumerate(kernels) if k == "kl_loss")
@@ -144,7 +156,7 @@ class Split(Workspace):
         self.whole_kl = program[kl] if any(isinstance(s, Var) or s > 0 for s in program[kl].scalars[1:]) else None
         cut = update if self.whole_kl is None else kl + 1
         self.parts = [part for part in (program[:cut], program[cut:update]) if part]
-        self.ranks, self.examples, self.asked, self.stopping = ranks, examples, asked, False
+        self.ranks, self.examples, self.asked, self.stopping = ranks, examples, asked, 0.0
         super().__init__(network, program, capacity, samples, arrays)
         self.update = bind(network.kernels, program[update:-1], self.arrays)
 
@@ -199,7 +211,7 @@ class Split(Workspace):
         if total is not g:
             g[...] = kernels.to_device(total)
         self.update(**now)
-        self.stopping = bool(few[1])
+        self.stopping = float(few[1])
         row = np.concatenate((few[:1], kernels.to_host(self.arrays["norm"]), few[2:]))
         self.arrays["trace"][now["index"]] = kernels.to_device(row)
         return row

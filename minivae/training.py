@@ -242,7 +242,7 @@ class Trainer:
         if self.ranks.size == 1 and (self.micro_batch_size or capacity) >= capacity:
             return self.network.workspace(program, capacity, K, **arrays)
         capacity = min(self.micro_batch_size or capacity, math.ceil(capacity / self.ranks.size))
-        how: dict[str, Any] = {"ranks": self.ranks, "examples": examples, "asked": lambda: bool(self.stopped)}
+        how: dict[str, Any] = {"ranks": self.ranks, "examples": examples, "asked": self._code}
         return Split(self.network, program, capacity, K, arrays, **how)
 
     def _train_epoch(self, work: Workspace, examples: Examples, trace: Any, epochs: int) -> Record:
@@ -271,8 +271,8 @@ class Trainer:
                 ahead = 1 + np.arange(count)
                 counts = {"index": index[part], "step": self.step + ahead, "update": self.updates + ahead}
                 ran = work.steps(rows, **counts, **schedules)
-                if self._asked(work) and not self.stopped:
-                    self.stop(INTERRUPTED)  # by another process
+                if isinstance(work, Split):
+                    self._heed(work.stopping)
                 self.step += ran
                 self.updates += ran
                 first += ran
@@ -320,13 +320,21 @@ class Trainer:
 
     def _asked(self, work: Workspace) -> bool:
         """Whether to end the epoch: several processes do so after the same step."""
-        return work.stopping if isinstance(work, Split) else bool(self.stopped)
+        return bool(work.stopping if isinstance(work, Split) else self.stopped)
 
     def _agreed(self) -> bool:
         """Whether to end the training, asked between two epochs."""
-        if self.ranks.any(bool(self.stopped)) and not self.stopped:
-            self.stop(INTERRUPTED)  # as another process was
+        self._heed(float(self.ranks.add(np.array([self._code()]))[0]))
         return bool(self.stopped)
+
+    def _code(self) -> float:
+        """Why this process was asked to stop, as a number to add up: Ctrl-C outweighs all else."""
+        return 0.0 if not self.stopped else 1e6 if self.stopped == INTERRUPTED else 1.0
+
+    def _heed(self, codes: float) -> None:
+        """Stop where another process was asked to."""
+        if codes and not self.stopped:
+            self.stop(INTERRUPTED if codes >= 1e6 else "another process was asked to stop")
 
     def _offer(self, trace: Any, moment: str) -> None:
         if self.checkpoint is not None:

@@ -422,7 +422,7 @@ MUTATIONS = [
     mutation("the gradient of one process is that of all", "parallel.py", ("        self.ranks.add(total)\n", "")),
     mutation("free bits are counted by the rows of one process", "parallel.py", ("terms[...] = kernels.to_device(few[2:].astype(network.dtype))", "pass")),
     mutation("the pieces of a batch take each other's place", "parallel.py", ("total += kernels.to_host(g)", "total[...] = kernels.to_host(g)")),
-    mutation("one process is asked to stop, and stops alone", "parallel.py", ("self.stopping = bool(few[1])", "self.stopping = self.asked()")),
+    mutation("one process is asked to stop, and stops alone", "parallel.py", ("self.stopping = float(few[1])", "self.stopping = self.asked()")),
     mutation("a weight's slider does not start where the weight is", "explorer/steps.py", ("linspace(-REACH", "linspace(0")),
     mutation("a step on the page is of other rows", "explorer/steps.py", ("rows[:ROWS])\n    loss", "rows[-ROWS:])\n    loss")),
     mutation("an estimator of no loss is drawn as its slope", "explorer/steps.py", ("None if gradient.error is None else ", "")),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +60,25 @@ def stopped(comm) -> bool:
     vae = VAE(**BASE | {"epochs": 10**6, "batch_size": 8, "validation_fraction": 0.0, "max_grad_norm": None})
     if comm.rank == comm.size - 1:
         threading.Timer(0.5, lambda: vae.stop("enough")).start()
-    with suppress(KeyboardInterrupt):  # in the others
-        vae.fit(load_dataset("digits").train, comm=comm)
+    vae.fit(load_dataset("digits").train, comm=comm)
+    assert vae.stopped_ == ("enough" if comm.rank == comm.size - 1 else "another process was asked to stop")
     return len(set(comm.allgather((vae.trainer_.step, zlib.crc32(vae.network_.get_parameters().tobytes()))))) == 1
+
+
+def told_apart(comm) -> bool:
+    """Whether settings or rows that differ are an error in all."""
+    X, found = load_dataset("digits").train, []
+    for rows, rate in ((X, 1e-3 * (1 + comm.rank)), (X[comm.rank :], 1e-3)):
+        try:
+            VAE(**BASE | {"learning_rate": rate}).fit(rows, comm=comm)
+        except ValueError as error:
+            found.append("the processes differ" in str(error))
+    return found == [True, True] or comm.size == 1
 
 
 def main(out: Path) -> None:
     comm = MPI.COMM_WORLD
-    together = stopped(comm)
+    together = stopped(comm) and told_apart(comm)
     for name in FORMS:
         vae, rows = trained(name, comm)
         flat = vae.network_.get_parameters()

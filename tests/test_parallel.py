@@ -64,7 +64,7 @@ def test_1_2_and_4_processes_end_with_the_same_parameters_and_history(name, runs
     for n in (2, 4):
         other = np.load(runs[n] / f"{name}.npz")
         assert other["agree"] == 1  # to the bit, in all processes
-        assert other["together"]  # they ended the same step
+        assert other["together"]  # they ended the same step, for a reason that is no Ctrl-C, and tell what differs
         for key in set(one.files) - {"agree", "together", "read"}:
             np.testing.assert_allclose(other[key], one[key], err_msg=f"{n} {key}", **exact)
     assert np.abs(one["p"]).max() > 0.1
@@ -72,10 +72,12 @@ def test_1_2_and_4_processes_end_with_the_same_parameters_and_history(name, runs
 
 @several
 def test_a_process_reads_only_its_rows(runs):
-    """203 rows: once for their range, then in two epochs."""
+    """203 rows: once for their range, then in two epochs; and of several processes each the first and the last."""
     for n in (1, 2, 4):
         read = np.load(runs[n] / "staged.npz")["read"]
-        assert read.sum() == 3 * 203 and len(read) == n and np.ptp(read) <= 3 * 6  # batches of 50 and of 3
+        assert (
+            read.sum() == 3 * 203 + 2 * n * (n > 1) and len(read) == n and np.ptp(read) <= 3 * 6
+        )  # batches of 50 and of 3
 
 
 def test_gradients_of_pieces_add_up_to_that_of_the_batch():
@@ -101,7 +103,7 @@ def test_parts_are_neighbours_and_none_is_missing():
             parts = [Ranks(Comm(rank, size)).part(np.arange(n)) for rank in range(size)]
             np.testing.assert_array_equal(np.concatenate(parts), np.arange(n))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert ALONE.part("abc") == "abc" and ALONE.first(3) == 3 and ALONE.any(True)
+    assert ALONE.part("abc") == "abc" and ALONE.first(3) == 3
 
 
 TRAIN = ["-m", "minivae", "train"]

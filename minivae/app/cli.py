@@ -315,6 +315,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         return status
     except KeyboardInterrupt:
         say("minivae: interrupted")
+        if launched():
+            raise SystemExit(130) from None
         return 130
     except TROUBLE as error:
         if options is None or options.debug:

@@ -69,6 +69,12 @@ def restored(cls: Any, arrays: Mapping[str, Any], names: Mapping[str, str] | Non
     stacks = {"encoder": encoder, "decoder": decoder}
     ours = {f"{part}.{i}.{x}": getattr(l, x) for part in stacks for i, l in enumerate(stacks[part]) for x in "Wb"}
     ours |= {name: np.asarray(arrays[table.get(name, name)]) for name in OTHERS if table.get(name, name) in arrays}
+    wanted = {name for name, _ in parameter_layout(arch)} | ({"shift", "scale"} if arch.by_columns else set())
+    used = {table.get(name, name) for name in wanted & {*OTHERS}} | theirs.used
+    for name, array in arrays.items():
+        if name not in used and np.asarray(array).dtype.kind == "f":  # others count steps, or hold a seed
+            own = f"say the likelihood, sigma and standardize that have a {name}" if name in OTHERS else FIX
+            raise DataError(f"{name[:80]} is no part of this model; {own}")
     ours = {"shift": np.zeros(D), "scale": np.ones(D)} | ours
     for name, shape in [*parameter_layout(arch), ("shift", (D,)), ("scale", (D,))]:
         if name not in ours:
@@ -92,6 +98,7 @@ class _Theirs:
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         self.arrays = arrays
+        self.used: set[str] = set()  # names of arrays that are in a layer
         self.weights = {match[1]: match for name in arrays if (match := WEIGHT.fullmatch(name))}
 
     def stack(self, part: str, table: dict[str, str]) -> list[_Dense]:
@@ -119,6 +126,7 @@ class _Theirs:
                 raise DataError(
                     f"{name} and {layers[-1].name} have the shapes {W.shape} and {layers[-1].W.shape}; {FIX}"
                 )
+            self.used |= {name, bias}
             layers.append(_Dense(name, W, b))
         W, b = np.concatenate([l.W for l in layers], 1), np.concatenate([l.b for l in layers])
         return _Dense(" + ".join(l.name for l in layers), W, b)
@@ -131,7 +139,14 @@ class _Theirs:
         for name, array in self.arrays.items():
             if name not in known and np.asarray(array).dtype.kind == "f":  # others count steps, or hold a seed
                 raise DataError(f"{name[:80]} is no part of a dense VAE; {FIX}")
-        order = sorted(self.weights, key=lambda stem: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", stem)])
+        order = [*self.weights]  # as the module has them, and by their numbers where all have one
+        plain = [stem for stem in order if re.split(r"[./]", stem)[-1] not in HEADS and not re.search(r"\d", stem)]
+        if not plain:
+            order.sort(key=lambda stem: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", stem)])
+        shapes = [np.shape(self.arrays[self.weights[stem][0]]) for stem in plain]
+        for stem, other in ((plain[i], plain[shapes.index(shape)]) for i, shape in enumerate(shapes)):
+            if stem != other:  # not every file keeps the order of a module
+                raise DataError(f"whether {other} or {stem} comes first, their names do not tell; {FIX}")
         last = {re.split(r"[./]", stem)[-1]: stem for stem in order}
         pairs = [pair.split() for pair in HEADS.split(", ")]
         heads = next(([last[mu], last[logvar]] for mu, logvar in pairs if mu in last and logvar in last), [])

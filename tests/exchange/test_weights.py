@@ -154,6 +154,31 @@ def test_a_keras_vae_is_read(tmp_path, tail, decoder):
     np.testing.assert_allclose(vae.inverse_transform(Z), a, atol=1e-5)
 
 
+def test_layers_whose_order_no_name_tells_are_not_guessed():
+    shapes = [("encoder.one", 6, 5), ("encoder.two", 5, 5), ("encoder.three", 5, 5), ("mu", 5, 2), ("logvar", 5, 2)]
+    shapes += [("decoder.one", 2, 5), ("decoder.two", 5, 5), ("decoder.three", 5, 5), ("decoder.out", 5, 6)]
+    arrays = layers("weight", *shapes)
+    with pytest.raises(DataError, match=r"whether encoder\.two or encoder\.three comes first, their names do not tell"):
+        VAE.from_weights(arrays)
+    names = {f"encoder.{i}": f"encoder.{name}" for i, name in enumerate(("one", "two", "three"))} | {
+        "encoder.3": "mu+logvar"
+    }
+    names |= {f"decoder.{i}": f"decoder.{name}" for i, name in enumerate(("one", "two", "three", "out"))}
+    model = VAE.from_weights(arrays, names=names)
+    assert (model.network_.named["encoder.2.W"] == arrays["encoder.three.weight"].T).all()
+
+
+def test_what_our_own_state_dict_has_beside_its_layers_is_not_dropped(tmp_path):
+    vae = VAE(likelihood="gaussian", hidden_dims=7, epochs=1, random_state=0, backend="numpy").fit(
+        np.random.default_rng(0).random((40, 5))
+    )
+    vae.export(tmp_path / "own.pt")
+    with pytest.raises(DataError, match="log_sigma is no part of this model; say the likelihood"):
+        VAE.from_weights(tmp_path / "own.pt")
+    same = VAE.from_weights(tmp_path / "own.pt", likelihood="gaussian")
+    assert same.sigma_ == vae.sigma_
+
+
 def test_a_table_names_the_layers_of_any_file():
     arrays = layers("weight", ("in", 6, 5), ("a", 5, 2), ("b", 5, 2), ("q", 2, 5), ("out", 5, 6)) | {
         "steps": np.arange(3)
@@ -166,7 +191,10 @@ def test_a_table_names_the_layers_of_any_file():
     arrays["spread"] = np.array([0.3], np.float32)
     vae = VAE.from_weights(arrays, names=names | {"log_sigma": "spread"}, likelihood="gaussian")
     assert vae.sigma_ == pytest.approx(np.exp(0.3))
-    wide = VAE.from_weights({name: array.astype(np.float64) for name, array in arrays.items()}, names=names)
+    with pytest.raises(DataError, match="spread is no part of this model"):  # nothing is dropped
+        VAE.from_weights(arrays, names=names)
+    double = {name: array.astype(np.float64) for name, array in arrays.items() if name.endswith(("weight", "bias"))}
+    wide = VAE.from_weights(double, names=names)
     assert wide.network_.dtype == np.float64
 
 
