@@ -21,7 +21,7 @@ PLACES = {
 MEANS = {"minivae/explorer/decoder.js", "minivae/exchange/onnx.py", "minivae/exchange/module.py"}
 
 
-def test_a_likelihood_stands_in_six_places_and_its_mean_where_models_leave():
+def test_a_likelihood_stands_in_six_places():
     files = [p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".cu", ".js")] + [TESTS / "column_cases.py"]
     found = {p.relative_to(PACKAGE.parent).as_posix() for p in files if re.search(WORD, p.read_text(), re.IGNORECASE)}
     assert found == set(PLACES) | MEANS
