@@ -83,7 +83,7 @@ ALONE = Ranks()
 def world() -> Ranks:
     """All processes that a launcher has started beside this one; the threads of a machine are shared out among those on it.
 
-    Raises ImportError where there are some, and no mpi4py.
+    Raises ImportError where there are some, and no mpi4py, and RuntimeError where its MPI does not know of them.
     """
     if not launched():
         return ALONE
@@ -118,13 +118,12 @@ def together(run: Callable[[], int]) -> int:
 
     130 that is returned, and not raised, is that of a Ctrl-C on which all have agreed, and each ends by itself.
     """
-    status: Any = 1
-    agreed = False
+    status, agreed = 1, False
     try:
         status = run()
         agreed = True
     except SystemExit as ended:
-        status = ended.code
+        status = ended.code if isinstance(ended.code, int) else 1
         raise
     except BaseException:
         after_first()

@@ -13,7 +13,9 @@ from minivae.data.checks import require_count
 from minivae.estimator import VAE
 from minivae.evaluation.measures import spaced
 from minivae.explorer.contents import POINTS
+from minivae.explorer.steps import MOST
 from minivae.fitted import quietly
+from minivae.progress import say
 from minivae.storage.folders import CHECKPOINT, current
 
 
@@ -32,6 +34,8 @@ def explore(options: argparse.Namespace) -> int:
         last = VAE.load(kept)
         same = np.array_equal(last.network_.get_parameters(), vae.network_.get_parameters())
         vae = last if same else vae
+    if 300_000 < vae.n_parameters_ <= MOST:
+        say("a training step is taken for every place of the page's sliders: some seconds")
     html = vae.to_html(
         part.data, part.told, rows=rows, image_shape=run.image_shape, schema=table,
         title=f"{dataset.name}, {part.split}", precision=options.precision,
