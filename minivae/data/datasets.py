@@ -234,7 +234,7 @@ def _load_digits() -> Dataset:
         images, labels = archive["images"], archive["labels"]
     cut, source = _KNOWN["digits"].rows[0], _KNOWN["digits"].source
     # Stored as published, 0 to 16; stretched to 0 to 255, so that uint8 means the same for every set of images.
-    images = np.round(images * (255 / 16)).astype(np.uint8)
+    images = np.round(images * (255 / 16)).astype(np.uint8, order="C")
     return Dataset("digits", images[:cut], images[cut:], labels[:cut], labels[cut:], (8, 8), source)
 
 
