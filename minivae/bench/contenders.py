@@ -35,9 +35,10 @@ class Entry(NamedTuple):
     switches: tuple[str, ...] = ()  # keyword arguments that are true
 
 
-OURS, TORCH, JAX = (f"minivae.bench.{place}" for place in ("contenders:ours", "peers:torch", "peers:jax"))
+HERE = "minivae.bench.contenders"
+OURS, TORCH, JAX = f"{HERE}:ours", "minivae.bench.peers:torch", "minivae.bench.peers:jax"
 TABLE = {
-    "roofline": Entry("minivae.bench.contenders:roofline", "numpy"),
+    "roofline": Entry(f"{HERE}:Roofline"),
     "numpy": Entry(OURS, "numpy"),
     "numba": Entry(OURS, "numba"),
     "cupy": Entry(OURS, "cupy", "cuda"),
@@ -49,9 +50,8 @@ TABLE = {
     "torch-cuda-compile": Entry(TORCH, "torch", "cuda", ("compiled",)),
     "torch-cuda-graph": Entry(TORCH, "torch", "cuda", ("graph",)),
 }
-NAMES = [
-    name for name in TABLE if not name.startswith(("torch-cuda", "roof"))
-]  # those that run unless others are asked for
+# those that run unless others are asked for
+NAMES = [name for name in TABLE if not name.startswith(("torch-cuda", "roof"))]
 
 
 def register(name: str, maker: str, library: str = "", device: str = "cpu", *switches: str) -> None:
@@ -150,8 +150,8 @@ class Roofline(Contender):
     in memory that lies where theirs would, in a cache or beyond. Both in the same turn as the contenders, on all cores.
     """
 
-    def __init__(self, config: Config, side: int = SIDE) -> None:
-        super().__init__(1, list, note="", set_threads=blas_threads())
+    def __init__(self, config: Config, library: str = "", device: str = "cpu", side: int = SIDE) -> None:
+        super().__init__(1, list, set_threads=blas_threads())
         self.flops, self.product = config.flops, 2 * side**3
         self.a, self.out = np.ones((side, side), np.float32), np.empty((side, side), np.float32)
         state = np.ones(3 * config.parameters, np.float32)
@@ -172,10 +172,6 @@ class Roofline(Contender):
         self.rates = max(self.rates[0], self.product / product), max(self.rates[1], moved / moving)
         self.note = f"{1e-9 * self.rates[0]:.0f} GFLOP/s, {1e-9 * self.rates[1]:.0f} GB/s"
         return max(product * self.flops / self.product, moving)
-
-
-def roofline(config: Config, library: str, device: str) -> Contender:
-    return Roofline(config)
 
 
 def ours(config: Config, backend: str, device: str) -> Contender:

@@ -59,19 +59,15 @@ def torch(config: Config, library: str, device: str, compiled: bool = False, gra
             y = activation(F.linear(y, p[W], p[b]))
         return y
 
-    def bound(x: Any, eps: Any) -> Any:
-        mu, logvar = (part[:, None] for part in dense(x, encoder).chunk(2, dim=1))
+    def loss(x: Any, eps: Any) -> Any:
+        x = x[:, None] if config.samples > 1 else x  # eps is [B, K, Z] then
+        mu, logvar = dense(x, encoder).chunk(2, dim=-1)
         z = mu + torch.exp(0.5 * logvar) * eps
         out = dense(z, decoder)
-        nll = F.binary_cross_entropy_with_logits(out, x[:, None].expand_as(out), reduction="none").sum(dim=2)
-        log_w = 0.5 * (logvar + eps * eps - z * z).sum(dim=2) - nll
-        return (math.log(config.samples) - torch.logsumexp(log_w, dim=1)).mean()
-
-    def loss(x: Any, eps: Any) -> Any:
         if config.samples > 1:
-            return bound(x, eps)
-        mu, logvar = dense(x, encoder).chunk(2, dim=1)
-        out = dense(mu + torch.exp(0.5 * logvar) * eps, decoder)
+            nll = F.binary_cross_entropy_with_logits(out, x.expand_as(out), reduction="none").sum(dim=2)
+            log_w = 0.5 * (logvar + eps * eps - z * z).sum(dim=2) - nll
+            return (math.log(config.samples) - torch.logsumexp(log_w, dim=1)).mean()
         if gaussian:
             recon = (0.5 * ((x - out) * torch.exp(-p["log_sigma"])) ** 2 + p["log_sigma"] + HALF_LOG_2PI).sum()
         else:
@@ -148,25 +144,20 @@ def jax(config: Config, library: str, device: str, scan: bool = False) -> Conten
             y = activation(y @ p[W] + p[b])
         return y
 
-    def bound(p: Any, x: Any, eps: Any) -> Any:
-        mu, logvar = jnp.split(dense(p, x, encoder)[:, None], 2, axis=2)
+    def loss(p: Any, x: Any, eps: Any) -> Any:
+        x = x[:, None] if config.samples > 1 else x  # eps is [B, K, Z] then
+        mu, logvar = jnp.split(dense(p, x, encoder), 2, axis=-1)
         z = mu + jnp.exp(0.5 * logvar) * eps
         a = dense(p, z, decoder)
-        nll = jnp.sum(jnp.maximum(a, 0) - a * x[:, None] + jnp.log1p(jnp.exp(-jnp.abs(a))), axis=2)
-        log_w = 0.5 * jnp.sum(logvar + eps * eps - z * z, axis=2) - nll
-        return jnp.mean(math.log(config.samples) - jax.nn.logsumexp(log_w, axis=1))
-
-    def loss(p: Any, x: Any, eps: Any) -> Any:
-        if config.samples > 1:
-            return bound(p, x, eps)
-        mu, logvar = jnp.split(dense(p, x, encoder), 2, axis=1)
-        a = dense(p, mu + jnp.exp(0.5 * logvar) * eps, decoder)
         if gaussian:
-            recon = jnp.sum(0.5 * ((x - a) * jnp.exp(-p["log_sigma"])) ** 2 + p["log_sigma"] + HALF_LOG_2PI)
+            nll = 0.5 * ((x - a) * jnp.exp(-p["log_sigma"])) ** 2 + p["log_sigma"] + HALF_LOG_2PI
         else:
-            recon = jnp.sum(jnp.maximum(a, 0) - a * x + jnp.log1p(jnp.exp(-jnp.abs(a))))
+            nll = jnp.maximum(a, 0) - a * x + jnp.log1p(jnp.exp(-jnp.abs(a)))
+        if config.samples > 1:
+            log_w = 0.5 * jnp.sum(logvar + eps * eps - z * z, axis=2) - jnp.sum(nll, axis=2)
+            return jnp.mean(math.log(config.samples) - jax.nn.logsumexp(log_w, axis=1))
         kl = -0.5 * jnp.sum(1 + logvar - mu * mu - jnp.exp(logvar))
-        return (recon + kl) / config.batch
+        return (jnp.sum(nll) + kl) / config.batch
 
     def step(state: Any, batch: Any) -> Any:
         p, m, v, t = state

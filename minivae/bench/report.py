@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     """Measure, write, print. Everything that can be refused is refused before the first measurement."""
     from minivae.bench import configs, contenders, kernels, runner, tables
     from minivae.kernels import MODULES
+    from minivae.storage.durable import place_of
+    from minivae.storage.modelfile import json_text
 
     quick, asked = options.quick, options.suite
     usual = ["step", "profile", "kernels"] if quick else SUITES
@@ -53,11 +55,8 @@ def run(options: argparse.Namespace) -> int:
     for name in names:
         if name not in contenders.TABLE:
             contenders.register(name, name)
-    out = Path(options.out)
-    picture = Path(options.figure or out.with_suffix(".png"))
-    for path in (out, picture):
-        if not path.resolve().parent.is_dir():
-            raise FileNotFoundError(f"{path.parent}, where {path.name} should go, is not a folder; create it first")
+    place_of(out := Path(options.out))
+    place_of(picture := Path(options.figure or out.with_suffix(".png")))
     earlier = read(options.against) if options.against else None
 
     turn, steps, epochs = (0.1, 200, 1) if quick else (0.3, 1000, options.epochs)
@@ -80,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     result["machine"] |= {"load": load, "stolen": stolen / max(1, spent)}
     save(result, out)
     shown = [tables.text(result), *([tables.against(result, earlier)] if earlier else []), f"wrote {out}"]
-    print(json.dumps(result) if options.json else "\n\n".join(shown), flush=True)
+    print(json_text(result) if options.json else "\n\n".join(shown), flush=True)
     if "step" in result:
         try:
             tables.draw(result, picture)
@@ -117,8 +116,9 @@ def machine() -> Row:
 
 def save(result: Row, path: Path) -> None:
     from minivae.storage.durable import write_atomically
+    from minivae.storage.modelfile import json_text
 
-    write_atomically(path, lambda file: file.write(json.dumps(result, indent=1, allow_nan=False).encode() + b"\n"))
+    write_atomically(path, lambda file: file.write(json_text(result, indent=1).encode() + b"\n"))
 
 
 def read(path: str | Path) -> Row:

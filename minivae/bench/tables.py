@@ -68,9 +68,8 @@ def verdicts(rows: list[Row]) -> list[str]:
         if len(ranked) > 1:
             ratios = sorted(b / a for a, b in zip(ranked[0]["times"], ranked[1]["times"], strict=True))
             names = [row["contender"] for row in ranked]
-            won = (
-                f"{names[0]} wins" if ratios[0] > 1 else f"{names[0]} and {names[1]} are level"
-            )  # not ahead in every round
+            every_round = ratios[0] > 1
+            won = f"{names[0]} wins" if every_round else f"{names[0]} and {names[1]} are level"
             span = f"{statistics.median(ratios):.2f} times as long ({ratios[0]:.2f} to {ratios[-1]:.2f})"
             lines.append(f"{config}: {won}; {names[1]} takes {span}")
     return lines
@@ -96,7 +95,7 @@ def profile_rows(result: Row) -> list[Row]:
         if row["status"] != "timed":
             shown.append(blank)
             continue
-        products = [part for part in row.get("parts", []) if part["flops"]]
+        products = [part for part in row["parts"] if part["flops"]]
         product = {key: sum(part[key] for part in products) for key in ("seconds", "flops")}
         name = f"whole step, {row['threads']} thread{'s' if row['threads'] > 1 else ''}; parts with a product:"
         for part in [*row["parts"], {"kernel": "waiting", "seconds": row["waiting"]}, {"kernel": name} | product]:
