@@ -16,7 +16,8 @@ from minivae.data.checks import Scale, as_matrix, require_count
 from minivae.data.files import DataError
 from minivae.data.schema import Schema
 from minivae.evaluation import imputation, inference, samples, scores
-from minivae.explorer import page
+from minivae.explorer.contents import gather
+from minivae.explorer.page import page
 from minivae.network import Network
 from minivae.settings import checked_path, plain, read
 
@@ -182,9 +183,8 @@ class Fitted(Conventions):
         rows moves by at most 0.001 of the data's range. Raises DataError or ValueError where one of these does not fit.
         """
         self._require_fit()
-        return page.to_html(
-            self, X, y, rows=rows, image_shape=image_shape, schema=schema, title=title, precision=precision
-        )
+        told, arrays = gather(self, X, y, rows, image_shape, schema, precision)
+        return page(told | {"title": title or type(self).__name__}, arrays)
 
     def export(self, path: str | Path, format: str | None = None) -> str:
         """Write this model for other programs, and return the lines of Python that use what was written.

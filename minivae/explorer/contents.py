@@ -50,7 +50,7 @@ def gather(
     if shape is not None and math.prod(shape) != arch.data_dim:
         raise ValueError(f"image_shape {shape} does not fit rows of {arch.data_dim} values; pass the shape of one row")
     drawn = shape is not None and is_image(shape) and max(shape[:2]) <= LONG * min(shape[:2])
-    kind = "image" if drawn else "series" if schema is None and _alike(vae, arch) else "table"
+    kind = "image" if drawn else "series" if schema is None and _alike(arch) else "table"
     told: dict[str, Any] = {"kind": kind, "shape": shape, "unit": vae.divide_by_, "model": _model(arch, vae.condition_)}
     told |= {"training": _training(vae.history_), "words": _words(vae), "palette": CLASSES, "curves": COLOURS}
     arrays: Arrays = {}
@@ -188,7 +188,7 @@ def _ranges(x: Array, told: dict[str, Any]) -> tuple[list[float], Array]:
     return [low, high], spans
 
 
-def _alike(vae: Any, arch: Architecture) -> bool:
+def _alike(arch: Architecture) -> bool:
     """Whether all columns are of one kind, and too many for bars with names."""
     return len(arch.runs) == 1 and arch.data_dim > 12 and arch.runs[0].likelihood != "categorical"
 

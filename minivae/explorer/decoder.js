@@ -66,10 +66,8 @@ const MEANS = {
 class Decoder {
   constructor(model, arrays) {
     this.model = model;
-    this.layers = model.layers.map(([name, inputs, outputs, activation]) => ({
-      ...{ inputs, outputs, f: ACTIVATIONS[activation], W: arrays[`${name}.W`], b: arrays[`${name}.b`] },
-    }));
-    this.runs = model.runs;
+    this.layers = model.layers.map(([name, , outputs, activation]) => (
+      { outputs, f: ACTIVATIONS[activation], W: arrays[`${name}.W`], b: arrays[`${name}.b`] }));
     this.columns = model.runs.reduce((sum, [, , count]) => sum + count, 0);
   }
 
@@ -88,9 +86,9 @@ class Decoder {
   // The mean [D] of p(x|z, side), in the units of VAE.inverse_transform.
   mean(z, side = []) {
     const out = this.layers.reduce((x, layer) => this.dense(layer, x), Float64Array.of(...z, ...side));
-    const { shift, scale } = this.model, mean = new Float64Array(this.columns);
+    const { shift, scale, runs } = this.model, mean = new Float64Array(this.columns);
     let at = 0;
-    for (const [likelihood, output, count] of this.runs) {
+    for (const [likelihood, output, count] of runs) {
       const part = out.subarray(output, output + count);
       MEANS[likelihood](part);
       mean.set(part, at);

@@ -1,11 +1,11 @@
 "use strict";
 // A row of data as a picture, a line, or bars with names; and what all drawings share: colours and numbers as text.
 
-const VIRIDIS = ["440154", "482878", "3e4a89", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b", "fde725"];
-
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const mix = (a, b, share) => a.map((value, i) => Math.round(value + share * (b[i] - value)));
 const css = (colour) => `rgb(${colour.join(" ")})`;
+
+const VIRIDIS = ["#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const shareOf = (value, [low, high]) => clamp(high > low ? (value - low) / (high - low) : 0.5, 0, 1);
@@ -13,7 +13,7 @@ const shareOf = (value, [low, high]) => clamp(high > low ? (value - low) / (high
 // A place from 0 to 1 on the colour scale.
 function onScale(share) {
   const place = clamp(share, 0, 1) * (VIRIDIS.length - 1), below = Math.min(Math.floor(place), VIRIDIS.length - 2);
-  return mix(rgb(`#${VIRIDIS[below]}`), rgb(`#${VIRIDIS[below + 1]}`), place - below);
+  return mix(rgb(VIRIDIS[below]), rgb(VIRIDIS[below + 1]), place - below);
 }
 
 const minus = (text) => text.replace(/-/g, "\u2212");
@@ -43,17 +43,20 @@ function labelled(places) {
 
 const SVG = document.querySelector("svg").namespaceURI; // an address, which the page shall not spell out
 
-// An element with attributes, listeners (onclick) and children; texts stay texts.
+// An element with attributes, listeners (onclick), an object of styles and children; texts stay texts.
 function make(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "line", "text", "rect", "g", "title", "circle"].includes(tag);
+  const svg = ["svg", "path", "line", "text", "title", "circle"].includes(tag);
   const element = svg ? document.createElementNS(SVG, tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") Object.assign(element.style, value); // as an attribute the policy forbids it
     else if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
   }
   element.append(...children);
   return element;
 }
+
+const tableRow = (name, ...cells) => make("tr", {}, make("th", { scope: "row" }, name), ...cells);
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -103,8 +106,8 @@ function paintLine(context, x, [low, high], width, height, colour, thick = 1.5) 
 // ---- Views: an element, and show(mean, original), where original may be null
 
 function imageView(about, label) {
-  const canvas = make("canvas", { role: "img", "aria-label": label, class: "picture" });
-  canvas.style.aspectRatio = `${about.shape[1]} / ${about.shape[0]}`;
+  const look = { class: "picture", style: { aspectRatio: `${about.shape[1]} / ${about.shape[0]}` } };
+  const canvas = make("canvas", { role: "img", "aria-label": label, ...look });
   return { element: canvas, show: (x) => paintImage(canvas, x, about) };
 }
 
@@ -115,8 +118,8 @@ function seriesView(about, label) {
   return {
     element,
     show(x, original = null) {
-      const context = fitted(canvas, canvas.clientWidth || 280, canvas.clientHeight || 150);
       const [width, height] = [canvas.clientWidth || 280, canvas.clientHeight || 150];
+      const context = fitted(canvas, width, height);
       if (original) paintLine(context, original, about.range, width, height, style("--second"));
       paintLine(context, x, about.range, width, height, style("--accent"), 2);
     },

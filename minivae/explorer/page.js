@@ -14,7 +14,6 @@ async function start() {
   explorer.order = about.kl.map((_, j) => j).sort((a, b) => about.kl[b] - about.kl[a]);
   explorer.side = startSide(model.condition);
   explorer.mean = (z, side = explorer.side) => explorer.decoder.mean(z, side);
-  explorer.paintCell = paintCell;
   document.title = `${about.title} \u2013 minivae explorer`;
   find("title").textContent = about.title;
   find("subtitle").textContent = [model.layers[0][1], ...model.layers.map((layer) => layer[2])].reverse().join(" \u2013 ");
@@ -22,7 +21,7 @@ async function start() {
   explorer.view = VIEWS[about.kind](about, "Mean of p(x|z)");
   find("mean").append(explorer.view.element);
   for (const part of [find("pair"), document.querySelector(".now")]) part.classList.toggle("wide", about.kind !== "image");
-  explorer.plane = new Plane(find("plane"), explorer, { move, hover: look, choose });
+  explorer.plane = new Plane(find("plane"), explorer, { paint: paintCell, move, hover: look, choose });
   find("plane").classList.toggle("flat", model.latent === 1);
   tabs();
   colourPoints();
@@ -232,7 +231,7 @@ function training() {
   find("tab-training").hidden = !about.training.length;
   find("words").append(...about.words.flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
   find("kl-part").hidden = !explorer.drawable;
-  find("kl").append(klBars(about.kl));
+  find("kl").append(klBars(about.kl, explorer.order));
 }
 
 start().catch((error) => {

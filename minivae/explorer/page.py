@@ -15,31 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from minivae.data.files import Array
-from minivae.data.schema import Schema
-from minivae.explorer.contents import Arrays, gather
+from minivae.explorer.contents import Arrays
 from minivae.storage.modelfile import json_text
 
 HERE = Path(__file__).parent
 SCRIPTS = [
     f"{name}.js" for name in ("decoder", "drawing", "plane", "charts", "points", "steps", "page")
 ]  # in this order
-
-
-def to_html(
-    vae: Any,
-    X: Any = None,
-    y: Any = None,
-    *,
-    rows: Array | None = None,
-    image_shape: tuple[int, ...] | None = None,
-    schema: Schema | None = None,
-    title: str = "",
-    precision: str = "auto",
-) -> str:
-    """See `Fitted.to_html`."""
-    told, arrays = gather(vae, X, y, rows, image_shape, schema, precision)
-    return page(told | {"title": title or type(vae).__name__}, arrays)
 
 
 def page(told: dict[str, Any], arrays: Arrays) -> str:

@@ -8,7 +8,7 @@ const CELLS = { image: 40, series: 72, table: 12 }; // least size of a cell in C
 const KEPT = 4000; // cells
 
 class Plane {
-  // on: {move(x, y), hover(point or null), choose(point)}; cell(z) paints a canvas for the latent point z.
+  // on: {move(x, y), hover(point or null), choose(point)}, and paint(canvas, x, y), what lies behind that latent point.
   constructor(root, explorer, on) {
     this.root = root;
     this.explorer = explorer;
@@ -53,7 +53,7 @@ class Plane {
   }
 
   zoom(factor, left = this.width / 2, up = this.height / 2) {
-    const [x, y] = this.toLatent(left, up), radius = Math.min(Math.max(this.view.radius * factor, 0.01), 100);
+    const [x, y] = this.toLatent(left, up), radius = clamp(this.view.radius * factor, 0.01, 100);
     const real = radius / this.view.radius;
     this.view = { x: x + (this.view.x - x) * real, y: y + (this.view.y - y) * real, radius };
     this.redraw();
@@ -117,7 +117,7 @@ class Plane {
     root.addEventListener("pointerleave", () => this.on.hover(null));
     root.addEventListener("contextmenu", (event) => event.preventDefault());
     root.addEventListener("wheel", (event) => {
-      this.zoom(Math.exp(Math.min(Math.max(event.deltaY, -100), 100) * 0.003), ...place(event));
+      this.zoom(Math.exp(clamp(event.deltaY, -100, 100) * 0.003), ...place(event));
       event.preventDefault();
     }, { passive: false });
   }
@@ -153,7 +153,7 @@ class Plane {
     const c = this.between, { colours } = this.explorer;
     c.clearRect(0, 0, this.width, this.height);
     if (this.dots) {
-      const radius = Math.min(Math.max(60 / Math.sqrt(this.x.length), 2.2), 4.5);
+      const radius = clamp(60 / Math.sqrt(this.x.length), 2.2, 4.5);
       c.lineWidth = radius / 5;
       c.strokeStyle = this.background ? "rgb(255 255 255 / 0.75)" : style("--paper");
       for (let i = this.x.length - 1; i >= 0; i--) {
@@ -216,9 +216,8 @@ class Plane {
       const [x, y] = at(i);
       ring(x, y, 6.5, style("--second"), 2);
       Object.assign(c, { font: "bold 14px system-ui, sans-serif", textAlign: "left", lineWidth: 4 });
-      c.strokeStyle = style("--paper");
+      Object.assign(c, { strokeStyle: style("--paper"), fillStyle: style("--second") });
       c.strokeText("AB"[k], x + 11, y - 9);
-      c.fillStyle = style("--second");
       c.fillText("AB"[k], x + 11, y - 9);
     });
     const here = this.toScreen(z[first], this.flat ? 0 : z[second]);
@@ -265,7 +264,7 @@ class Plane {
     while (this.queue.length && performance.now() < until) {
       const cell = this.queue.pop();
       cell.canvas ??= document.createElement("canvas");
-      this.explorer.paintCell(cell.canvas, cell.x, cell.y);
+      this.on.paint(cell.canvas, cell.x, cell.y);
       this.cells.set(cell.key, { ...cell, fresh: true });
     }
     this.drawBackground();

@@ -46,13 +46,11 @@ function colourPoints() {
   explorer.colours = Array.from({ length: n }, (_, i) => one(label?.[i]));
   const legend = find("legend");
   legend.replaceChildren(...classes.map((name, code) => {
-    const dot = make("span", { class: "dot" });
-    dot.style.background = one(code);
+    const dot = make("span", { class: "dot", style: { background: one(code) } });
     return make("span", {}, dot, make("bdi", {}, name || "(empty)"));
   }));
   if (labels && !classes.length) {
-    const scale = make("canvas", { width: 160, height: 1 }), context = scale.getContext("2d");
-    for (let i = 0; i < 160; i++) { context.fillStyle = css(onScale(i / 159)); context.fillRect(i, 0, 1, 1); }
+    const scale = make("span", { class: "scale", style: { background: `linear-gradient(90deg, ${VIRIDIS})` } });
     legend.append(make("span", {}, number(low), scale, number(high)));
   }
   find("dots-toggle").hidden = find("example").hidden = find("walk").hidden = !n;
@@ -133,7 +131,7 @@ function paintWalk() {
   const means = times.map((t) => explorer.mean(between(t)));
   if (about.kind === "table") {
     const cells = (field) => means.map((mean) => make("td", {}, spoken(field, chosen(field, mean), about.unit)));
-    const rows = about.fields.map((field) => make("tr", {}, make("th", { scope: "row" }, field.name), ...cells(field)));
+    const rows = about.fields.map((field) => tableRow(field.name, ...cells(field)));
     find("strip").append(make("table", {}, make("tbody", {}, ...rows)));
     return;
   }

@@ -27,12 +27,14 @@ function watch() {
       if (of !== i + 1) return;
       const cells = ["mean", "spread", "norm", "zeros", "last"].map(() => make("td"));
       explorer.watched.cells[s] = cells;
-      body.append(make("tr", {}, make("th", { scope: "row" }, array), make("td", {}, shape.join(" \u00d7 ")), ...cells));
+      body.append(tableRow(array, make("td", {}, shape.join(" \u00d7 ")), ...cells));
     });
   });
-  const rows = step.parameters.map((name) => [name, ...Array.from({ length: 4 }, () => make("td"))]);
-  explorer.watched.parameters = rows.map(([, ...cells]) => cells);
-  find("parameters").tBodies[0].append(...rows.map(([name, ...cells]) => make("tr", {}, make("th", { scope: "row" }, name), ...cells)));
+  explorer.watched.parameters = step.parameters.map((name) => {
+    const cells = Array.from({ length: 4 }, () => make("td"));
+    find("parameters").tBodies[0].append(tableRow(name, ...cells));
+    return cells;
+  });
   paintStep();
 }
 
@@ -76,29 +78,20 @@ function paintStep() {
 
 // The loss over the weight, the book's gradient as the tangent at the weight's own value, and where the slider is.
 function slopeChart(values, losses, slope, at) {
-  const [width, height, left, bottom, pad] = [440, 206, 62, 42, 10], middle = (values.length - 1) / 2;
+  const middle = (values.length - 1) / 2, ends = [values[0], values.at(-1)];
   const known = losses.map((loss, i) => [values[i], loss]).filter(([, loss]) => Number.isFinite(loss));
   let [low, high] = [Math.min(...known.map(([, loss]) => loss)), Math.max(...known.map(([, loss]) => loss))];
   const room = 0.08 * (high - low) || 1;
   [low, high] = [low - room, high + room];
-  const x = (value) => left + ((value - values[0]) / (values.at(-1) - values[0])) * (width - left - pad);
-  const y = (loss) => pad + (1 - (loss - low) / (high - low)) * (height - bottom - pad);
+  const look = { height: 206, left: 62, marks: ticks(...ends), digits: high < 1e7 ? 6 : 2 };
   const name = "Loss over the weight, and the gradient as its tangent";
-  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name });
-  for (const loss of ticks(low, high)) {
-    svg.append(make("line", { class: "grid", x1: left, x2: width - pad, y1: y(loss), y2: y(loss) }));
-    svg.append(make("text", { x: left - 8, y: y(loss) + 4, "text-anchor": "end" }, number(loss, loss < 1e7 ? 6 : 2)));
-  }
-  for (const value of ticks(values[0], values.at(-1))) {
-    svg.append(make("text", { x: x(value), y: height - 24, "text-anchor": "middle" }, number(value)));
-  }
-  svg.append(make("text", { x: (left + width) / 2, y: height - 8, "text-anchor": "middle" }, "weight"));
-  const path = (points) => `M${points.map(([value, loss]) => `${x(value).toFixed(1)} ${y(loss).toFixed(1)}`).join("L")}`;
+  const { svg, x, y, path } = chart(name, "weight", ends, [low, high], look);
   if (slope !== null && Number.isFinite(losses[middle])) {
-    const reach = Math.min(values.at(-1) - values[middle], Math.max(high - losses[middle], losses[middle] - low) / Math.abs(slope));
-    const ends = [-reach, reach].map((by) => [values[middle] + by, losses[middle] + slope * by]);
-    const inside = ends.map(([value, loss]) => [value, clamp(loss, low, high)])
-      .map(([value, loss]) => [slope ? values[middle] + (loss - losses[middle]) / slope : value, loss]);
+    const reach = Math.min(ends[1] - values[middle], Math.max(high - losses[middle], losses[middle] - low) / Math.abs(slope));
+    const inside = [-reach, reach].map((by) => {
+      const loss = clamp(losses[middle] + slope * by, low, high);
+      return [values[middle] + (slope ? (loss - losses[middle]) / slope : by), loss];
+    });
     svg.append(make("path", { d: path(inside), class: "tangent" }, make("title", {}, `dL/dw = ${short(slope)}`)));
   }
   svg.append(make("path", { d: path(known), class: "curve" }));
