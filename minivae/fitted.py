@@ -197,7 +197,7 @@ class Fitted(Conventions):
         from minivae.exchange import formats
 
         self._require_fit()
-        return formats.export(self, checked_path(path), format)[1]
+        return formats.export(self, checked_path(path), format)
 
     @classmethod
     @quietly

@@ -60,6 +60,7 @@ ORDER = [
         "exchange",
         "exchange.onnx",
         "exchange.safetensors",
+        "exchange.pickles",
         "exchange.torch",
         "exchange.module",
         "exchange.foreign",

@@ -191,15 +191,16 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     export.add_argument("-o", "--out", required=True, help="a .onnx (of which two are made), .pt or .safetensors file")
     kinds = ("onnx", "torch", "safetensors")
     export.add_argument("--format", choices=kinds, help="whatever the file's name ends in (default: as it ends)")
+    as_json(export)
 
     imported = command(
         "import",
-        "make a model.npz of the weights of a dense VAE trained elsewhere, or of an exported .safetensors",
+        "make a model.npz of the weights of a dense VAE trained elsewhere, or of an exported .pt or .safetensors",
         "minivae import keras.npz --activation tanh --likelihood gaussian --sigma 1",
         "minivae import vae.pt --names encoder.0=fc1 encoder.1=fc21+fc22 decoder.0=fc3 decoder.1=fc4",
     )
     imported.set_defaults(run="import_")  # as Python keeps the other name
-    imported.add_argument("weights", metavar="FILE", help=".pt, .pth, .safetensors, or .npz of arrays by name")
+    imported.add_argument("weights", metavar="FILE", help=".pt, .pth, .ckpt, .safetensors, or .npz of arrays by name")
     theirs = "which of their layers is which of ours (default: by usual names)"
     imported.add_argument("--names", nargs="+", action="extend", metavar="OURS=THEIRS", help=theirs)
     if typed in (None, "import"):
@@ -207,6 +208,7 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
 
         add_import_options(imported)
     imported.add_argument("-o", "--out", default="model.npz", help="a .npz file (default: model.npz)")
+    as_json(imported)
 
     encode = table(
         "encode",

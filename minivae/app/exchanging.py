@@ -12,6 +12,8 @@ from minivae.estimator import VAE
 from minivae.fitted import quietly
 from minivae.progress import say
 from minivae.settings import checked_path
+from minivae.storage.folders import CONFIG, MODEL
+from minivae.storage.modelfile import json_text
 
 
 @quietly
@@ -19,19 +21,24 @@ def export(options: argparse.Namespace) -> int:
     from minivae.exchange import formats
 
     path = checked_path(options.out, "--out")
-    formats.kind_of(path, options.format)
-    files, used = formats.export(open_run(options.model).vae, path, options.format)
+    before = {file: _replaced(file, options.model) for file in formats.files_of(path, options.format)}
+    used = formats.export(open_run(options.model).vae, path, options.format)
+    if options.json:
+        files = [{"file": str(file), "bytes": file.stat().st_size, "replaced": old} for file, old in before.items()]
+        print(json_text({"format": formats.kind_of(path, options.format), "files": files, "python": used}))
+        return 0
     print(used, end="")
-    for file in files:
-        say(f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)")
+    for file, old in before.items():
+        say(f"{'replaced' if old else 'wrote'} {file} ({file.stat().st_size / 1e6:.2f} MB)")
     return 0
 
 
 @quietly
 def import_(options: argparse.Namespace) -> int:
     path = out_path(options.out, ".npz")
-    if path is None or path.resolve() == Path(options.weights).resolve():
-        raise DataError(f"--out {options.out} is no file beside {options.weights}; name another .npz")
+    if path is None:
+        raise DataError("--out - is no file, which a model is; name a .npz")
+    old = _replaced(path, options.weights)
     table = [word.partition("=") for word in options.names or ()]
     for ours, _, theirs in table:
         if not theirs:
@@ -40,6 +47,22 @@ def import_(options: argparse.Namespace) -> int:
     vae = VAE.from_weights(options.weights, names={ours: theirs for ours, _, theirs in table}, **given)
     vae.save(path)
     arch = vae.network_.arch
-    sizes = " - ".join(map(str, (arch.data_dim, *arch.hidden_dims, arch.latent_dim)))
-    print(f"wrote {path}: encoder {sizes}, {arch.activation}, {arch.likelihood}, {vae.dtype}")
+    told = {"activation": arch.activation, "likelihood": arch.likelihood, "dtype": vae.dtype}
+    sizes = [arch.data_dim, *arch.hidden_dims, arch.latent_dim]
+    if options.json:
+        print(json_text({"out": str(path), "replaced": old, "encoder": sizes} | told))
+    else:
+        encoder = " - ".join(map(str, sizes))
+        print(f"{'replaced' if old else 'wrote'} {path}: encoder {encoder}, {', '.join(told.values())}")
     return 0
+
+
+def _replaced(path: Path, source: str) -> bool:
+    """Whether it is there already. Raises DataError where that is what is read, or the model of a run."""
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise DataError(f"--out {path} is {source} itself, which stays as it is; name another file")
+    if path.name == MODEL and (path.parent / CONFIG).exists():
+        raise DataError(
+            f"--out {path} is the model of the run in {path.parent}, which stays as it is; name another file"
+        )
+    return path.exists()

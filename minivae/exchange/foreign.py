@@ -25,6 +25,7 @@ from minivae.storage.modelfile import FORMAT_VERSION
 from minivae.storage.persistence import AUTOMATIC, model
 
 WEIGHT = re.compile(r"(.+)([./])(weight|kernel)(:0)?")
+WRAPPED = re.compile(r"(?<![^.])(module|_orig_mod)\.")  # by DataParallel, by torch.compile
 HEADS = "fc21 fc22, z_mean z_log_var, fc_mu fc_var, fc_mu fc_logvar, mu logvar, mean logvar, mean log_var"
 OTHERS = ("log_sigma", "dispersion", "shift", "scale")  # arrays under the names that exchange/torch.py gives them
 FIX = "name the layers, as in encoder.0=fc1 encoder.1=fc21+fc22 decoder.0=fc3 decoder.1=fc4"
@@ -44,7 +45,8 @@ def restored(cls: Any, arrays: Mapping[str, Any], names: Mapping[str, str] | Non
     Raises DataError naming both arrays where two do not fit, and an array that belongs to no layer.
     """
     theirs = _Theirs(arrays)
-    table = dict(names) if names else theirs.table()
+    arrays = theirs.arrays
+    table = {ours: theirs.bare(name) for ours, name in names.items()} if names else theirs.table()
     encoder, decoder = (theirs.stack(part, table) for part in ("encoder", "decoder"))
     for one, other in (*pairwise(encoder), *pairwise(decoder)):
         if one.W.shape[1] != other.W.shape[0]:
@@ -97,9 +99,19 @@ class _Theirs:
     """The layers in a file of arrays."""
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self.arrays = arrays
+        floats = [WRAPPED.sub("", name) for name, array in arrays.items() if np.asarray(array).dtype.kind == "f"]
+        first, last = (min(floats, default=""), max(floats, default=""))  # which begin alike as far as all do
+        common = re.match(r"(.*[./])[^\0]*\0\1", f"{first}\0{last}")  # of which a larger module calls the VAE
+        self.prefix = common[1] if common else ""
+        self.arrays = {self.bare(name): array for name, array in arrays.items()}
+        if len(self.arrays) < len(arrays):
+            raise DataError("it has a layer twice, with and without module. before its name; save one of the two alone")
         self.used: set[str] = set()  # names of arrays that are in a layer
-        self.weights = {match[1]: match for name in arrays if (match := WEIGHT.fullmatch(name))}
+        self.weights = {match[1]: match for name in self.arrays if (match := WEIGHT.fullmatch(name))}
+
+    def bare(self, names: str) -> str:
+        """A layer's name, or two with a + between, without what stands before all of them."""
+        return "+".join(WRAPPED.sub("", name.strip()).removeprefix(self.prefix) for name in names.split("+"))
 
     def stack(self, part: str, table: dict[str, str]) -> list[_Dense]:
         """The layers that the table calls encoder.0, encoder.1, ..."""
@@ -111,7 +123,7 @@ class _Theirs:
     def dense(self, names: str) -> _Dense:
         """One layer, or two side by side."""
         layers: list[_Dense] = []
-        for stem in map(str.strip, names.split("+")):
+        for stem in names.split("+"):
             if stem not in self.weights:
                 raise DataError(f"there is no {stem[:80]}.weight and no {stem[:80]}/kernel; {FIX}")
             name, _, dot, kind, tail = self.weights[stem][0], *self.weights[stem].groups("")

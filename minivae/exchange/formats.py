@@ -11,41 +11,63 @@ import numpy as np
 from minivae.data.files import DataError
 from minivae.exchange import foreign, module, onnx, safetensors, torch
 from minivae.settings import checked_path
-from minivae.storage.archives import Archive, Unreadable, open_regular, reason
+from minivae.storage.archives import Archive, Header, open_regular, reason
 from minivae.storage.durable import place_of, write_atomically
-from minivae.storage.modelfile import NOT_THE_FILE, ModelFileError
+from minivae.storage.modelfile import (
+    CONFIG,
+    DIGEST,
+    FORMAT_VERSION,
+    NOT_THE_FILE,
+    ModelFileError,
+    compare,
+    json_text,
+    parsed,
+)  # fmt: skip
+from minivae.storage.persistence import content, members, model
 
 FORMATS = {"onnx": (".onnx",), "safetensors": (".safetensors",), "torch": (".pt", ".pth")}
 
 
 def kind_of(path: Path, format: str | None = None) -> str:
-    """A name of FORMATS. Raises ValueError where neither the name nor the file's ending is one."""
-    found = format or next((name for name, endings in FORMATS.items() if path.suffix.lower() in endings), "")
-    if found not in FORMATS:
+    """A name of FORMATS. Raises ValueError where neither the name nor the file's ending is one, or where they disagree."""
+    ends = next((name for name, endings in FORMATS.items() if path.suffix.lower() in endings), "")
+    if (found := format or ends) not in FORMATS:
         what = f"format {format!r}" if format else f"{path} does not end in .onnx, .safetensors, .pt or .pth"
         raise ValueError(f"{what}: the formats are {', '.join(FORMATS)}; choose one")
+    if path.suffix.lower() == ".npz" or ends not in ("", found):
+        raise ValueError(
+            f"{path} does not end as a file of format {found} does; name a {FORMATS[found][0]}, or no format"
+        )
     return found
 
 
-def export(vae: Any, path: Path, format: str | None = None) -> tuple[list[Path], str]:
-    """Write a fitted VAE; the files, and the lines of Python that use them. ONNX has two: NAME.encoder.onnx, .decoder."""
-    kind, files = kind_of(path, format), {path: b""}
+def files_of(path: Path, format: str | None = None) -> list[Path]:
+    """The files that `export` writes; ONNX has two, NAME.encoder.onnx and NAME.decoder.onnx."""
+    if kind_of(path, format) != "onnx":
+        return [path]
+    stem = path.stem if path.suffix.lower() == ".onnx" else path.name
+    return [path.with_name(f"{stem}.{part}.onnx") for part in ("encoder", "decoder")]
+
+
+def export(vae: Any, path: Path, format: str | None = None) -> str:
+    """Write a fitted VAE, each file all or not at all; the lines of Python that use what was written."""
+    kind, files = kind_of(path, format), files_of(path, format)
+    for file in files:
+        place_of(file)
+    arrays, config = content(vae)
+    text = json_text({"format_version": FORMAT_VERSION, **config})
     if kind == "onnx":
-        stem = path.name.removesuffix(".onnx")
-        files = {path.with_name(f"{stem}.{part}.onnx"): data for part, data in onnx.graphs(vae).items()}
-        used = _onnxruntime(vae, *map(str, files))
+        written, used = onnx.graphs(vae), _onnxruntime(vae, *map(str, files))
     elif kind == "safetensors":
-        files[path] = safetensors.file(vae)
+        written = [safetensors.file(arrays, text)]
         used = f"from minivae import VAE\n\nvae = VAE.from_weights({str(path)!r})\n"
     else:
-        vae.network_.require_finite()
-        files[path] = torch.file(torch.state_dict(vae.network_))
+        beside = {name: arrays[name] for name in arrays.keys() - {name for name, _ in vae.network_.layout}}
+        written = [torch.file(torch.state_dict(vae.network_), beside, text)]
         used = module.source(vae, str(path))
-    for place in files:
-        place_of(place)
-    for place, data in files.items():
+    for place, data in zip(files, written, strict=True):
         write_atomically(place, lambda file, data=data: file.write(data))  # type: ignore[misc]
-    return [*files], used
+    return used
 
 
 def _onnxruntime(vae: Any, encoder: str, decoder: str) -> str:
@@ -60,37 +82,57 @@ mu, logvar = encoder.run(None, {{"x": X{told}}})  # X {kind} [n, {vae.n_features
 """
 
 
+def _npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    with open_regular(path) as file:
+        archive = Archive(file, deflated=True)
+        if {CONFIG, DIGEST} <= archive.members.keys():
+            raise DataError(f"{path} is a model of minivae's own already: VAE.load and every command take it as it is")
+        return {name: archive.read(name) for name in archive.members}, ""
+
+
+READERS = {".safetensors": safetensors.read, ".npz": _npz} | dict.fromkeys(
+    (".pt", ".pth", ".ckpt", ".bin", ".tar"), torch.read
+)
+
+
 def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dict[str, Any]) -> Any:
     """A `cls` of the weights in a file, or in a dict of arrays by name. Raises OSError, ModelFileError or ValueError."""
     if isinstance(source, Mapping):
-        arrays = {str(name): np.asarray(array) for name, array in source.items()}
-        return foreign.restored(cls, arrays, names, parameters)
-    path, metadata = checked_path(source), dict[str, str]()
-    kind = path.suffix.lower()
+        return foreign.restored(cls, {str(name): _array(name, source[name]) for name in source}, names, parameters)
+    path = checked_path(source)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file of weights (a run's model needs no import)")
+    if path.suffix.lower() not in READERS and path.exists():
+        fix = "save .safetensors of them, or a .npz of arrays by name with np.savez"
+        raise DataError(f"{path} ends in none of {', '.join(READERS)}, which weights are read from; {fix}")
     try:
-        if kind == ".safetensors":
-            arrays, metadata = safetensors.read(path)
-        elif kind == ".npz":
-            with open_regular(path) as file:
-                archive = Archive(file, deflated=True)
-                arrays = {name: archive.read(name) for name in archive.members}
-        elif kind in FORMATS["torch"]:
-            arrays = torch.read(path)
-        else:
-            raise Unreadable("weights are read from .pt, .pth, .safetensors and .npz, such as np.savez makes of arrays")
+        arrays, config = READERS.get(path.suffix.lower(), _npz)(path)
         if not all(name.isprintable() for name in arrays):
-            raise Unreadable("it has names that no terminal shows")
-        if safetensors.OURS in metadata and not names and parameters.keys() <= {"backend"}:
-            return safetensors.restored(cls, arrays, metadata["config"], **parameters)
-    except (FileNotFoundError, PermissionError, ImportError):
+            raise ValueError("it has names that no terminal shows")
+        if config and not names and parameters.keys() <= {"backend"}:
+            told = parsed(config.encode(), FORMAT_VERSION)
+            compare(
+                arrays, lambda name: Header(arrays[name].dtype, arrays[name].shape, False, 0, 0), members(cls, told)
+            )
+            return model(cls, arrays, told, **parameters)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no file {path}; name one of weights") from error
+    except (PermissionError, ImportError, DataError):
         raise
     except Exception as error:  # of zipfile, pickletools, NumPy and safetensors: two dozen types, OSError among them
         if isinstance(error, OSError) and error.errno in NOT_THE_FILE:
             raise
         raise ModelFileError(f"{path} cannot be read ({reason(error)}); write it again") from error
-    if safetensors.OURS in metadata:
-        raise ValueError(f"{path} is minivae's own, which tells all of its model; leave names and parameters out")
+    if config:
+        raise DataError(f"{path} is minivae's own, which tells all of its model; leave names and parameters out")
     try:
         return foreign.restored(cls, arrays, names, parameters)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _array(name: Any, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except Exception as error:  # of PyTorch: a tensor on a GPU, or of bfloat16, which NumPy has not
+        raise DataError(f"{str(name)[:80]} is no array ({reason(error)}); give it as one of NumPy") from error

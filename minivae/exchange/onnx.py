@@ -36,11 +36,11 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 MEANS = {"bernoulli": "Sigmoid", "poisson": "Exp", "negative_binomial": "Exp", "categorical": "Softmax"}
 
 
-def graphs(vae: Any) -> dict[str, bytes]:
-    """The files "encoder" and "decoder" of a fitted VAE. Raises ImportError without onnx, ValueError beyond 2 GiB."""
+def graphs(vae: Any) -> list[bytes]:
+    """The files of encoder and decoder of a fitted VAE. Raises ImportError without onnx, ValueError beyond 2 GiB."""
     if 4 * vae.n_parameters_ > MOST:
         raise ValueError(f"{vae.n_parameters_:,} parameters are more than one ONNX file holds; export .safetensors")
-    return {"encoder": _encoder(vae), "decoder": _decoder(vae)}
+    return [_encoder(vae), _decoder(vae)]
 
 
 class _Graph:

@@ -12,32 +12,37 @@ from typing import Any
 import numpy as np
 
 from minivae import __version__
-from minivae.storage.archives import Header, open_regular
-from minivae.storage.modelfile import FORMAT_VERSION, compare, json_text, parsed
-from minivae.storage.persistence import content, members, model
+from minivae.storage.archives import open_regular
 
 OURS = "minivae"  # in the metadata, of which version
 
 
-def file(vae: Any) -> bytes:
-    """The file of a fitted VAE. Raises ImportError without the package safetensors."""
-    arrays, config = content(vae)
-    metadata = {OURS: __version__, "config": json_text({"format_version": FORMAT_VERSION, **config})}
-    return bytes(_library("safetensors.numpy").save(arrays, metadata))
+def file(arrays: dict[str, np.ndarray], config: str) -> bytes:
+    """The file of a model. Raises ImportError without the package safetensors."""
+    return bytes(_library("safetensors.numpy").save(arrays, {OURS: __version__, "config": config}))
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All arrays by name, and the metadata. The library holds what the file says against its length."""
+def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """All arrays by name, bfloat16 as float32, and the config of a model of ours, else "".
+
+    The library holds what the file says against its length.
+    """
     open_regular(path).close()
-    with _library("safetensors").safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    library, halves = _library("safetensors"), dict[str, Any]()
+    with library.safe_open(path, framework="numpy") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        if "BF16" in kinds.values():  # which NumPy has not
+            halves = {name: one for name, one in library.deserialize(path.read_bytes()) if one["dtype"] == "BF16"}
+        arrays = {name: file.get_tensor(name) for name in kinds if name not in halves}
+        metadata = file.metadata() or {}
+    for name, one in halves.items():
+        arrays[name] = bfloat16(np.frombuffer(one["data"], "<u2")).reshape(one["shape"])
+    return {name: arrays[name] for name in kinds}, metadata["config"] if OURS in metadata else ""
 
 
-def restored(cls: Any, arrays: dict[str, np.ndarray], config: str, backend: str = "auto") -> Any:
-    """The model that `file` wrote. Raises ValueError, or what is wrong."""
-    told = parsed(config.encode(), FORMAT_VERSION)
-    compare(arrays, lambda name: Header(arrays[name].dtype, arrays[name].shape, False, 0, 0), members(cls, told))
-    return model(cls, arrays, told, backend)
+def bfloat16(words: np.ndarray) -> np.ndarray:
+    """As float32, of which they are the upper halves."""
+    return (words.astype(np.uint32) << 16).view(np.float32)
 
 
 def _library(name: str) -> Any:

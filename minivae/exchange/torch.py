@@ -1,35 +1,39 @@
 """PyTorch's state-dicts without PyTorch: the zip that torch.save writes, and the module whose names it has.
 
 A .pt is a zip of raw storages, and a pickle that says which tensors they are. `file` writes that pickle in the few opcodes
-that torch.load(weights_only=True) takes. `read` goes through the opcodes itself: nothing that a pickle names is imported
-or called, and what is neither a tensor nor a plain value is refused.
+that torch.load(weights_only=True) takes, and beside it, in extra/, what a state-dict does not tell of a model: PyTorch
+passes that over. `read` finds the state-dict in a checkpoint. Before PyTorch 1.6 a file was five pickles and the storages.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import pickletools
+import re
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from minivae.architecture import decoder_layers, encoder_layers
+from minivae.exchange.pickles import DICTS, TENSORS, Other, Storage, Tensor, unpickled
+from minivae.exchange.safetensors import bfloat16
 from minivae.network import Network
 from minivae.parameters import views
 from minivae.storage.archives import Archive, Unreadable, open_regular
 
 MOST = 2**24  # bytes of the pickle, some hundred for each tensor
-ROOT = "minivae/"
+ROOT, EXTRA = "minivae/", "extra/"
+CONFIG = f"{EXTRA}config.json"
 STORED = {4: "Float", 8: "Double"}
 READ = {"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "u2", "Bool": "?", "Byte": "u1"}
 READ |= {"Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8"}
 READ = {f"torch {name}Storage": kind for name, kind in READ.items()}
-BFLOAT = "torch BFloat16Storage"
-DICT, TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
-PARAMETER = "torch._utils _rebuild_parameter"
+OLD, MAGIC = b"\x80\x02\x8a\x0a", 0x1950A86A20F9469CFC6C  # how a file of before PyTorch 1.6 begins, and what that is
+FIX = "write one by torch.save(module.state_dict(), path)"
+WHOLE = ("state_dict", "model_state_dict", "model")  # of a checkpoint that has an average of the weights too
 
 
 def state_dict(network: Network) -> dict[str, np.ndarray]:
@@ -47,28 +51,32 @@ def state_dict(network: Network) -> dict[str, np.ndarray]:
 # ---- Writing
 
 
-def file(arrays: dict[str, np.ndarray]) -> bytes:
-    """A .pt of these arrays, float32 or float64, as an OrderedDict of tensors."""
+def file(arrays: dict[str, np.ndarray], extra: dict[str, np.ndarray] | None = None, config: str = "") -> bytes:
+    """A .pt of these arrays, float32 or float64, as an OrderedDict of tensors; config and extra make it a model of ours."""
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
         members = {"data.pkl": _pickle(arrays), "byteorder": b"little"}
         for key, array in enumerate(arrays.values()):
             members[f"data/{key}"] = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        members |= {CONFIG: config.encode()} if config else {}
         for name, data in (members | {"version": b"3\n"}).items():
             archive.writestr(zipfile.ZipInfo(ROOT + name), data)
+        for name, array in (extra or {}).items():
+            with archive.open(zipfile.ZipInfo(f"{ROOT}{EXTRA}{name}.npy"), "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
     return whole.getvalue()
 
 
 def _pickle(arrays: dict[str, np.ndarray]) -> bytes:
     """Protocol 2: OrderedDict(), then name and _rebuild_tensor_v2(storage, offset, shape, strides, False, {}) for each."""
-    text = b"\x80\x02" + _call(DICT, b")") + b"("
+    text = b"\x80\x02" + _call(DICTS[0], b")") + b"("
     for key, (name, array) in enumerate(arrays.items()):
         kind = _global(f"torch {STORED[array.dtype.itemsize]}Storage")
         storage = _tuple(_value("storage"), kind, _value(str(key)), _value("cpu"), _value(array.size))
         strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
         shape, steps = (_tuple(*map(_value, numbers)) for numbers in (array.shape, strides))
-        tensor = _tuple(storage + b"Q", _value(0), shape, steps, b"\x89", _call(DICT, b")"))
-        text += _value(name) + _call(TENSOR, tensor)
+        tensor = _tuple(storage + b"Q", _value(0), shape, steps, b"\x89", _call(DICTS[0], b")"))
+        text += _value(name) + _call(TENSORS[0], tensor)
     return text + b"u."
 
 
@@ -93,51 +101,113 @@ def _call(name: str, arguments: bytes) -> bytes:
 # ---- Reading
 
 
-class _Storage(NamedTuple):
-    """What the zip holds under this key, and how the pickle describes it."""
+def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The tensors of a state-dict by name, bfloat16 as float32, and ""; or a model of ours, its arrays and its config.
 
-    word: str
-    kind: str
-    key: str
-    place: str
-    size: int
-
-
-class _Tensor(NamedTuple):
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state-dict by name, bfloat16 as float32. Raises Unreadable, or what zipfile and pickletools raise."""
+    Raises Unreadable, or what zipfile and pickletools raise.
+    """
     with open_regular(path) as opened:
+        start = opened.read(4)
+        opened.seek(0)
+        if start == OLD:
+            return _old(opened), ""
+        if start != b"PK\3\4":
+            raise Unreadable("it does not begin as what torch.save writes does")
         archive = Archive(opened)
         root = next((name[:-8] for name in archive.members if name.endswith("data.pkl")), None)
         if root is None or archive.members[f"{root}data.pkl"].file_size > MOST:
             raise Unreadable(f"it has no data.pkl of at most {MOST:,} bytes, as torch.save writes it")
-        found = _unpickled(archive.raw(f"{root}data.pkl").tobytes())
-        if isinstance(found, dict):  # of a checkpoint
-            found = next((found[name] for name in ("state_dict", "model_state_dict") if name in found), found)
-        if not isinstance(found, dict) or not any(isinstance(tensor, _Tensor) for tensor in found.values()):
-            raise Unreadable("it is no state-dict; write one by torch.save(module.state_dict(), path)")
+        found = unpickled(io.BytesIO(archive.raw(f"{root}data.pkl").tobytes()), {})
         order = f"{root}byteorder" in archive.members and archive.raw(f"{root}byteorder").tobytes() == b"big"
-        storages: dict[str, np.ndarray] = {}
-        for _, kind, key, _, count in (t.storage for t in found.values() if isinstance(t, _Tensor)):
-            if key not in storages:
-                raw, dtype = archive.raw(f"{root}data/{key}"), np.dtype(READ[kind]).newbyteorder(">" if order else "<")
-                if raw.size != count * dtype.itemsize:
-                    raise Unreadable(f"its storage {key[:80]!r} has {raw.size:,} bytes, not {count * dtype.itemsize:,}")
-                storages[key] = raw.view(dtype)
-                if kind == BFLOAT:  # the upper half of a float32
-                    storages[key] = (storages[key].astype(np.uint32) << 16).view(np.float32)
-        return {str(n): _array(str(n), t, storages) for n, t in found.items() if isinstance(t, _Tensor)}
+        arrays = _arrays(found, lambda key: archive.raw(f"{root}data/{key}"), ">" if order else "<")
+        if f"{root}{CONFIG}" not in archive.members:
+            return arrays, ""
+        extra = [name for name in archive.members if name.startswith(root + EXTRA) and name != root + CONFIG]
+        ours = _ours(arrays) | {name.removeprefix(root + EXTRA): archive.read(name) for name in extra}
+        return ours, archive.raw(f"{root}{CONFIG}").tobytes().decode()
 
 
-def _array(name: str, tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
+def _ours(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parameters under our own names, W as [in, out]: what `state_dict` had."""
+    found = {}
+    for name, array in arrays.items():
+        if match := re.fullmatch(r"(encoder|decoder)\.(\d{1,9})\.(weight|bias)", name):
+            found[f"{match[1]}.{int(match[2]) // 2}.{'W' if match[3] == 'weight' else 'b'}"] = array.T
+        elif name not in ("shift", "scale"):  # which are the units
+            found[name] = array
+    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+
+def _old(opened: BinaryIO) -> dict[str, np.ndarray]:
+    """Magic number, version, system, state-dict, keys of its storages; then each of these, after its length, 8 bytes."""
+    whole, storages, raw = np.fromfile(opened, np.uint8), dict[str, Storage](), dict[str, np.ndarray]()
+    text = io.BytesIO(whole[:MOST].tobytes())
+    magic, _, system, found, keys = (unpickled(text, storages) for _ in range(5))
+    if magic != MAGIC or not system["little_endian"]:
+        raise Unreadable("it does not begin as what torch.save writes does")
+    at = text.tell()
+    for key in keys:
+        size = int.from_bytes(whole[at : at + 8].tobytes(), "little") * np.dtype(READ[storages[key].kind]).itemsize
+        raw[key] = whole[at + 8 : at + 8 + size]
+        at += 8 + size
+    return _arrays(found, raw.__getitem__, "<")
+
+
+def _arrays(found: Any, raw: Callable[[str], np.ndarray], order: Any) -> dict[str, np.ndarray]:
+    """The state-dict in what a file describes, as arrays; raw gives the bytes of a storage, in this order."""
+    storages: dict[str, np.ndarray] = {}
+    chosen = _state_dict(found)
+    for name, storage in ((name, tensor.storage) for name, tensor in chosen.items()):
+        if storage.kind not in READ:
+            raise Unreadable(
+                f"its {name[:80]!r} is a {storage.kind.replace(' ', '.')[:80]}, which no model of ours takes"
+            )
+        if storage.key not in storages:
+            values, dtype = raw(storage.key), np.dtype(READ[storage.kind]).newbyteorder(order)
+            if values.size != storage.size * dtype.itemsize:
+                size = f"{values.size:,} bytes, not {storage.size * dtype.itemsize:,}"
+                raise Unreadable(f"its storage {storage.key[:80]!r} has {size}")
+            values = values.view(dtype)
+            storages[storage.key] = bfloat16(values) if storage.kind == "torch BFloat16Storage" else values
+    return {name: _array(name, tensor, storages[tensor.storage.key]) for name, tensor in chosen.items()}
+
+
+def _state_dict(found: Any) -> dict[str, Tensor]:
+    """The one of a checkpoint; or those of its encoder and decoder, which were saved apart."""
+    dicts = [*_holders(found)]
+    if isinstance(found, Other):
+        raise Unreadable(f"it holds a whole {found.name.replace(' ', '.')}, and only its code tells its layers; {FIX}")
+    if not dicts:
+        raise Unreadable(f"it holds no state-dict; {FIX}")
+    paths = [path for path, _ in dicts]
+    if not paths[0] or not all(any(part in path.lower() for path in paths) for part in ("enc", "dec")):
+        whole = [one for one in dicts if one[0].rpartition(".")[2] in WHOLE] if paths[0] else []
+        if len(paths) > 1 and paths[0] and len(whole) != 1:
+            told = ", ".join(path[:40] for path in paths[:5])
+            raise Unreadable(f"it holds the state-dicts {told}; save the one of the model alone")
+        dicts = [("", (whole or dicts)[0][1])]
+    chosen = {f"{path}.{name}".removeprefix("."): value for path, one in dicts for name, value in one.items()}
+    for name, value in chosen.items():
+        if isinstance(value, Other) and value.name.startswith("torch._"):  # a tensor that is quantized, or sparse
+            raise Unreadable(f"its {name[:80]!r} is made by {value.name.replace(' ', '.')}, and no plain tensor; {FIX}")
+    return {name: value for name, value in chosen.items() if isinstance(value, Tensor)}
+
+
+def _holders(found: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
+    """The dicts that have a matrix, each once, with their names in a checkpoint, such as model; no optimizer's."""
+    seen, row = set[int](), [("", found)]
+    for path, value in row:
+        if not isinstance(value, dict) or id(value) in seen or {"state", "param_groups"} <= value.keys():
+            continue
+        seen.add(id(value))
+        if any(isinstance(one, Tensor) and len(one.shape) > 1 for one in value.values()):
+            yield path, value
+        row += [(f"{path}.{name}"[-200:].strip("."), one) for name, one in value.items() if isinstance(one, dict)]
+
+
+def _array(name: str, tensor: Tensor, storage: np.ndarray) -> np.ndarray:
     """A view of its storage, in which it lies: no memory is taken for what a shape says."""
-    storage, offset, shape, strides = storages[tensor.storage.key], *tensor[1:]
+    offset, shape, strides = tensor[1:]
     whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *strides)) and len(shape) == len(strides) <= 8
     if not whole or math.prod(shape) > storage.size:
         raise Unreadable(f"the tensor {name[:80]!r} is larger than its storage")
@@ -145,78 +215,3 @@ def _array(name: str, tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.nd
         raise Unreadable(f"the tensor {name[:80]!r} does not lie inside its storage")
     steps = [step * storage.itemsize for step in strides]
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
-
-
-PLAIN = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-
-
-def _unpickled(text: bytes) -> Any:
-    """What a pickle of tensors, dicts, lists, tuples and plain values describes, by a machine that can do nothing else."""
-    stack, marks, memo = list[Any](), list[int](), dict[int, Any]()
-
-    def above(start: int) -> list[Any]:
-        """What lies on the stack from there on, taken off."""
-        items = stack[start:]
-        del stack[start:]
-        return items
-
-    value: Any
-    for op, value, _ in pickletools.genops(text):
-        match op.name:
-            case "PROTO" | "FRAME":
-                pass
-            case "STOP":
-                return stack.pop()
-            case "MARK":
-                marks.append(len(stack))
-            case "BINPUT" | "LONG_BINPUT":
-                memo[value] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[value])
-            case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
-                stack.append(PLAIN[op.name])
-            case "EMPTY_DICT" | "EMPTY_LIST":
-                stack.append({} if op.name == "EMPTY_DICT" else [])
-            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(above(marks.pop() if op.name == "TUPLE" else -int(op.name[-1]))))
-            case "APPEND" | "APPENDS":
-                items = above(marks.pop() if op.name == "APPENDS" else -1)
-                stack[-1].extend(items)
-            case "SETITEM" | "SETITEMS":
-                items = above(marks.pop() if op.name == "SETITEMS" else -2)
-                if not all(isinstance(key, str | int) for key in items[::2]):  # of which no hash is deep
-                    raise Unreadable("it has names that are no texts")
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
-            case "GLOBAL":
-                if value not in (DICT, TENSOR, PARAMETER, *READ):
-                    named = value[:80].replace(" ", ".")
-                    raise Unreadable(f"it names {named!r}, which is never run; save the tensors of a state-dict alone")
-                stack.append(value)
-            case "BINPERSID":
-                stack.append(_storage(stack.pop()))
-            case "REDUCE":
-                stack.append(_called(*above(-2)))
-            case "BUILD":  # attributes of a dict: the versions of its modules
-                stack.pop()
-            case "BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
-                stack.append(value)
-            case _:
-                raise Unreadable(f"its pickle has the opcode {op.name}, which no state-dict needs")
-    raise Unreadable("its pickle is cut short")
-
-
-def _storage(parts: Any) -> _Storage:
-    kind, key = parts[1:3]  # whatever a file has there
-    if not isinstance(kind, str) or kind not in READ or not isinstance(key, str):
-        raise Unreadable("it describes a storage as torch.save does not")
-    return _Storage(*parts)
-
-
-def _called(function: Any, arguments: Any) -> Any:
-    if function == DICT and arguments == ():
-        return {}
-    if function == TENSOR and isinstance(arguments[0], _Storage):
-        return _Tensor(*arguments[:4])
-    if function == PARAMETER and isinstance(arguments[0], _Tensor):
-        return arguments[0]
-    raise Unreadable("it makes tensors as torch.save does not")

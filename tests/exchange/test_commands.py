@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from wild_models import GREY, wild
@@ -14,6 +16,10 @@ from minivae.app.cli import main
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wild(GREY).save("model.npz")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
+    for name in ("odd.name", "run/model.npz"):
+        shutil.copy("model.npz", name)
     np.savez("keras.npz", **{f"{name}/kernel": np.ones(s) for name, s in (("a", (6, 4)), ("b", (2, 6)))})
     return tmp_path
 
@@ -21,7 +27,7 @@ def here(tmp_path, monkeypatch):
 def test_a_model_goes_out_and_comes_back(here, capsys):
     assert main(["export", "model.npz", "-o", "m.pt"]) == 0
     out, err = capsys.readouterr()
-    assert "class VAE(nn.Module):" in out and "wrote m.pt (0.00 MB)" in err
+    assert "class VAE(nn.Module):" in out and "wrote m.pt (0.01 MB)" in err
     assert main(["import", "m.pt", "-o", "back.npz"]) == 0
     assert capsys.readouterr().out == "wrote back.npz: encoder 6 - 7 - 5 - 3, relu, bernoulli, float32\n"
     assert (
@@ -59,12 +65,22 @@ def test_layers_are_named_on_the_line(here, capsys):
             ["import", "keras.npz"],
             "keras.npz: which layers are the decoder's cannot be told from a, b; name the layers",
         ),
-        (["import", "keras.npz", "-o", "keras.npz"], "name another .npz"),
+        (["import", "keras.npz", "-o", "keras.npz"], "--out keras.npz is keras.npz itself, which stays as it is"),
         (["import", "keras.npz", "--names", "encoder.0"], "--names encoder.0 names no layer of theirs"),
-        (["import", "model.npz", "-o", "m.npz"], "model.npz: "),
+        (["import", "model.npz", "-o", "m.npz"], "model.npz is a model of minivae's own already"),
+        (["import", "gone.pt"], "there is no file gone.pt"),
+        (["import", ".", "-o", "m.npz"], ". is a folder; name a file of weights"),
+        (["import", "run", "-o", "m.npz"], "run is a folder"),
+        (["import", "keras.npz", "-o", "run/model.npz"], "--out run/model.npz is the model of the run in run"),
+        (["import", "keras.npz", "-o", "-"], "--out - is no file"),
+        (["export", "model.npz", "-o", "m.onnx", "--format", "torch"], "m.onnx does not end as a file of format torch"),
+        (["export", "model.npz", "-o", "m.npz", "--format", "torch"], "name a .pt, or no format"),
+        (["export", "odd.name", "-o", "odd.name", "--format", "torch"], "odd.name is odd.name itself"),
     ],
 )
 def test_what_is_wrong_is_one_line(here, capsys, words, told):
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     assert main(words) == 1
     out, err = capsys.readouterr()
     assert told in err and err.count("\n") == 1 and not out
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before

@@ -9,6 +9,7 @@ import pytest
 from wild_models import GREY, LIKELIHOODS, REAL, Z, wild
 
 from minivae import VAE, DataError
+from minivae.exchange import torch
 from minivae.storage.modelfile import ModelFileError
 
 RNG = np.random.default_rng(1)
@@ -40,13 +41,16 @@ def same(vae, other):
 
 
 @pytest.mark.parametrize("X, parameters", LIKELIHOODS)
-def test_a_state_dict_comes_back(tmp_path, X, parameters):
+def test_a_state_dict_comes_back_alone_and_with_its_model(tmp_path, X, parameters):
     vae = wild(X, **parameters)
     vae.export(tmp_path / "m.pt")
+    back = VAE.from_weights(tmp_path / "m.pt", backend="numpy")
+    assert back.history_ == vae.history_ and (back.held_rows_ == vae.held_rows_).all() and back.scale_ == vae.scale_
+    (tmp_path / "m.pt").write_bytes(torch.file(torch.state_dict(vae.network_)))  # what torch.save makes of torch.load's
     given = {name: value for name, value in vae.get_params().items() if name in GIVEN}
-    back = VAE.from_weights(tmp_path / "m.pt", backend="numpy", **given)
-    same(vae, back)
-    assert (back.transform(X) == vae.transform(X)).all()
+    for again in (back, VAE.from_weights(tmp_path / "m.pt", backend="numpy", **given)):
+        same(vae, again)
+        assert (again.transform(X) == vae.transform(X)).all()
 
 
 @pytest.mark.parametrize("X, parameters", [*LIKELIHOODS, (REAL, {"likelihood": "gaussian", "missing": "input"})])
@@ -172,7 +176,7 @@ def test_what_our_own_state_dict_has_beside_its_layers_is_not_dropped(tmp_path):
     vae = VAE(likelihood="gaussian", hidden_dims=7, epochs=1, random_state=0, backend="numpy").fit(
         np.random.default_rng(0).random((40, 5))
     )
-    vae.export(tmp_path / "own.pt")
+    (tmp_path / "own.pt").write_bytes(torch.file(torch.state_dict(vae.network_)))
     with pytest.raises(DataError, match="log_sigma is no part of this model; say the likelihood"):
         VAE.from_weights(tmp_path / "own.pt")
     same = VAE.from_weights(tmp_path / "own.pt", likelihood="gaussian")
@@ -234,7 +238,8 @@ def test_other_wrong_weights_are_told(tmp_path):
         VAE.from_weights(example() | {"fc1.bias": np.full(5, np.nan, np.float32)})
     with pytest.raises(ValueError, match="leave conditional out"):
         VAE.from_weights(example(), conditional=True)
-    with pytest.raises(ValueError, match=r"weights are read from \.pt, \.pth, \.safetensors and \.npz"):
+    (tmp_path / "m.h5").touch()
+    with pytest.raises(DataError, match=r"m.h5 ends in none of \.safetensors, \.npz, \.pt, .* with np.savez"):
         VAE.from_weights(tmp_path / "m.h5")
     np.savez(tmp_path / "m.npz", **{"\x1b[31m/kernel": np.ones((2, 2))})
     with pytest.raises(ModelFileError, match="names that no terminal shows"):
