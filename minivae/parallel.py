@@ -113,17 +113,23 @@ def after_first() -> None:
         time.sleep(1)
 
 
+class Ended(SystemExit):
+    """The system asked for the end, on which all have agreed, as 128 + the signal's number: shells have it so."""
+
+
 def together(run: Callable[[], int]) -> int:
     """run(), and its exit status. Where it fails in one of several processes, all end: the others would wait for ever.
 
-    130 that is returned, and not raised, is that of a Ctrl-C on which all have agreed, and each ends by itself.
+    130 that is returned, and not raised, is that of a Ctrl-C on which all have agreed; then, after Ended and where all went
+    well each ends by itself, once rank 0 has written what it has.
     """
     status, agreed = 1, False
     try:
         status = run()
-        agreed = True
+        agreed = status in (0, 130)
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
+        agreed = status == 0 or isinstance(ended, Ended)
         raise
     except BaseException:
         after_first()
@@ -131,7 +137,11 @@ def together(run: Callable[[], int]) -> int:
         raise
     finally:
         comm = sys.modules["mpi4py.MPI"].COMM_WORLD if "mpi4py.MPI" in sys.modules else None
-        if comm is not None and comm.Get_size() > 1 and status != 0 and not (agreed and status == 130):
+        if comm is None or comm.Get_size() == 1:
+            pass
+        elif agreed:
+            comm.Barrier()
+        else:
             sys.stderr.flush()
             time.sleep(0.3)  # or mpiexec may end before it has passed on what was told
             comm.Abort(status)
@@ -141,21 +151,20 @@ def together(run: Callable[[], int]) -> int:
 class Split(Workspace):
     """A workspace for steps of which each process, or each piece, takes a part of the rows.
 
-    program: a step's, from the batch to the record. capacity: rows that go through at once. asked: whether this process was
-    asked to stop, as a number; `stopping`: their sum. A step ends with the same parameters and the same trace in each.
+    program: a step's, from the batch to the record. capacity: rows that go through at once. A step ends with the same
+    parameters and the same trace in each process.
     """
 
     def __init__(
-        self, network: Network, program: Sequence[Call], capacity: int, samples: int, arrays: dict[str, Any], *,
-        ranks: Ranks, examples: Examples, asked: Callable[[], float],
-    ) -> None:  # fmt: skip
+        self, network: Network, program: Sequence[Call], capacity: int, samples: int, arrays: Any, ranks: Ranks
+    ) -> None:
         kernels = [call.kernel for call in program]
         update, kl = kernels.index("clip_global_norm"), max(i for i, k in enumerate(kernels) if k == "kl_loss")
         _, self.loss, self.terms, _, self.weight = map(str, program[-1].arrays)
         self.whole_kl = program[kl] if any(isinstance(s, Var) or s > 0 for s in program[kl].scalars[1:]) else None
         cut = update if self.whole_kl is None else kl + 1
         self.parts = [part for part in (program[:cut], program[cut:update]) if part]
-        self.ranks, self.examples, self.asked, self.stopping = ranks, examples, asked, 0.0
+        self.ranks = ranks
         super().__init__(network, program, capacity, samples, arrays)
         self.update = bind(network.kernels, program[update:-1], self.arrays)
 
@@ -174,32 +183,34 @@ class Split(Workspace):
 
     @np.errstate(all="ignore")
     @unforked
-    def steps(self, rows: np.ndarray, **variables: Any) -> int:
+    def steps(self, rows: np.ndarray, examples: Any = None, **variables: Any) -> int:
         for i, batch in enumerate(rows):
-            row = self._step(batch, {name: values[i].item() for name, values in variables.items()})
-            if self.stopping or not np.isfinite(row[:2]).all():
+            row = self._step(batch, examples, {name: values[i].item() for name, values in variables.items()})
+            if not np.isfinite(row[:2]).all():
                 return i + 1
         return len(rows)
 
-    def _step(self, batch: np.ndarray, now: dict[str, Any]) -> np.ndarray:
+    def _step(self, batch: np.ndarray, examples: Examples, now: dict[str, Any]) -> np.ndarray:
         """One step on a batch; its row of the trace."""
         network, kernels, pieces = self.network, self.network.kernels, self.pieces(batch)
         g, terms, one = network.gradient, self.arrays[self.terms], len(pieces) == 1
         total = kernels.to_host(g) if one else np.zeros(g.shape, network.dtype)
-        few = np.zeros(2 + len(terms))  # the loss, whether to stop, and the terms of the loss
-        few[1] = self.asked()
+        few = np.zeros(1 + len(terms))  # the loss, and its terms
+        self.rows = 0
         for piece in pieces:
             parts, arrays = self.bound(len(piece), len(batch))
             self.rows = len(piece)
-            self.examples.load(self, piece)
+            examples.load(self, piece)
             parts[0](**now)
             loss, weight, shares = (kernels.to_host(arrays[name]) for name in (self.loss, self.weight, self.terms))
             few[0] += np.dot(weight, loss)
-            few[2:] += shares
+            few[1:] += shares
+            if not np.isfinite(few[0]):
+                break  # this piece's arrays tell why
             if not one:
                 total += kernels.to_host(g)
         self.ranks.add(few)
-        terms[...] = kernels.to_device(few[2:].astype(network.dtype))
+        terms[...] = kernels.to_device(few[1:].astype(network.dtype))
         if self.whole_kl is not None and pieces:  # what the gradient of the KL is depends on the sum
             scalars = [now[s.name] if isinstance(s, Var) else s for s in self.whole_kl.scalars]
             sure = kernels.to_device(np.ones(1, network.dtype))
@@ -210,7 +221,6 @@ class Split(Workspace):
         if total is not g:
             g[...] = kernels.to_device(total)
         self.update(**now)
-        self.stopping = float(few[1])
-        row = np.concatenate((few[:1], kernels.to_host(self.arrays["norm"]), few[2:]))
+        row = np.concatenate((few[:1], kernels.to_host(self.arrays["norm"]), few[1:]))
         self.arrays["trace"][now["index"]] = kernels.to_device(row)
         return row

@@ -21,16 +21,15 @@ from minivae.kernels import Call, Var
 from minivae.kernels.bounds import ESTIMATORS
 from minivae.network import Bound, Network, NotFinite, Workspace, backward_program, forward_program, total_loss
 from minivae.optimizers import Optimizer, ramp
-from minivae.parallel import ALONE, Ranks, Split
+from minivae.parallel import ALONE, Ended, Ranks, Split
 from minivae.processors import one_blas_thread
 from minivae.progress import bar, say
 from minivae.trouble import INTERRUPTED, diagnosis, interruptible
 
 Record = dict[str, Any]
 Callback = Callable[["Trainer", Record], Any]
-Checkpoint = Callable[
-    ["Trainer", Any, str], Any
-]  # of a trainer, the running epoch's trace so far, and a word of MOMENTS
+# of a trainer, the running epoch's trace so far, and a word of MOMENTS
+Checkpoint = Callable[["Trainer", Any, str], Any]
 MOMENTS = ("step", "epoch", "cut", "end")  # between two steps, two epochs, in an epoch that is ended early, at the end
 OBJECTIVES = ("elbo", *ESTIMATORS)
 IMPATIENT = "no better val_loss for "
@@ -144,6 +143,7 @@ class Trainer:
     moments: dict[str, Any] = field(default_factory=dict)
     updates: int = 0
     stopped: str = ""
+    signal: int = 0  # by which the system asks this process to end
     best: Best | None = None
     begun: np.ndarray | None = None
     spent: float = 0.0
@@ -184,8 +184,8 @@ class Trainer:
         better one; without val the last parameters stay. test is recorded and chooses nothing. schedule_epochs is the length
         of learning rate's and beta's schedules where it is not the end of this call. resume goes on with the running epoch
         and the best one of a checkpoint. Ctrl-C ends the epoch after the running step, and then the training as any other
-        end; KeyboardInterrupt follows. Whatever is raised, the parameters of the last epoch worth keeping are in place.
-        Raises NotFinite.
+        end; KeyboardInterrupt follows. A `signal` ends all after the running step, by Ended. Whatever is raised, the
+        parameters of the last epoch worth keeping are in place. Raises NotFinite.
         """
         schedule_epochs = schedule_epochs or self.epoch + epochs
         steps, Z = math.ceil(len(examples.rows) / self.batch_size), self.network.arch.latent_dim
@@ -196,15 +196,11 @@ class Trainer:
         held_out = {name: self._measure(part) for name, part in (("val", val), ("test", test)) if part}
         if not (resume and self.best):
             self.best, self.begun, self.spent = Best(self.network.get_parameters(), self.epoch), None, 0.0
-        self.stopped, kept, blas = (
-            "",
-            True,
-            one_blas_thread(self.network, work.capacity if self.ranks.size == 1 else 0, self._say),
-        )
-        last = self.epoch + epochs
+        self.stopped, self.signal, kept, last = "", 0, True, self.epoch + epochs
+        blas = one_blas_thread(self.network, work.capacity if self.ranks.size == 1 else 0, self._say)
         try:
             with interruptible(self), blas, np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
-                while self.epoch < last and not self._agreed():
+                while not (stop := self._agreed()) and self.epoch < last:
                     kept = False
                     record = self._train_epoch(work, examples, trace, schedule_epochs)
                     for name, measure in held_out.items():
@@ -222,9 +218,8 @@ class Trainer:
                         self.stop(f"{IMPATIENT}{patience} epochs")
                     if self.epoch < last and not self.stopped:
                         self._offer(trace[:0], "epoch")
-                self._offer(
-                    trace[:0] if self.begun is None else self.begun, "end"
-                )  # Ctrl-C may come before the first step
+                # of Ctrl-C before the first step, what was begun
+                self._offer(trace[:0] if self.begun is None else self.begun, "end", stop)
                 if self.stopped:
                     self._say(f"stopped after epoch {self.epoch}: {self.stopped}")
         finally:
@@ -242,8 +237,7 @@ class Trainer:
         if self.ranks.size == 1 and (self.micro_batch_size or capacity) >= capacity:
             return self.network.workspace(program, capacity, K, **arrays)
         capacity = min(self.micro_batch_size or capacity, math.ceil(capacity / self.ranks.size))
-        how: dict[str, Any] = {"ranks": self.ranks, "examples": examples, "asked": self._code}
-        return Split(self.network, program, capacity, K, arrays, **how)
+        return Split(self.network, program, capacity, K, arrays, ranks=self.ranks)
 
     def _train_epoch(self, work: Workspace, examples: Examples, trace: Any, epochs: int) -> Record:
         n, size = len(examples.rows), self.batch_size
@@ -258,21 +252,17 @@ class Trainer:
         done = min(n, first * size)
         if first:
             trace[:first] = kernels.to_device(self.begun)
-        self.begun = None
+        self.begun, stop = None, 0
         with bar(len(index), f"epoch {self.epoch + 1}", bool(self.verbose), first) as advance:
-            while done < n and not (self._asked(work) and done):
+            while done < n and not stop:
                 # as many full batches as take about a tenth of a second, then the short one that may be left
                 count = 1 if examples.staged else max(1, min(self.chunk, n // size - first))
                 rows = order[done : done + count * size].reshape(count, -1)
-                if examples.staged and not isinstance(work, Split):
-                    examples.load(work, rows[0])
                 part, started = slice(first, first + count), time.perf_counter()
                 schedules = {"beta": beta[part], "capacity": capacity[part], "learning_rate": rate[part]}
                 ahead = 1 + np.arange(count)
                 counts = {"index": index[part], "step": self.step + ahead, "update": self.updates + ahead}
-                ran = work.steps(rows, **counts, **schedules)
-                if isinstance(work, Split):
-                    self._heed(work.stopping)
+                ran = work.steps(rows, examples=examples, **counts, **schedules)
                 self.step += ran
                 self.updates += ran
                 first += ran
@@ -280,12 +270,11 @@ class Trainer:
                 if not np.isfinite(kernels.to_host(trace[first - 1, :2])).all():
                     raise NotFinite(diagnosis(self, work, float(rate[first - 1])))
                 advance(ran)
-                if time.perf_counter() - started < 0.05:
-                    self.chunk *= 2
-                self.spent = time.perf_counter() - start
+                took, self.spent = time.perf_counter() - started, time.perf_counter() - start
                 self._offer(trace[:first], "step")
-        if done < n:  # asked after the loop, for Ctrl-C may have come while "step" was written
-            self._offer(trace[:first], "cut")
+                stop = self._agreed(took)  # last, for Ctrl-C may have come while "step" was written
+        if done < n or stop > 1:
+            self._offer(trace[:first], "cut", stop)
         kernels.synchronize()
         seconds, self.spent = time.perf_counter() - start, 0.0
         host = np.array(kernels.to_host(trace[:first]))
@@ -318,27 +307,20 @@ class Trainer:
             "examples_per_second": done / seconds,
         }
 
-    def _asked(self, work: Workspace) -> bool:
-        """Whether to end the epoch: several processes do so after the same step."""
-        return bool(work.stopping if isinstance(work, Split) else self.stopped)
+    def _agreed(self, took: float = 1.0) -> int:
+        """Whether any process was asked to stop: 1, or 128 + its signal; and whether a chunk may be longer. Alike in all."""
+        asked = [self.stopped != "", self.stopped == INTERRUPTED, self.signal, took]
+        stopped, interrupted, signal, took = self.ranks.add(np.array(asked, np.float64), "MAX")
+        if stopped and not self.stopped:
+            self.stop(INTERRUPTED if interrupted else "another process was asked to stop")
+        self.chunk *= 1 + (took < 0.05)
+        return 128 + int(signal) if signal else int(stopped)
 
-    def _agreed(self) -> bool:
-        """Whether to end the training, asked between two epochs."""
-        self._heed(float(self.ranks.add(np.array([self._code()]))[0]))
-        return bool(self.stopped)
-
-    def _code(self) -> float:
-        """Why this process was asked to stop, as a number to add up: Ctrl-C outweighs all else."""
-        return 0.0 if not self.stopped else 1e6 if self.stopped == INTERRUPTED else 1.0
-
-    def _heed(self, codes: float) -> None:
-        """Stop where another process was asked to."""
-        if codes and not self.stopped:
-            self.stop(INTERRUPTED if codes >= 1e6 else "another process was asked to stop")
-
-    def _offer(self, trace: Any, moment: str) -> None:
+    def _offer(self, trace: Any, moment: str, stop: int = 0) -> None:
         if self.checkpoint is not None:
             self.checkpoint(self, trace, moment)
+        if stop > 1:
+            raise Ended(stop)
 
     def _measure(self, part: Examples) -> Callable[[], np.ndarray]:
         """A function that measures these rows: the means of recon, of the bound and of each latent's KL [2 + Z]."""

@@ -1,4 +1,4 @@
-"""What ends a training before its last epoch: Ctrl-C, and numbers that are none."""
+"""What ends a training before its last epoch: Ctrl-C, the system, and numbers that are none."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ INTERRUPTED = "interrupted by Ctrl-C"
 
 
 def diagnosis(trainer: Any, work: Workspace, rate: float) -> str:
-    """Which array of the step just run was the first to hold a NaN or an infinity, in the order of the program."""
-    arrays = work.bound(work.rows)[1]
+    """Which array of the step just run was the first to hold a NaN or an infinity, in the order of the program.
+
+    Of several processes that have parts of the batch, the same in each: the first array in any of them.
+    """
+    arrays, ranks = work.bound(max(1, work.rows))[1], trainer.ranks
     skip = {"trace", "data", "side", *(name for name, _ in trainer.network.layout), "p", *trainer.moments}
     names = [n for call in work.program for n in call.arrays if n is not None and n not in skip]
-    bad = next((n for n in names if not np.isfinite(trainer.network.kernels.to_host(arrays[n])).all()), "")
-    bad = bad or trainer.network.not_finite() or "the loss"
+    mine = ((i, n) for i, n in enumerate(names) if work.rows)
+    first = next((i for i, n in mine if not np.isfinite(trainer.network.kernels.to_host(arrays[n])).all()), len(names))
+    first = int(ranks.add(np.array([first]), "MIN")[0])
+    bad = [*names, trainer.network.not_finite() or "the loss"][first]
     advice = f"lower learning_rate (now {rate:g}) or set max_grad_norm"
-    reach = float(np.abs(trainer.network.kernels.to_host(arrays["x"])).max())
+    reach = float(np.abs(trainer.network.kernels.to_host(arrays["x"][: work.rows])).max(initial=0))
+    reach = float(ranks.add(np.array([reach]), "MAX")[0])
     counts = COUNTS in domains(trainer.network.arch.likelihood)
     if counts and reach > 1000:
         advice += f"; counts that reach {reach:g} are much for an encoder: try likelihood='gaussian' on their log1p"
@@ -37,26 +43,53 @@ def diagnosis(trainer: Any, work: Workspace, rate: float) -> str:
     )
 
 
+def at_once(number: int, frame: Any = None) -> None:
+    """What SIGTERM and SIGHUP do outside a training, where `ending` has them."""
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """SIGTERM and SIGHUP save and end: between two steps while there are steps, else at once. Ignored ones stay ignored."""
+    with _handled(signal.SIG_DFL, at_once, "SIGTERM", "SIGHUP"):
+        yield
+
+
 @contextmanager
 def interruptible(trainer: Any) -> Iterator[None]:
-    """Turn the first Ctrl-C into a request to stop, so that no update is cut in half; the second one interrupts.
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request, so that no update is cut in half; the next ends at once.
 
-    Only where Ctrl-C would raise KeyboardInterrupt: a caller who ignores or handles it has decided otherwise, and other
-    threads than the main one get no signals.
+    Only where Ctrl-C would raise KeyboardInterrupt, and the others are as `ending` has them: a caller who ignores or handles
+    one has decided otherwise.
     """
-    usual = signal.default_int_handler
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
-        yield
-        return
 
-    def ask(number: int, frame: Any) -> None:
+    def interrupt(number: int, frame: Any) -> None:
         trainer.stop(INTERRUPTED)
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(number, signal.default_int_handler)
         if trainer.verbose:
             say("Ctrl-C: this step is ended, then what was trained is kept; again, and all ends at once")
 
-    signal.signal(signal.SIGINT, ask)
+    def end(number: int, frame: Any) -> None:
+        trainer.signal = number
+        signal.signal(number, at_once)
+
+    usual = signal.default_int_handler
+    with _handled(usual, interrupt, "SIGINT"), _handled(at_once, end, "SIGTERM", "SIGHUP"):
+        yield
+    if trainer.signal:  # it came after the last step
+        at_once(trainer.signal)
+
+
+@contextmanager
+def _handled(usual: Any, handler: Any, *names: str) -> Iterator[None]:
+    """Those of these signals that the usual handler has go to another one; other threads than the main one get none."""
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    main = threading.current_thread() is threading.main_thread()
+    taken = [number for number in numbers if main and signal.getsignal(number) is usual]
+    for number in taken:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number in taken:
+            signal.signal(number, usual)

@@ -140,17 +140,33 @@ def test_what_is_wrong_in_one_process_ends_all_with_its_message(tmp_path):
     assert status == 1 and err.count("there already holds a model") == 1
     status, _, err = ended(mpi(3, *TRAIN, "digits", "--lr", "1e9", "--likelihood", "gaussian", "-o", "x", cwd=tmp_path))
     assert status == 1 and err.count("training stopped at step") == 1  # in all of them
+    rows = np.random.default_rng(0).normal(size=(60, 5))
+    rows[59] *= 1e25  # whose squares are no float32
+    np.save(tmp_path / "far.npy", rows.astype(np.float32))
+    far = ["far.npy", "--likelihood", "gaussian", "--no-standardize", "--validation-fraction", "0", "-o", "far"]
+    for n in (1, 3):
+        status, _, err = ended(mpi(n, *TRAIN, *far, "--batch-size", "60", cwd=tmp_path))
+        assert status == 1 and err.count("infinity is 'z'; scale the data, which reach 1.26096e+25") == 1, err
+
+
+in_proc = pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
+
+
+def long_run(n, folder, *more):
+    """Popen of a training of n processes that has written a checkpoint, and would go on for hours."""
+    process = mpi(n, *TRAIN, "digits", "--epochs", "100000", "-o", "run", *EXACT, *more, cwd=folder)
+    until = time.monotonic() + 90
+    while not (folder / "run/checkpoint.npz").exists():
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.1)
+    return process
 
 
 @several
-@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
+@in_proc
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_a_killed_process_ends_all_and_ctrl_c_keeps_the_run(how, tmp_path, ctrl_c):
-    process = mpi(3, *TRAIN, "digits", "--epochs", "100000", "-o", "run", "--no-figures", cwd=tmp_path)
-    until = time.monotonic() + 90
-    while not (tmp_path / "run/checkpoint.npz").exists():
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.1)
+    process = long_run(3, tmp_path)
     if how == signal.SIGKILL:
         os.kill(children(process.pid)[-1], how)
     else:
@@ -160,6 +176,35 @@ def test_a_killed_process_ends_all_and_ctrl_c_keeps_the_run(how, tmp_path, ctrl_
     if how == signal.SIGINT:
         assert "interrupted by Ctrl-C" in err and "goes on from the step before the interrupt" in err
         assert VAE.load(tmp_path / "run/model.npz").history_ and "nats per example" in out
+
+
+@several
+@in_proc
+@pytest.mark.parametrize("to", ["all", "last", "mpiexec"])
+def test_sigterm_ends_all_after_the_same_step_which_is_saved(to, tmp_path):
+    """To all, as Slurm sends it; the others wait for the file, and a training that goes on ends as one never ended."""
+    process = long_run(3, tmp_path)
+    first = VAE.load(tmp_path / "run/checkpoint.npz").trainer_.step
+    time.sleep(0.5)
+    found = children(process.pid)
+    for pid in {"all": found, "last": found[-1:], "mpiexec": [process.pid]}[to]:
+        os.kill(pid, signal.SIGTERM)
+    status, out, err = ended(process, 60)
+    assert status == 143 and err.count("ended by the system") == 1 and "Abort" not in err and not out.strip(), (
+        out,
+        err,
+    )
+    trainer = VAE.load(tmp_path / "run/checkpoint.npz").trainer_
+    assert trainer.step > first and trainer.stopped == ""
+    epochs = str(trainer.epoch + 2)
+    for n, arguments in (
+        (2, ["--resume", "run", "--epochs", epochs, "--no-figures"]),
+        (1, ["digits", "--epochs", epochs, "-o", "one", *EXACT]),
+    ):
+        status, _, err = ended(mpi(n, *TRAIN, *arguments, cwd=tmp_path))
+        assert status == 0, err
+    one, other = (VAE.load(tmp_path / name / "model.npz").network_.get_parameters() for name in ("one", "run"))
+    np.testing.assert_allclose(other, one, rtol=1e-7, atol=1e-9)
 
 
 def children(pid):

@@ -1,15 +1,13 @@
-"""What a run keeps on disk while it trains, and how it ends when the system asks it to."""
+"""What a run keeps on disk while it trains."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-import signal
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,6 @@ from minivae.storage.checkpoints import Checkpoints
 from minivae.storage.durable import write_atomically
 from minivae.storage.folders import CHECKPOINT, CONFIG, FIGURE_NAMES, FIGURES, HISTORY, MODEL, Folder
 from minivae.storage.modelfile import json_text
-
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-
-
-class Ended(SystemExit):
-    """The system asked for the end: the exit status is 128 + the signal's number, as shells have it."""
 
 
 class Recorder(Checkpoints):
@@ -38,8 +30,11 @@ class Recorder(Checkpoints):
     ) -> None:
         super().__init__(folder.place / CHECKPOINT)
         self.folder, self.run, self.config, self.announce = folder, run, config, announce
-        self.trouble, self.signal, self.training = False, 0, False
-        self.told, self.locked = 0, False  # epochs in history.csv; whether another program keeps it from being written
+        self.trouble, self.told, self.locked = (
+            False,
+            0,
+            False,
+        )  # epochs in history.csv; whether another program keeps it from being written
         self.names: dict[str, None] = {}  # its columns
 
     # ---- While it trains
@@ -49,14 +44,9 @@ class Recorder(Checkpoints):
         self.announce()
 
     def offer(self, vae: Any, trace: Any, moment: str) -> None:
-        self.training = True  # a signal waits until this is written
         if moment != "step":
             self.attempt(lambda: self.add_to_history(vae.history_))
-        super().offer(vae, trace, "cut" if self.signal else moment)
-        if self.signal:
-            super().offer(vae, trace, "cut")  # nothing, unless the signal came meanwhile
-            raise Ended(128 + self.signal)
-        self.training = moment in ("step", "epoch")
+        super().offer(vae, trace, moment)
 
     def write(self, vae: Any, trace: Any) -> None:
         self.keep(vae, trace)
@@ -126,7 +116,7 @@ class Recorder(Checkpoints):
 
     def complete(self, vae: Any) -> None:
         """After the training: all files. Where that fails the model is saved where it can be, and OSError says so."""
-        self.training, self.run["stopped"] = False, vae.stopped_
+        self.run["stopped"] = vae.stopped_
         try:
             self.folder.hold()
             self.write_texts(vae)
@@ -153,23 +143,3 @@ def table(names: Iterable[str], rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     csv.DictWriter(text, [*names], lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-@contextmanager
-def ending(recorder: Recorder) -> Iterator[None]:
-    """SIGTERM and SIGHUP save and end: between two steps while there are steps, else at once. Ignored ones stay ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        again, recorder.signal = recorder.signal, number
-        if again or not recorder.training:
-            raise Ended(128 + number)
-
-    before = {number: signal.signal(number, ask) for number in ENDING if signal.getsignal(number) is signal.SIG_DFL}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,7 +20,7 @@ import numpy as np
 
 from minivae import __version__
 from minivae.app.drawing import embedded, figures
-from minivae.app.recorder import Recorder, ending
+from minivae.app.recorder import Recorder
 from minivae.app.runs import READING, RUN, Run, config_of, going_on
 from minivae.architecture import Architecture, parameter_layout
 from minivae.conditions import Condition
@@ -38,7 +38,7 @@ from minivae.storage.checkpoints import check_resume
 from minivae.storage.folders import CHECKPOINT, CONFIG, FIGURES, HISTORY, MODEL, Folder, claim
 from minivae.storage.modelfile import json_text
 from minivae.training import Best
-from minivae.trouble import INTERRUPTED
+from minivae.trouble import INTERRUPTED, ending
 from minivae.verdict import kept_record, verdict
 
 MANY = 2 * 10**7  # parameters, beyond which their cost is said
@@ -168,8 +168,9 @@ def _follow(options: argparse.Namespace, vae: VAE, dataset: Dataset, run: Named,
     """What any process but the first has to do."""
     test, told = (dataset.test, dataset.test_labels) if run["watch_test"] else (None, None)
     try:
-        data = dataset.train, dataset.train_labels
-        vae.fit(*data, X_test=test, y_test=told, resume=resumed, comm=options.ranks.comm)
+        with ending():
+            data = dataset.train, dataset.train_labels
+            vae.fit(*data, X_test=test, y_test=told, resume=resumed, comm=options.ranks.comm)
     except KeyboardInterrupt as error:
         if INTERRUPTED not in error.args:  # on which not all have agreed
             raise
@@ -193,7 +194,7 @@ def _fit(
     begin = announce if not options.quiet else lambda: None
     recorder, status = Recorder(folder, {name: run[name] for name in RUN}, config, begin), 0
     test, told = (dataset.test, dataset.test_labels) if run["watch_test"] else (None, None)
-    with ending(recorder):
+    with ending():
         try:
             X, y = dataset.train, dataset.train_labels
             if best is not None:
