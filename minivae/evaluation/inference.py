@@ -127,18 +127,25 @@ def in_dtype(values: np.ndarray, dtype: Any, what: str, rows: np.ndarray | None 
     return found
 
 
-def outputs(network: Network, program: list[Call], z: np.ndarray, side: np.ndarray | None = None) -> np.ndarray:
-    """The decoder's output [n, P] at latent points z [n, Z] (and side [n, C]), by this program."""
-    work = network.workspace(program, min(CHUNK, len(z)))
-    found = np.empty((len(z), network.arch.outputs), network.dtype)
-    for start in range(0, len(z), CHUNK):
-        piece = slice(start, start + CHUNK)
-        work.put("z", z[piece])
-        if side is not None:
-            work.put("c", side[piece])
-        work.run(len(z[piece]))
-        found[piece] = work.get("out")
-    return found
+def outputs(
+    network: Network, program: list[Call], z: np.ndarray, side: np.ndarray | None, of: Callable[..., Any] = np.asarray
+) -> np.ndarray:
+    """What `of` makes of the decoder's output [n, P] at latent points z [n, Z] (and side [n, C]), by this program."""
+
+    def found(network: Network, which: Any) -> np.ndarray:
+        points, told = z[which], None if side is None else side[which]
+        work = network.workspace(program, min(CHUNK, len(points)))
+        out = np.empty((len(points), network.arch.outputs), network.dtype)
+        for start in range(0, len(points), CHUNK):
+            piece = slice(start, start + CHUNK)
+            work.put("z", points[piece])
+            if told is not None:
+                work.put("c", told[piece])
+            work.run(len(points[piece]))
+            out[piece] = work.get("out")
+        return np.asarray(of(out))
+
+    return finite_first(found, network)
 
 
 def decode(network: Network, z: np.ndarray, side: np.ndarray | None = None) -> np.ndarray:
@@ -150,12 +157,8 @@ def decode(network: Network, z: np.ndarray, side: np.ndarray | None = None) -> n
     mean = column_means(arch) if arch.by_columns else LIKELIHOODS[arch.likelihood].mean
     if isinstance(mean, str):
         program[-1] = Call(program[-1].kernel, program[-1].arrays, (mean,))
-
-    def means(network: Network, rows: Any) -> np.ndarray:
-        out = outputs(network, program, z[rows], None if side is None else side[rows])
-        return np.asarray(out if isinstance(mean, str) else mean(out))
-
-    return in_dtype(finite_first(means, network), np.float64 if arch.far else network.dtype, "the decoder's mean")
+    means = outputs(network, program, z, side, np.asarray if isinstance(mean, str) else mean)
+    return in_dtype(means, np.float64 if arch.far else network.dtype, "the decoder's mean")
 
 
 def column_means(arch: Architecture) -> Callable[[np.ndarray], np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from minivae import randomness
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
-from minivae.evaluation.inference import finite_first, in_dtype, outputs
+from minivae.evaluation.inference import in_dtype, outputs
 from minivae.kernels.columns import MOST as MOST_R
 from minivae.kernels.columns import floored
 from minivae.likelihoods import COUNTS, Run
@@ -27,12 +27,8 @@ def prior(n: int, latent_dim: int, seed: int, call: int = 0) -> np.ndarray:
 
 def observe(network: Network, z: np.ndarray, seed: int, call: int = 0, side: np.ndarray | None = None) -> np.ndarray:
     """x [n, D] drawn from p(x|z) at latent points z [n, Z] (and side [n, C]), a function of (seed, call)."""
-
-    def of(network: Network, rows: Any) -> np.ndarray:
-        return outputs(network, decode_program(network.arch), z[rows], None if side is None else side[rows])
-
-    out = in_dtype(finite_first(of, network), np.float64, "the decoder's output")
     arch, x = network.arch, np.empty((len(z), network.arch.data_dim))
+    out = in_dtype(outputs(network, decode_program(arch), z, side), np.float64, "the decoder's output")
     chance = Chance(seed, call, x.shape)
     for run in arch.runs:
         a = out[:, run.output : run.output + run.count]

@@ -53,14 +53,14 @@ def elbo_terms(network: Network, examples: Examples, seed: int, n_draws: int = D
     """
     eps = shared_noise(n_draws, network.arch.latent_dim, seed, "n_draws")
 
-    def terms(network: Network, examples: Examples, eps: Noise) -> np.ndarray:
+    def terms(network: Network, examples: Examples) -> np.ndarray:
         table = np.zeros((len(examples.rows), 2))
         for piece, work in _draws(network, examples, seed, eps):
             table[piece, 0] += _nll(work) / len(eps)
             table[piece, 1] = work.get("kl").sum(axis=1, dtype=np.float64)
         return table
 
-    recon, kl = _finite_first(terms, network, examples, eps).T
+    recon, kl = _finite_first(terms, network, examples).T
     return recon, kl
 
 
@@ -68,13 +68,13 @@ def divergence(network: Network, examples: Examples, seed: int) -> np.ndarray:
     """KL( q(z|x) || p(z) ) of each latent dimension [n, Z] in nats, whose sum over the dimensions is elbo_terms' kl."""
     Z = network.arch.latent_dim
 
-    def terms(network: Network, examples: Examples, eps: Noise) -> np.ndarray:
+    def terms(network: Network, examples: Examples) -> np.ndarray:
         table = np.zeros((len(examples.rows), Z))
-        for piece, work in _draws(network, examples, seed, eps):
+        for piece, work in _draws(network, examples, seed, np.zeros((1, 1, Z))):
             table[piece] = work.get("kl")
         return table
 
-    return _finite_first(terms, network, examples, np.zeros((1, 1, Z)))
+    return _finite_first(terms, network, examples)
 
 
 def log_likelihood(
@@ -92,14 +92,14 @@ def log_likelihood(
     """
     eps = shared_noise(n_samples, network.arch.latent_dim, seed)
 
-    def surprise(network: Network, examples: Examples, eps: Noise) -> np.ndarray:
+    def surprise(network: Network, examples: Examples) -> np.ndarray:
         total = np.full(len(examples.rows), -math.inf)
         for piece, _, log_w in log_weights(network, examples, seed, eps):
             total[piece] = np.logaddexp(total[piece], log_w)
             progress(len(log_w))
         return (math.log(len(eps)) - total)[:, None]
 
-    return -_finite_first(surprise, network, examples, eps)[:, 0]
+    return -_finite_first(surprise, network, examples)[:, 0]
 
 
 def bounds(
@@ -116,8 +116,9 @@ def bounds(
     draws; of the first n_samples of them comes log p(x).
     """
     require_count("n_samples", n_samples)
+    eps = range(max(n_samples, DRAWS))
 
-    def terms(network: Network, examples: Examples, eps: Noise) -> np.ndarray:
+    def terms(network: Network, examples: Examples) -> np.ndarray:
         table = np.zeros((len(examples.rows), 3 + 2 * network.arch.latent_dim))
         table[:, 2] = -math.inf
         for i, (piece, work, log_w) in enumerate(log_weights(network, examples, seed, eps)):
@@ -131,7 +132,7 @@ def bounds(
         table[:, 2] = math.log(n_samples) - table[:, 2]
         return table
 
-    table = _finite_first(terms, network, examples, range(max(n_samples, DRAWS)))
+    table = _finite_first(terms, network, examples)
     return table[:, 0], table[:, 1], -table[:, 2], table[:, 3:]
 
 
@@ -153,15 +154,16 @@ def reconstruction(
     The negative "reconstruction probability" of An and Cho (2015). inf where float64 holds no number for it.
     """
     columns = network.arch.data_dim if per_column else 1
+    eps = shared_noise(n_draws, network.arch.latent_dim, seed, "n_draws")
 
-    def nll(network: Network, examples: Examples, eps: Noise) -> np.ndarray:
+    def nll(network: Network, examples: Examples) -> np.ndarray:
         table = np.zeros((len(examples.rows), columns))
-        split = _by_column(network, min(CHUNK, len(table)))
+        cells = _by_column(network, min(CHUNK, len(table))) if per_column else lambda work: work.get("nll")[:, None]
         for piece, work in _draws(network, examples, seed, eps):
-            table[piece] += (split(work) if per_column else _nll(work)[:, None]) / len(eps)
+            table[piece] += _known(work, cells(work)) / len(eps)
         return table
 
-    table = _finite_first(nll, network, examples, shared_noise(n_draws, network.arch.latent_dim, seed, "n_draws"))
+    table = _finite_first(nll, network, examples)
     return table if per_column else table[:, 0]
 
 
@@ -204,12 +206,16 @@ def _draws(network: Network, examples: Examples, seed: int, eps: Noise) -> Itera
 
 
 def _nll(work: Workspace) -> np.ndarray:
-    """nll [n] in float64, NaN where z is not finite: a rectifier may turn what came of that into an ordinary number."""
-    return np.where(np.isfinite(work.get("z")).all(axis=1), work.get("nll").astype(np.float64), np.nan)
+    return _known(work, work.get("nll")[:, None])[:, 0]
+
+
+def _known(work: Workspace, nll: np.ndarray) -> np.ndarray:
+    """nll [n, C] in float64, NaN where z is not finite: a rectifier may turn what came of that into an ordinary number."""
+    return np.where(np.isfinite(work.get("z")).all(axis=1, keepdims=True), nll.astype(np.float64), np.nan)
 
 
 def _by_column(network: Network, capacity: int) -> Callable[[Workspace], np.ndarray]:
-    """A function of a workspace after a draw that gives nll [n, D] in float64, NaN as in _nll.
+    """A function of a workspace after a draw that gives nll [n, D] in float64.
 
     A column alone is a data set of one column: the likelihood's own kernel says what each of them is worth.
     """
@@ -227,7 +233,7 @@ def _by_column(network: Network, capacity: int) -> Callable[[Workspace], np.ndar
         alone.put("out", out.reshape(-1, 1))
         alone.put("x", x.reshape(-1, 1))
         alone.run(x.size)
-        return np.where(np.isfinite(work.get("z")).all(axis=1)[:, None], alone.get("nll").reshape(x.shape), np.nan)
+        return alone.get("nll").reshape(x.shape)
 
     return nll
 
@@ -238,29 +244,22 @@ def _by_cells(network: Network) -> Callable[[Workspace], np.ndarray]:
     t, log_scale = (kernels.to_host(network.named[name]).astype(np.float64) for name in ("dispersion", "log_scale"))
 
     def nll(work: Workspace) -> np.ndarray:
-        out, x, observed, z = (work.get(name).astype(np.float64) for name in ("out", "x", "observed", "z"))
+        out, x, observed = (work.get(name).astype(np.float64) for name in ("out", "x", "observed"))
         table = np.zeros_like(x)
         for run in arch.runs:
             a, cell = out[:, run.output :][:, : run.outputs], list(CELLS.values())[run.kind]
             cells = cell(a, x[:, run.columns], t[run.columns])[0] + log_scale[run.columns]
             table[:, run.columns] = cells * x[:, run.columns] if run.data == ONE_HOT else cells
-        table = np.where(observed > 0, table, 0)
-        return np.where(np.isfinite(z).all(axis=1, keepdims=True), table, np.nan)
+        return np.where(observed > 0, table, 0)
 
     return nll
 
 
-def _finite_first(
-    score: Callable[[Network, Examples, Noise], np.ndarray], network: Network, examples: Examples, eps: Noise
-) -> np.ndarray:
-    """score(network, examples, eps) [n, C], higher = worse; the rows without a finite number again in float64, by the book.
+def _finite_first(score: Callable[[Network, Examples], np.ndarray], network: Network, examples: Examples) -> np.ndarray:
+    """score(network, examples) [n, C], higher = worse; the rows without a finite number again in float64, by the book.
 
     What is no number there either is inf: nothing is worse. NumPy's warnings about such rows say nothing new.
     """
-
-    def of(network: Network, rows: Any) -> np.ndarray:
-        return score(network, replace(examples, rows=examples.rows[rows]), eps)
-
-    table = finite_first(of, network)
+    table = finite_first(lambda network, which: score(network, replace(examples, rows=examples.rows[which])), network)
     table[np.isnan(table)] = math.inf
     return table
