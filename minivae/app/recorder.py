@@ -30,11 +30,8 @@ class Recorder(Checkpoints):
     ) -> None:
         super().__init__(folder.place / CHECKPOINT)
         self.folder, self.run, self.config, self.announce = folder, run, config, announce
-        self.trouble, self.told, self.locked = (
-            False,
-            0,
-            False,
-        )  # epochs in history.csv; whether another program keeps it from being written
+        self.trouble = self.locked = False  # whether another program keeps history.csv from being written
+        self.told = 0  # epochs in history.csv
         self.names: dict[str, None] = {}  # its columns
 
     # ---- While it trains
