@@ -73,8 +73,8 @@ def restored(cls: Any, arrays: Mapping[str, Any], names: Mapping[str, str] | Non
     ours |= {name: np.asarray(arrays[table.get(name, name)]) for name in OTHERS if table.get(name, name) in arrays}
     wanted = {name for name, _ in parameter_layout(arch)} | ({"shift", "scale"} if arch.by_columns else set())
     used = {table.get(name, name) for name in wanted & {*OTHERS}} | theirs.used
-    for name, array in arrays.items():
-        if name not in used and np.asarray(array).dtype.kind == "f":  # others count steps, or hold a seed
+    for name in theirs.floats:
+        if name not in used:
             own = f"say the likelihood, sigma and standardize that have a {name}" if name in OTHERS else FIX
             raise DataError(f"{name[:80]} is no part of this model; {own}")
     ours = {"shift": np.zeros(D), "scale": np.ones(D)} | ours
@@ -99,11 +99,11 @@ class _Theirs:
     """The layers in a file of arrays."""
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
-        floats = [WRAPPED.sub("", name) for name, array in arrays.items() if np.asarray(array).dtype.kind == "f"]
-        first, last = (min(floats, default=""), max(floats, default=""))  # which begin alike as far as all do
-        common = re.match(r"(.*[./])[^\0]*\0\1", f"{first}\0{last}")  # of which a larger module calls the VAE
+        floats = [name for name, array in arrays.items() if np.asarray(array).dtype.kind == "f"]
+        bare = sorted(WRAPPED.sub("", name) for name in floats) or [""]  # others count steps, or hold a seed
+        common = re.match(r"(.*[./])[^\0]*\0\1", f"{bare[0]}\0{bare[-1]}")  # as a larger module calls the VAE
         self.prefix = common[1] if common else ""
-        self.arrays = {self.bare(name): array for name, array in arrays.items()}
+        self.arrays, self.floats = {self.bare(name): arrays[name] for name in arrays}, [*map(self.bare, floats)]
         if len(self.arrays) < len(arrays):
             raise DataError("it has a layer twice, with and without module. before its name; save one of the two alone")
         self.used: set[str] = set()  # names of arrays that are in a layer
@@ -135,9 +135,8 @@ class _Theirs:
             if b.shape != W.shape[1:]:
                 raise DataError(f"{bias} has shape {b.shape}, and {name} gives {W.shape[1]} values")
             if layers and layers[-1].W.shape != W.shape:
-                raise DataError(
-                    f"{name} and {layers[-1].name} have the shapes {W.shape} and {layers[-1].W.shape}; {FIX}"
-                )
+                shapes = f"the shapes {W.shape} and {layers[-1].W.shape}"
+                raise DataError(f"{name} and {layers[-1].name} have {shapes}; {FIX}")
             self.used |= {name, bias}
             layers.append(_Dense(name, W, b))
         W, b = np.concatenate([l.W for l in layers], 1), np.concatenate([l.b for l in layers])
@@ -145,11 +144,9 @@ class _Theirs:
 
     def table(self) -> dict[str, str]:
         """By usual names: HEADS or none, numbers in order, and the decoder's are called so or begin where z is taken."""
-        known = {f"{m[1]}{m[2]}{kind}{m[4] or ''}" for m in self.weights.values() for kind in (m[3], "bias")} | {
-            *OTHERS
-        }
-        for name, array in self.arrays.items():
-            if name not in known and np.asarray(array).dtype.kind == "f":  # others count steps, or hold a seed
+        known = {f"{m[1]}{m[2]}{kind}{m[4] or ''}" for m in self.weights.values() for kind in (m[3], "bias")}
+        for name in self.floats:
+            if name not in {*known, *OTHERS}:
                 raise DataError(f"{name[:80]} is no part of a dense VAE; {FIX}")
         order = [*self.weights]  # as the module has them, and by their numbers where all have one
         plain = [stem for stem in order if re.split(r"[./]", stem)[-1] not in HEADS and not re.search(r"\d", stem)]
@@ -169,8 +166,7 @@ class _Theirs:
             decoder = rest[next((i for i, stem in enumerate(rest) if len(self.dense(stem).W) == Z), len(rest)) :]
         encoder = [stem for stem in rest if stem not in decoder] + ["+".join(heads)] * bool(heads)
         if not encoder or not decoder:
-            raise DataError(
-                f"which layers are the decoder's cannot be told from {', '.join(order)[:200] or 'no'}; {FIX}"
-            )
+            told = ", ".join(order)[:200] or "no"
+            raise DataError(f"which layers are the decoder's cannot be told from {told}; {FIX}")
         stacks = {"encoder": encoder, "decoder": decoder}
         return {f"{part}.{i}": stem for part, stack in stacks.items() for i, stem in enumerate(stack)}

@@ -13,16 +13,8 @@ from minivae.exchange import foreign, module, onnx, safetensors, torch
 from minivae.settings import checked_path
 from minivae.storage.archives import Archive, Header, open_regular, reason
 from minivae.storage.durable import place_of, write_atomically
-from minivae.storage.modelfile import (
-    CONFIG,
-    DIGEST,
-    FORMAT_VERSION,
-    NOT_THE_FILE,
-    ModelFileError,
-    compare,
-    json_text,
-    parsed,
-)  # fmt: skip
+from minivae.storage.modelfile import CONFIG, DIGEST, NOT_THE_FILE, ModelFileError, compare, json_text, parsed
+from minivae.storage.modelfile import FORMAT_VERSION as VERSION
 from minivae.storage.persistence import content, members, model
 
 FORMATS = {"onnx": (".onnx",), "safetensors": (".safetensors",), "torch": (".pt", ".pth")}
@@ -35,9 +27,7 @@ def kind_of(path: Path, format: str | None = None) -> str:
         what = f"format {format!r}" if format else f"{path} does not end in .onnx, .safetensors, .pt or .pth"
         raise ValueError(f"{what}: the formats are {', '.join(FORMATS)}; choose one")
     if path.suffix.lower() == ".npz" or ends not in ("", found):
-        raise ValueError(
-            f"{path} does not end as a file of format {found} does; name a {FORMATS[found][0]}, or no format"
-        )
+        raise ValueError(f"{path} does not end as format {found} does; name a {FORMATS[found][0]}, or no format")
     return found
 
 
@@ -55,15 +45,16 @@ def export(vae: Any, path: Path, format: str | None = None) -> str:
     for file in files:
         place_of(file)
     arrays, config = content(vae)
-    text = json_text({"format_version": FORMAT_VERSION, **config})
+    text = json_text({"format_version": VERSION, **config})
     if kind == "onnx":
         written, used = onnx.graphs(vae), _onnxruntime(vae, *map(str, files))
     elif kind == "safetensors":
         written = [safetensors.file(arrays, text)]
         used = f"from minivae import VAE\n\nvae = VAE.from_weights({str(path)!r})\n"
     else:
-        beside = {name: arrays[name] for name in arrays.keys() - {name for name, _ in vae.network_.layout}}
-        written = [torch.file(torch.state_dict(vae.network_), beside, text)]
+        for name, _ in vae.network_.layout:  # which is in the state-dict
+            del arrays[name]
+        written = [torch.file(torch.state_dict(vae.network_), arrays, text)]
         used = module.source(vae, str(path))
     for place, data in zip(files, written, strict=True):
         write_atomically(place, lambda file, data=data: file.write(data))  # type: ignore[misc]
@@ -78,7 +69,7 @@ def _onnxruntime(vae: Any, encoder: str, decoder: str) -> str:
 encoder = onnxruntime.InferenceSession({encoder!r})
 decoder = onnxruntime.InferenceSession({decoder!r})
 mu, logvar = encoder.run(None, {{"x": X{told}}})  # X {kind} [n, {vae.n_features_in_}]
-(mean,) = decoder.run(None, {{"z": mu{told}}})
+[{", ".join(("mean", *onnx.spreads_of(vae)))}] = decoder.run(None, {{"z": mu{told}}})
 """
 
 
@@ -90,15 +81,14 @@ def _npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
         return {name: archive.read(name) for name in archive.members}, ""
 
 
-READERS = {".safetensors": safetensors.read, ".npz": _npz} | dict.fromkeys(
-    (".pt", ".pth", ".ckpt", ".bin", ".tar"), torch.read
-)
+READERS = {".safetensors": safetensors.read, ".npz": _npz, ".pt": torch.read, ".pth": torch.read}
+READERS |= {".ckpt": torch.read, ".bin": torch.read, ".tar": torch.read}  # as Lightning and others call them
 
 
 def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dict[str, Any]) -> Any:
     """A `cls` of the weights in a file, or in a dict of arrays by name. Raises OSError, ModelFileError or ValueError."""
     if isinstance(source, Mapping):
-        return foreign.restored(cls, {str(name): _array(name, source[name]) for name in source}, names, parameters)
+        return foreign.restored(cls, {str(name): np.asarray(source[name]) for name in source}, names, parameters)
     path = checked_path(source)
     if path.is_dir():
         raise DataError(f"{path} is a folder; name a file of weights (a run's model needs no import)")
@@ -110,11 +100,9 @@ def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dic
         if not all(name.isprintable() for name in arrays):
             raise ValueError("it has names that no terminal shows")
         if config and not names and parameters.keys() <= {"backend"}:
-            told = parsed(config.encode(), FORMAT_VERSION)
-            compare(
-                arrays, lambda name: Header(arrays[name].dtype, arrays[name].shape, False, 0, 0), members(cls, told)
-            )
-            return model(cls, arrays, told, **parameters)
+            told, found = parsed(config.encode(), VERSION), arrays
+            compare(found, lambda n: Header(found[n].dtype, found[n].shape, False, 0, 0), members(cls, told))
+            return model(cls, found, told, **parameters)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {path}; name one of weights") from error
     except (PermissionError, ImportError, DataError):
@@ -122,17 +110,11 @@ def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dic
     except Exception as error:  # of zipfile, pickletools, NumPy and safetensors: two dozen types, OSError among them
         if isinstance(error, OSError) and error.errno in NOT_THE_FILE:
             raise
-        raise ModelFileError(f"{path} cannot be read ({reason(error)}); write it again") from error
+        again = "" if "; " in (why := reason(error)) else "; write it again"
+        raise ModelFileError(f"{path} cannot be read ({why}){again}") from error
     if config:
         raise DataError(f"{path} is minivae's own, which tells all of its model; leave names and parameters out")
     try:
         return foreign.restored(cls, arrays, names, parameters)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _array(name: Any, value: Any) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except Exception as error:  # of PyTorch: a tensor on a GPU, or of bfloat16, which NumPy has not
-        raise DataError(f"{str(name)[:80]} is no array ({reason(error)}); give it as one of NumPy") from error

@@ -2,6 +2,7 @@
 
     encoder  x [batch, D]  ->  mu, logvar [batch, Z]        x uint8 where the model was fitted on uint8 pixels
     decoder  z [batch, Z]  ->  mean [batch, D] of p(x|z), in the units of VAE.inverse_transform
+                               sigma of gaussians, r of negative binomials (variance mean + mean^2 / r), NaN of other columns
     y        beside both where the model is conditional: labels [batch], or numbers [batch, C]
 
 Columns are brought to their units in double, as x - shift of a time in seconds has no digits in float32: there x and mean
@@ -17,13 +18,14 @@ import numpy as np
 
 from minivae import __version__
 from minivae.architecture import Layer, decoder_layers, encoder_layers
-from minivae.kernels.columns import MEAN_SERIES
+from minivae.evaluation import samples
+from minivae.kernels.columns import LEAST, MEAN_SERIES
 from minivae.likelihoods import Run
 from minivae.parameters import views
 from minivae.storage.modelfile import json_text
 from minivae.storage.persistence import content
 
-OPSET, IR = 20, 9  # Gelu in its tanh form came with 20, which onnxruntime has from 1.17 on
+OPSETS = {"Gelu": 20, "Equal": 19}  # which brought gelu in its tanh form, and texts; the others are as in 13
 MOST = 2**31 - 2**20  # bytes: the file is one message of protobuf
 ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
@@ -55,13 +57,14 @@ class _Graph:
         self.named = views(vae.network_.get_parameters(), vae.network_.layout)
         self.nodes: list[Any] = []
         self.arrays: dict[str, Any] = {}
-        self.inputs: list[Any] = []
+        self.inputs, self.opset = list[Any](), 13
 
     def __call__(self, op: str, *values: Any, name: str = "", **options: Any) -> str:
         """A node, which reads the outputs of others by name and arrays by value; the name of its output."""
         inputs = [value if isinstance(value, str) else f"array.{len(self.nodes)}.{i}" for i, value in enumerate(values)]
         self.arrays |= {name: value for name, value in zip(inputs, values) if not isinstance(value, str)}
         outputs = ["mu", "logvar"] if op == "Split" else [name or f"{op}.{len(self.nodes)}"]
+        self.opset = max(self.opset, OPSETS.get(op, 13))
         self.nodes.append(self.onnx.helper.make_node(op, inputs, outputs, **options))
         return outputs[0]
 
@@ -108,11 +111,11 @@ class _Graph:
         """All of it, checked by onnx."""
         onnx, config = self.onnx, content(self.vae)[1]
         arrays = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in self.arrays.items()]
-        graph = onnx.helper.make_graph(self.nodes, name, self.inputs, outputs, arrays)
-        model = onnx.helper.make_model(
-            graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR,
-            producer_name="minivae", producer_version=__version__,
-        )  # fmt: skip
+        graph, opset = onnx.helper.make_graph(self.nodes, name, self.inputs, outputs, arrays), onnx.OperatorSetIdProto()
+        opset.version = self.opset
+        version = {"opset_imports": [opset], "ir_version": onnx.helper.find_min_ir_version_for([opset])}
+        told = {"producer_name": "minivae", "producer_version": __version__, "doc_string": __doc__}
+        model = onnx.helper.make_model(graph, **told, **version)
         config = {key: config.get(key) for key in ("settings", "data_dim", "scale", "condition", "feature_names")}
         onnx.helper.set_model_props(model, {"minivae": __version__, "config": json_text(config)})
         onnx.checker.check_model(model, full_check=True)
@@ -133,7 +136,7 @@ def _encoder(vae: Any) -> bytes:
         x = g("Where", hole, np.float32(0), x)
         if arch.missing == "input":
             x = g("Concat", x, g.cast(g("Not", hole), "FLOAT"), axis=1)
-    g("Split", g.layers(g.told(x), encoder_layers(arch)), axis=1, num_outputs=2)
+    g("Split", g.layers(g.told(x), encoder_layers(arch)), np.full(2, arch.latent_dim), axis=1)
     return g.file("encoder", *[g.value(name, "FLOAT", arch.latent_dim) for name in ("mu", "logvar")])
 
 
@@ -142,12 +145,34 @@ def _decoder(vae: Any) -> bytes:
     out = g.layers(g.told(g.input("z", "FLOAT", arch.latent_dim)), decoder_layers(arch))
     parts = [_mean(g, run, out) for run in arch.runs]
     mean = parts[0] if len(parts) == 1 else g("Concat", *parts, axis=1)
+    kind, (shift, scale) = "DOUBLE" if arch.far else "FLOAT", arch.column_units()
     if arch.units:
-        shift, scale = arch.column_units()
-        mean = g("Add", g("Mul", g.cast(mean, "DOUBLE"), scale), shift)
-        mean = mean if arch.far else g.cast(mean, "FLOAT")
+        mean = g.cast(g("Add", g("Mul", g.cast(mean, "DOUBLE"), scale), shift), kind)
+    spreads, index = spreads_of(vae), np.zeros(arch.data_dim, np.int64)
+    for run in arch.runs:
+        if run.outputs > run.count:  # log sigma^2 stands behind its mean in out
+            index[run.columns] = run.output + run.count + np.arange(run.count)
+    for name, found in spreads.items():
+        spread = g("Expand", found, g("Shape", mean))
+        if name == "sigma" and index.any():
+            above = g("Sub", g("Mul", g("Gather", out, index, axis=1), np.float32(0.5)), np.float32(LEAST))
+            own = g.cast(g("Exp", g("Add", g("Softplus", above), np.float32(LEAST))), "DOUBLE")
+            spread = g("Where", index > 0, g("Mul", own, scale), spread)
+        g("Identity", g.cast(spread, kind), name=name)
     g("Identity", mean, name="mean")
-    return g.file("decoder", g.value("mean", "DOUBLE" if arch.far else "FLOAT", arch.data_dim))
+    return g.file("decoder", *[g.value(name, kind, arch.data_dim) for name in ("mean", *spreads)])
+
+
+def spreads_of(vae: Any) -> dict[str, np.ndarray]:
+    """What p(x|z) has beside its mean, and the same for all rows: sigma and r of each column [D], NaN of others."""
+    found: dict[str, np.ndarray] = {}
+    for run in vae.network_.arch.runs:
+        if name := {"gaussian": "sigma", "negative_binomial": "r"}.get(run.likelihood):
+            column = found.setdefault(name, np.full(vae.n_features_in_, np.nan))
+            if run.outputs == run.count:
+                unit = vae.network_.arch.column_units()[1, run.columns] if name == "sigma" else 1
+                column[run.columns] = samples.spread(vae.network_, run, column) * unit
+    return found
 
 
 def _mean(g: _Graph, run: Run, out: str) -> str:

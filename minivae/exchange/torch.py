@@ -11,13 +11,12 @@ import io
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from minivae.architecture import decoder_layers, encoder_layers
 from minivae.exchange.pickles import DICTS, TENSORS, Other, Storage, Tensor, unpickled
 from minivae.exchange.safetensors import bfloat16
 from minivae.network import Network
@@ -26,26 +25,23 @@ from minivae.storage.archives import Archive, Unreadable, open_regular
 
 MOST = 2**24  # bytes of the pickle, some hundred for each tensor
 ROOT, EXTRA = "minivae/", "extra/"
-CONFIG = f"{EXTRA}config.json"
+OURS, THEIRS = re.compile(r"^(encoder\.|decoder\.)(\d+)(\.W|\.b)$"), {".W": ".weight", ".b": ".bias"}
+MADE, BACK = re.compile(r"^(encoder\.|decoder\.)(\d{1,9})(\.weight|\.bias)$"), {".weight": ".W", ".bias": ".b"}
 STORED = {4: "Float", 8: "Double"}
 READ = {"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "u2", "Bool": "?", "Byte": "u1"}
 READ |= {"Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8"}
 READ = {f"torch {name}Storage": kind for name, kind in READ.items()}
-OLD, MAGIC = b"\x80\x02\x8a\x0a", 0x1950A86A20F9469CFC6C  # how a file of before PyTorch 1.6 begins, and what that is
+OLD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how a file of before PyTorch 1.6 begins
 FIX = "write one by torch.save(module.state_dict(), path)"
 WHOLE = ("state_dict", "model_state_dict", "model")  # of a checkpoint that has an average of the weights too
 
 
 def state_dict(network: Network) -> dict[str, np.ndarray]:
     """The parameters under the names that nn.Sequential gives them, W as [out, in]; by columns also their units."""
-    named, found = views(network.get_parameters(), network.layout), dict[str, np.ndarray]()
-    for layer in encoder_layers(network.arch) + decoder_layers(network.arch):
-        part, _, number = layer.name.partition(".")  # an activation lies behind each layer
-        found[f"{part}.{2 * int(number)}.weight"] = named.pop(f"{layer.name}.W").T
-        found[f"{part}.{2 * int(number)}.bias"] = named.pop(f"{layer.name}.b")
+    named = views(network.get_parameters(), network.layout)
     if network.arch.by_columns:
-        named["shift"], named["scale"] = network.arch.column_units()
-    return found | named
+        named |= dict(zip(("shift", "scale"), network.arch.column_units()))
+    return {OURS.sub(lambda m: f"{m[1]}{2 * int(m[2])}{THEIRS[m[3]]}", name): named[name].T for name in named}
 
 
 # ---- Writing
@@ -58,7 +54,7 @@ def file(arrays: dict[str, np.ndarray], extra: dict[str, np.ndarray] | None = No
         members = {"data.pkl": _pickle(arrays), "byteorder": b"little"}
         for key, array in enumerate(arrays.values()):
             members[f"data/{key}"] = array.astype(array.dtype.newbyteorder("<")).tobytes()
-        members |= {CONFIG: config.encode()} if config else {}
+        members |= {f"{EXTRA}config.json": config.encode()} if config else {}
         for name, data in (members | {"version": b"3\n"}).items():
             archive.writestr(zipfile.ZipInfo(ROOT + name), data)
         for name, array in (extra or {}).items():
@@ -107,102 +103,79 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
     Raises Unreadable, or what zipfile and pickletools raise.
     """
     with open_regular(path) as opened:
-        start = opened.read(4)
-        opened.seek(0)
-        if start == OLD:
-            return _old(opened), ""
-        if start != b"PK\3\4":
-            raise Unreadable("it does not begin as what torch.save writes does")
+        if opened.read(len(OLD)) == OLD:
+            opened.seek(0)
+            return _old(np.fromfile(opened, np.uint8)), ""
         archive = Archive(opened)
         root = next((name[:-8] for name in archive.members if name.endswith("data.pkl")), None)
         if root is None or archive.members[f"{root}data.pkl"].file_size > MOST:
             raise Unreadable(f"it has no data.pkl of at most {MOST:,} bytes, as torch.save writes it")
         found = unpickled(io.BytesIO(archive.raw(f"{root}data.pkl").tobytes()), {})
-        order = f"{root}byteorder" in archive.members and archive.raw(f"{root}byteorder").tobytes() == b"big"
-        arrays = _arrays(found, lambda key: archive.raw(f"{root}data/{key}"), ">" if order else "<")
-        if f"{root}{CONFIG}" not in archive.members:
+        little = f"{root}byteorder" not in archive.members or archive.raw(f"{root}byteorder").tobytes() == b"little"
+        arrays = _arrays(found, lambda key: archive.raw(f"{root}data/{key}"), little)
+        extra = {name.removeprefix(root + EXTRA): name for name in archive.members if name.startswith(root + EXTRA)}
+        if not (config := extra.pop("config.json", "")):
             return arrays, ""
-        extra = [name for name in archive.members if name.startswith(root + EXTRA) and name != root + CONFIG]
-        ours = _ours(arrays) | {name.removeprefix(root + EXTRA): archive.read(name) for name in extra}
-        return ours, archive.raw(f"{root}{CONFIG}").tobytes().decode()
+        ours = {MADE.sub(lambda m: f"{m[1]}{int(m[2]) // 2}{BACK[m[3]]}", name): arrays[name].T for name in arrays}
+        ours = {
+            name: np.ascontiguousarray(ours[name]) for name in ours.keys() - {"shift", "scale"}
+        }  # which are the units
+        return ours | {name: archive.read(extra[name]) for name in extra}, archive.raw(config).tobytes().decode()
 
 
-def _ours(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The parameters under our own names, W as [in, out]: what `state_dict` had."""
-    found = {}
-    for name, array in arrays.items():
-        if match := re.fullmatch(r"(encoder|decoder)\.(\d{1,9})\.(weight|bias)", name):
-            found[f"{match[1]}.{int(match[2]) // 2}.{'W' if match[3] == 'weight' else 'b'}"] = array.T
-        elif name not in ("shift", "scale"):  # which are the units
-            found[name] = array
-    return {name: np.ascontiguousarray(array) for name, array in found.items()}
-
-
-def _old(opened: BinaryIO) -> dict[str, np.ndarray]:
+def _old(whole: np.ndarray) -> dict[str, np.ndarray]:
     """Magic number, version, system, state-dict, keys of its storages; then each of these, after its length, 8 bytes."""
-    whole, storages, raw = np.fromfile(opened, np.uint8), dict[str, Storage](), dict[str, np.ndarray]()
-    text = io.BytesIO(whole[:MOST].tobytes())
-    magic, _, system, found, keys = (unpickled(text, storages) for _ in range(5))
-    if magic != MAGIC or not system["little_endian"]:
-        raise Unreadable("it does not begin as what torch.save writes does")
+    text, storages, raw = io.BytesIO(whole[:MOST].tobytes()), dict[str, Storage](), dict[str, np.ndarray]()
+    _, _, system, found, keys = (unpickled(text, storages) for _ in range(5))
     at = text.tell()
     for key in keys:
         size = int.from_bytes(whole[at : at + 8].tobytes(), "little") * np.dtype(READ[storages[key].kind]).itemsize
         raw[key] = whole[at + 8 : at + 8 + size]
         at += 8 + size
-    return _arrays(found, raw.__getitem__, "<")
+    return _arrays(found, raw.__getitem__, system["little_endian"])
 
 
-def _arrays(found: Any, raw: Callable[[str], np.ndarray], order: Any) -> dict[str, np.ndarray]:
-    """The state-dict in what a file describes, as arrays; raw gives the bytes of a storage, in this order."""
-    storages: dict[str, np.ndarray] = {}
-    chosen = _state_dict(found)
-    for name, storage in ((name, tensor.storage) for name, tensor in chosen.items()):
-        if storage.kind not in READ:
-            raise Unreadable(
-                f"its {name[:80]!r} is a {storage.kind.replace(' ', '.')[:80]}, which no model of ours takes"
-            )
-        if storage.key not in storages:
-            values, dtype = raw(storage.key), np.dtype(READ[storage.kind]).newbyteorder(order)
-            if values.size != storage.size * dtype.itemsize:
-                size = f"{values.size:,} bytes, not {storage.size * dtype.itemsize:,}"
-                raise Unreadable(f"its storage {storage.key[:80]!r} has {size}")
-            values = values.view(dtype)
-            storages[storage.key] = bfloat16(values) if storage.kind == "torch BFloat16Storage" else values
+def _arrays(found: Any, raw: Callable[[str], np.ndarray], little: bool) -> dict[str, np.ndarray]:
+    """The state-dict in what a file describes, as arrays; raw gives the bytes of a storage."""
+    chosen, storages = _state_dict(found), dict[str, np.ndarray]()
+    for name, ((kind, key, size), *_) in chosen.items():
+        if kind not in READ:
+            raise Unreadable(f"its {name[:80]!r} is a {kind.replace(' ', '.')}, which no model of ours takes")
+        if key not in storages:
+            values, dtype = raw(key), np.dtype(READ[kind]).newbyteorder("<" if little else ">")
+            if values.size != size * dtype.itemsize:
+                raise Unreadable(f"its storage {key[:80]!r} has {values.size:,} bytes, not {size * dtype.itemsize:,}")
+            storages[key] = bfloat16(values.view(dtype)) if "BFloat" in kind else values.view(dtype)
     return {name: _array(name, tensor, storages[tensor.storage.key]) for name, tensor in chosen.items()}
 
 
 def _state_dict(found: Any) -> dict[str, Tensor]:
-    """The one of a checkpoint; or those of its encoder and decoder, which were saved apart."""
-    dicts = [*_holders(found)]
+    """The dict that has a matrix, in a checkpoint; or those of an encoder and a decoder, which were saved apart."""
     if isinstance(found, Other):
         raise Unreadable(f"it holds a whole {found.name.replace(' ', '.')}, and only its code tells its layers; {FIX}")
-    if not dicts:
-        raise Unreadable(f"it holds no state-dict; {FIX}")
-    paths = [path for path, _ in dicts]
-    if not paths[0] or not all(any(part in path.lower() for path in paths) for part in ("enc", "dec")):
-        whole = [one for one in dicts if one[0].rpartition(".")[2] in WHOLE] if paths[0] else []
-        if len(paths) > 1 and paths[0] and len(whole) != 1:
-            told = ", ".join(path[:40] for path in paths[:5])
-            raise Unreadable(f"it holds the state-dicts {told}; save the one of the model alone")
-        dicts = [("", (whole or dicts)[0][1])]
-    chosen = {f"{path}.{name}".removeprefix("."): value for path, one in dicts for name, value in one.items()}
+    dicts, seen, row = dict[str, dict[Any, Any]](), set[int](), [("", found)]
+    for path, value in row:
+        if isinstance(value, dict) and id(value) not in seen and not {"state", "param_groups"} <= value.keys():
+            seen.add(id(value))  # no optimizer's
+            if any(isinstance(one, Tensor) and len(one.shape) > 1 for one in value.values()):
+                dicts[path] = value
+            row += [(f"{path}{name}."[-200:], one) for name, one in value.items() if isinstance(one, dict)]
+    apart = all(any(part in path.lower() for path in dicts) for part in ("enc", "dec"))
+    if "" in dicts:
+        dicts = {"": dicts[""]}
+    elif not apart:
+        one = [path for path in dicts if len(dicts) == 1 or path.split(".")[-2] in WHOLE]
+        if len(one) != 1:
+            told = (
+                f"the state-dicts {', '.join(path[:-1][:40] for path in dicts)[:200]}; save the one of the model alone"
+            )
+            raise Unreadable(f"it holds {told if dicts else f'no state-dict; {FIX}'}")
+        dicts = {"": dicts[one[0]]}
+    chosen = {f"{path}{name}": value for path, one in dicts.items() for name, value in one.items()}
     for name, value in chosen.items():
         if isinstance(value, Other) and value.name.startswith("torch._"):  # a tensor that is quantized, or sparse
             raise Unreadable(f"its {name[:80]!r} is made by {value.name.replace(' ', '.')}, and no plain tensor; {FIX}")
     return {name: value for name, value in chosen.items() if isinstance(value, Tensor)}
-
-
-def _holders(found: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
-    """The dicts that have a matrix, each once, with their names in a checkpoint, such as model; no optimizer's."""
-    seen, row = set[int](), [("", found)]
-    for path, value in row:
-        if not isinstance(value, dict) or id(value) in seen or {"state", "param_groups"} <= value.keys():
-            continue
-        seen.add(id(value))
-        if any(isinstance(one, Tensor) and len(one.shape) > 1 for one in value.values()):
-            yield path, value
-        row += [(f"{path}.{name}"[-200:].strip("."), one) for name, one in value.items() if isinstance(one, dict)]
 
 
 def _array(name: str, tensor: Tensor, storage: np.ndarray) -> np.ndarray:

@@ -73,7 +73,7 @@ def test_layers_are_named_on_the_line(here, capsys):
         (["import", "run", "-o", "m.npz"], "run is a folder"),
         (["import", "keras.npz", "-o", "run/model.npz"], "--out run/model.npz is the model of the run in run"),
         (["import", "keras.npz", "-o", "-"], "--out - is no file"),
-        (["export", "model.npz", "-o", "m.onnx", "--format", "torch"], "m.onnx does not end as a file of format torch"),
+        (["export", "model.npz", "-o", "m.onnx", "--format", "torch"], "m.onnx does not end as format torch does"),
         (["export", "model.npz", "-o", "m.npz", "--format", "torch"], "name a .pt, or no format"),
         (["export", "odd.name", "-o", "odd.name", "--format", "torch"], "odd.name is odd.name itself"),
     ],

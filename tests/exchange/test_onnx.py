@@ -6,11 +6,14 @@ import json
 
 import numpy as np
 import pytest
-from wild_models import GREY, LIKELIHOODS, REAL, RNG, Z, wild
+from wild_models import GREY, LIKELIHOODS, MIXED, NAMES, REAL, RNG, Z, wild
 
 import minivae
+from minivae.evaluation import samples
+from minivae.evaluation.inference import outputs
 from minivae.exchange import onnx as exchange
 from minivae.kernels.reference import ACTIVATIONS
+from minivae.network import decode_program
 
 onnx = pytest.importorskip("onnx", reason="needs onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
@@ -21,15 +24,28 @@ def answer(vae, part, **inputs):
     return session.run(None, inputs)
 
 
+def spreads(vae, n):
+    """sigma and r of p(x|z), [n, D] each, as VAE.sample draws with them."""
+    arch, found = vae.network_.arch, {}
+    out = outputs(vae.network_, decode_program(arch), Z[:n]) if arch.sigma == "elementwise" else None
+    for run in arch.runs:
+        for name, likelihood in (("sigma", "gaussian"), ("r", "negative_binomial")):
+            if run.likelihood == likelihood:
+                spread = samples.spread(vae.network_, run, out)
+                spread = spread * arch.column_units()[1, run.columns] if name == "sigma" else spread
+                found.setdefault(name, np.full((n, arch.data_dim), np.nan))[:, run.columns] = spread
+    return found.values()
+
+
 def check(vae, X, y=None, told=None):
     """Both graphs give what the model does, of many rows and of one; told: y as the graphs take it."""
     for n in (len(X), 1):
         side = {} if told is None else {"y": told[:n]}
         some = None if y is None else y[:n]
         found = [*answer(vae, "encoder", x=X[:n], **side), *answer(vae, "decoder", z=Z[:n], **side)]
-        right = [*vae.posterior(X[:n], some), vae.inverse_transform(Z[:n], some)]
+        right = [*vae.posterior(X[:n], some), vae.inverse_transform(Z[:n], some), *spreads(vae, n)]
         for a, b in zip(found, right, strict=True):
-            assert a.shape == b.shape and np.isfinite(b).all()
+            assert a.shape == b.shape and not np.isinf(b).any()
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     return found
 
@@ -67,6 +83,20 @@ def test_times_in_seconds_keep_their_digits():
     X = 1.7e9 + 3600 * REAL.astype(np.float64)
     mean = check(wild(X, likelihood="gaussian", standardize=True), X)[2]
     assert mean.dtype == np.float64
+
+
+def test_sigma_is_that_of_the_model():
+    vae = wild(MIXED, likelihood=NAMES, standardize=True)
+    sigma, r = answer(vae, "decoder", z=Z)[1:]
+    np.testing.assert_allclose(sigma, np.broadcast_to(vae.sigma_, sigma.shape), rtol=1e-6)
+    assert (np.isnan(r).sum(axis=0) == [40, 40, 40, 40, 40, 0, 40, 40, 40]).all()
+
+
+@pytest.mark.parametrize("activation, y, opset", [("relu", None, 13), ("gelu", None, 20), ("tanh", ["a", "b"], 19)])
+def test_the_opset_is_the_lowest_that_has_the_graph(activation, y, opset):
+    side = {} if y is None else {"y": np.array(y)[np.arange(40) % 2], "conditional": True}
+    told = onnx.load_from_string(exchange.graphs(wild(GREY, activation=activation, **side))[0])
+    assert told.opset_import[0].version == opset and "mu, logvar" in told.doc_string
 
 
 @pytest.mark.parametrize("labels", [["b", "a", "\u00e9"], [3, -1, 10], [False, True]])

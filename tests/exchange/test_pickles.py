@@ -81,7 +81,11 @@ def saved(path, value, protocol=2, old=False):
     saver = Saver(whole, protocol)
     saver.bin_zip = not old
     if old:
-        for part in (exchange.MAGIC, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}):
+        for part in (
+            0x1950A86A20F9469CFC6C,
+            1001,
+            {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}},
+        ):
             pickle.dump(part, whole, 2)
     saver.dump(value)
     if old:
