@@ -21,7 +21,7 @@ from minivae.evaluation.inference import active_units, collapse, posterior
 from minivae.fitted import SLACK, Fitted, quietly
 from minivae.kernels import load as load_backend
 from minivae.network import Network
-from minivae.parallel import ALONE, Ranks
+from minivae.parallel import ALONE, Ranks, share_threads
 from minivae.progress import say
 from minivae.settings import (
     NEW_SETTINGS,
@@ -177,7 +177,8 @@ class VAE(Fitted):
         of a training never interrupted. Settings changed in between take effect, but for those of the network and the data.
 
         comm is a communicator of mpi4py whose processes all call this with the same arguments: each takes its part of every
-        batch, and all end with the same model (`minivae.parallel`). Rank 0 tells and writes.
+        batch, and all end with the same model (`minivae.parallel`). Rank 0 tells and writes. Unless MINIVAE_NUM_THREADS is
+        set, it is set to this process's share of the machine's processors.
 
         Raises DataError before the first step if the data do not fit the likelihood, hold NaN, have the wrong shape or are
         not those of the checkpoint, NotFinite if the loss stops being a number, and KeyboardInterrupt after Ctrl-C, with the
@@ -190,6 +191,7 @@ class VAE(Fitted):
             ends = [np.asarray(X[i : i + 1]).tobytes() for i in (0, len(X) - 1)]
             held = X_val is None, X_test is None, resume, load_backend(settings["backend"]).__name__
             ranks.require_alike(sorted(whole.items()), X.shape, X.dtype, ends, held)
+            share_threads(comm)
         if checkpoint is None or isinstance(checkpoint, Checkpoints):
             keeper = checkpoint
         else:

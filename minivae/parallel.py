@@ -81,11 +81,11 @@ ALONE = Ranks()
 
 
 def world() -> Ranks:
-    """All processes that a launcher has started beside this one; the threads of a machine are shared out among those on it.
+    """All processes that a launcher has started beside this one; threads and GPUs of a machine are shared out among them.
 
     Raises ImportError where there are some, and no mpi4py, and RuntimeError where its MPI does not know of them.
     """
-    if not launched():
+    if launched()[1] == 1:
         return ALONE
     try:
         mpi = importlib.import_module("mpi4py.MPI")
@@ -98,18 +98,27 @@ def world() -> Ranks:
             f"several processes were started, and mpi4py's MPI ({mpi.get_vendor()[0]}) knows of one; start them by the "
             "mpiexec of that MPI, or by srun with the --mpi that it wants"
         )
-    here = mpi.COMM_WORLD.Split_type(mpi.COMM_TYPE_SHARED)
+    number = share_threads(mpi.COMM_WORLD)
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # a GPU each; no process with one has tried this yet
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen[number % len(seen)] if seen[0] else str(number)
+    return Ranks(mpi.COMM_WORLD)
+
+
+def share_threads(comm: Any) -> int:
+    """Share the processors of a machine out among the processes on it, but where MINIVAE_NUM_THREADS says how many to take.
+
+    Returns this process's number on its machine.
+    """
+    here = comm.Split_type(importlib.import_module("mpi4py.MPI").COMM_TYPE_SHARED)
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     all_of_us = set().union(*here.allgather(mine))  # a launcher may have given each its own
     os.environ.setdefault("MINIVAE_NUM_THREADS", str(max(1, min(usable(), len(all_of_us) // here.Get_size()))))
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # a GPU each; no process with one has tried this yet
-    os.environ["CUDA_VISIBLE_DEVICES"] = seen[here.Get_rank() % len(seen)] if seen[0] else str(here.Get_rank())
-    return Ranks(mpi.COMM_WORLD)
+    return int(here.Get_rank())
 
 
 def after_first() -> None:
     """Before a process tells what is wrong: what is wrong in all, rank 0 has told by then, and ended them."""
-    if "mpi4py.MPI" in sys.modules and sys.modules["mpi4py.MPI"].COMM_WORLD.Get_rank():
+    if launched()[0]:
         time.sleep(1)
 
 

@@ -17,8 +17,9 @@ from minivae.forks import unforked
 SHARED_OUT = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 BLAS_LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 SMALL = 4e6  # multiply-adds of a product below which a second thread of a BLAS costs more than it brings
-# how many processes there are, as the mpiexec of MPICH and of Open MPI tell them, and srun
-LAUNCHED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+# which process this is of how many, as the mpiexec of MPICH and of Open MPI tell it, and srun
+LAUNCHERS = {"PMI_RANK": "PMI_SIZE", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE"}
+LAUNCHERS["SLURM_PROCID"] = "SLURM_STEP_NUM_TASKS"
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # where Linux keeps what a container may spend
 
 
@@ -40,9 +41,14 @@ def usable() -> int:
     return max(1, math.ceil(min(allowed, quota(GROUPS, OWN_GROUPS), *asked)))
 
 
-def launched() -> bool:
-    """Whether a launcher such as mpiexec has started this process and others beside it."""
-    return any(os.environ.get(name, "1") != "1" for name in LAUNCHED)
+def launched() -> tuple[int, int]:
+    """Which process this is of how many that a launcher such as mpiexec has started; with MINIVAE_MPI=0 each is alone."""
+    if os.environ.get("MINIVAE_MPI", "1").strip().lower() not in ("0", "off", "no", "false"):
+        for names in LAUNCHERS.items():
+            rank, size = (os.environ.get(name, "") for name in names)
+            if size.isdecimal() and int(size) > 1:
+                return int(rank) if rank.isdecimal() else 0, int(size)
+    return 0, 1
 
 
 def quota(groups: Path, own: Path) -> float:

@@ -429,6 +429,7 @@ MUTATIONS = [
     mutation("free bits are counted by the rows of one process", "parallel.py", ("terms[...] = kernels.to_device(few[1:].astype(network.dtype))", "pass")),
     mutation("the pieces of a batch take each other's place", "parallel.py", ("total += kernels.to_host(g)", "total[...] = kernels.to_host(g)")),
     mutation("one process is asked to stop, and stops alone", "parallel.py", ("getattr(mpi, how))", "getattr(mpi, how)) if how != 'MAX' else None")),
+    mutation("each process takes all processors", "parallel.py", ("len(all_of_us) // here.Get_size()", "len(all_of_us)")),
     mutation("only the first process tells what was no number", "trouble.py", ("int(ranks.add(np.array([first]), \"MIN\")[0])", "first")),
     mutation("a weight's slider does not start where the weight is", "explorer/steps.py", ("linspace(-REACH", "linspace(0")),
     mutation("a step on the page is of other rows", "explorer/steps.py", ("rows[:ROWS])\n    loss", "rows[-ROWS:])\n    loss")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import zlib
@@ -12,6 +13,7 @@ from mpi4py import MPI
 
 from minivae import VAE, load_dataset
 from minivae.data.inplace import InPlace
+from minivae.processors import usable
 
 BASE = {"hidden_dims": (12,), "epochs": 2, "batch_size": 50, "backend": "numpy", "dtype": "float64", "random_state": 0}
 TABLE = np.random.default_rng(3).normal([5, 1e6, -3], [2, 40, 0.1], (203, 3))  # the last batch has 3 rows
@@ -76,9 +78,17 @@ def told_apart(comm) -> bool:
     return found == [True, True] or comm.size == 1
 
 
+def shared_out(comm) -> bool:
+    """Whether fit has shared the processors of this machine out, where nobody had said how many to take."""
+    share = max(1, min(usable(), len(os.sched_getaffinity(0)) // comm.size)) if hasattr(os, "sched_getaffinity") else 1
+    return os.environ.pop("MINIVAE_NUM_THREADS", "") == ("" if comm.size == 1 else str(share))
+
+
 def main(out: Path) -> None:
     comm = MPI.COMM_WORLD
-    together = stopped(comm) and told_apart(comm)
+    limit = os.environ.pop("MINIVAE_NUM_THREADS")
+    together = stopped(comm) and shared_out(comm) and told_apart(comm)
+    os.environ["MINIVAE_NUM_THREADS"] = limit
     for name in FORMS:
         vae, rows = trained(name, comm)
         flat = vae.network_.get_parameters()

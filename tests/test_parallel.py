@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from minivae import VAE, load_dataset
+from minivae.app.cli import main
 from minivae.parallel import ALONE, Ranks
 
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
@@ -147,6 +148,26 @@ def test_what_is_wrong_in_one_process_ends_all_with_its_message(tmp_path):
     for n in (1, 3):
         status, _, err = ended(mpi(n, *TRAIN, *far, "--batch-size", "60", cwd=tmp_path))
         assert status == 1 and err.count("infinity is 'z'; scale the data, which reach 1.26096e+25") == 1, err
+
+
+@several
+def test_other_commands_are_for_one_process_which_each_of_several_may_be(tmp_path, monkeypatch):
+    for told in ("evaluate is for one process, and 3 were started", "there is no option --nope"):
+        status, out, err = ended(mpi(3, "-m", "minivae", "evaluate", "run", *["--nope"] * ("nope" in told)))
+        assert status == 2 and err.count(told) == err.count("usage:") == 1 and not out
+    one = [*TRAIN[2:], "digits", "--epochs", "1", *EXACT, "--quiet"]
+    program = f"""
+import os
+os.environ["MINIVAE_MPI"] = "0"
+from minivae.app.cli import main
+raise SystemExit(main([*{one}, "--seed", os.environ["PMI_RANK"], "-o", os.environ["PMI_RANK"]]))"""
+    status, out, err = ended(mpi(2, "-c", program, cwd=tmp_path))
+    assert status == 0 and out.count("nats per example") == 4, err
+    monkeypatch.chdir(tmp_path)
+    assert main([*one, "--seed", "1", "-o", "alone"]) == 0
+    first, second, alone = (VAE.load(f"{name}/model.npz").network_.get_parameters() for name in ("0", "1", "alone"))
+    np.testing.assert_array_equal(second, alone)
+    assert np.abs(first - second).max() > 0.01
 
 
 in_proc = pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")

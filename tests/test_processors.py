@@ -43,6 +43,25 @@ def test_minivaes_own_variable_wins_over_all(monkeypatch):
     assert processors.thread_limit() == 16
 
 
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, (0, 1)),
+        ({"PMI_RANK": "2", "PMI_SIZE": "4"}, (2, 4)),
+        ({"PMI_RANK": "0", "PMI_SIZE": "1", "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"}, (3, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, (0, 1)),  # a shell of an allocation
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, (1, 2)),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "MINIVAE_MPI": "0"}, (0, 1)),
+    ],
+)
+def test_which_of_how_many_processes_this_is_as_launchers_tell_it(environment, found, monkeypatch):
+    for name in ("MINIVAE_MPI", *processors.LAUNCHERS, *processors.LAUNCHERS.values()):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processors.launched() == found
+
+
 GROUPS = {  # /proc/self/cgroup, files, processors
     "second version": ("0::/a/b\n", {"a/b/cpu.max": "250000 100000\n", "a/cpu.max": "max 100000\n"}, 2.5),
     "a parent allows less": ("0::/a/b\n", {"a/b/cpu.max": "300000 100000", "a/cpu.max": "50000 100000"}, 0.5),

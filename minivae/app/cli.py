@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 
 from minivae.processors import launched
 from minivae.progress import TROUBLE, one_line, say
@@ -297,7 +298,7 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():  # which would be told with a place in our source
         warnings.showwarning = lambda message, *_: say(one_line(message))
-        if not launched():
+        if launched()[1] == 1:
             return _main(arguments)
         from minivae.parallel import together
 
@@ -309,7 +310,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     _fill_places()
     try:
         arguments = sys.argv[1:] if arguments is None else arguments
-        options = build_parser(next((word for word in arguments if not word.startswith("-")), "")).parse_args(arguments)
+        parser, (rank, size) = build_parser(next((a for a in arguments if not a.startswith("-")), "")), launched()
+        with redirect_stdout(sys.stdout if rank == 0 else None), redirect_stderr(sys.stderr if rank == 0 else None):
+            options = parser.parse_args(arguments)  # what is wrong in all, or --help, one tells
+            if size > 1 and options.run != "train":
+                each = "start one, or set MINIVAE_MPI=0 for each to do the whole"
+                parser.error(f"{options.command} is for one process, and {size} were started; {each}")
         commands = importlib.import_module("minivae.app.commands")
         status = int(getattr(commands, options.run)(options))
         if sys.stdout is not None:
@@ -317,13 +323,13 @@ def _main(arguments: Sequence[str] | None) -> int:
         return status
     except KeyboardInterrupt:
         say("minivae: interrupted")
-        if launched():
+        if launched()[1] > 1:
             raise SystemExit(130) from None
         return 130
     except TROUBLE as error:
         if options is None or options.debug:
             raise
-        if launched():
+        if launched()[1] > 1:
             importlib.import_module("minivae.parallel").after_first()
         text = one_line(error)
         if isinstance(error, OSError) and error.errno and not error.filename:  # of a file it would have the name

@@ -233,7 +233,8 @@ def lock(folder: Path) -> int:
             who = os.pread(handle, 1000, 0).decode(errors="replace") if hasattr(os, "pread") else ""
             os.close(handle)
             raise Busy(
-                f"{folder} is being written to by {who or 'another process'}; wait for it or choose another"
+                f"{folder} is being written to by {who or 'another process'}; wait for it, or choose another, as each "
+                "run needs its own"
             ) from None
         except BaseException:
             os.close(handle)
