@@ -10,13 +10,11 @@ from minivae.app.drawing import columns_of
 from minivae.app.runs import open_run, pick
 from minivae.app.writing import out_path, write_text
 from minivae.data.checks import require_count
-from minivae.estimator import VAE
 from minivae.evaluation.measures import spaced
 from minivae.explorer.contents import POINTS
 from minivae.explorer.steps import MOST
 from minivae.fitted import quietly
 from minivae.progress import say
-from minivae.storage.folders import CHECKPOINT, current
 
 
 @quietly
@@ -29,11 +27,9 @@ def explore(options: argparse.Namespace) -> int:
     part = pick(run, dataset, options.split, own=options.data is None)
     rows = part.rows[spaced(len(part.rows), limit)]
     table = run.schema if columns_of(run, part.data[rows]) else None
-    vae, kept = run.vae, run.folder and current(run.folder, CHECKPOINT)
-    if kept and kept.is_file():  # which has the optimizer's moments, and may have gone on after the epoch that was kept
-        last = VAE.load(kept)
-        same = np.array_equal(last.network_.get_parameters(), vae.network_.get_parameters())
-        vae = last if same else vae
+    vae, last = run.vae, run.training()
+    if last and np.array_equal(last.network_.get_parameters(), vae.network_.get_parameters()):
+        vae = last  # with the optimizer's moments: it has not gone on after the epoch that was kept
     if 300_000 < vae.n_parameters_ <= MOST:
         say("a training step is taken for every place of the page's sliders: some seconds")
     html = vae.to_html(

@@ -14,8 +14,7 @@ import numpy as np
 from minivae.app.runs import open_run, pick
 from minivae.data.checks import require_count
 from minivae.data.files import DataError
-from minivae.estimator import VAE
-from minivae.storage.folders import CHECKPOINT, current
+from minivae.storage.folders import CHECKPOINT
 from minivae.storage.modelfile import json_text
 from minivae.watching import Step, book
 
@@ -27,8 +26,8 @@ def inspect(options: argparse.Namespace) -> int:
     run = open_run(options.model)
     part = pick(run, run.dataset(options.data), options.split, own=options.data is None).first(options.n)
     vae, path = run.vae, Path(options.model)
-    if path.is_dir() and (kept := current(path, CHECKPOINT)).is_file():  # where training goes on
-        vae, path = VAE.load(kept), path / CHECKPOINT
+    if path.is_dir() and (kept := run.training()):
+        vae, path = kept, path / CHECKPOINT
     step = Step(vae, part.data, part.told, part.rows)
     change = dict(map(_setting, [step] * len(options.set), options.set))
     loss, seen, moved = step.look()

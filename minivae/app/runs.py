@@ -68,6 +68,11 @@ class Run:
         table = self.config.get("table")
         return None if table is None else Schema.from_dict(table)
 
+    def training(self) -> VAE | None:
+        """The model where its training goes on, with the optimizer's moments; None where no checkpoint is kept."""
+        kept = self.folder and current(self.folder, CHECKPOINT)
+        return VAE.load(kept) if kept and kept.is_file() else None
+
     def cut_short(self) -> str:
         """A line that says so where the training has not had all of its epochs, and nothing stopped it."""
         done, epochs = len(self.vae.history_), self.vae.settings_["epochs"]
