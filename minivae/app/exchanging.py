@@ -25,7 +25,7 @@ def export(options: argparse.Namespace) -> int:
     used = formats.export(open_run(options.model).vae, path, options.format)
     if options.json:
         files = [{"file": str(file), "bytes": file.stat().st_size, "replaced": old} for file, old in before.items()]
-        print(json_text({"format": formats.kind_of(path, options.format), "files": files, "python": used}))
+        print(json_text({"files": files, "python": used}))
         return 0
     print(used, end="")
     for file, old in before.items():
@@ -37,7 +37,7 @@ def export(options: argparse.Namespace) -> int:
 def import_(options: argparse.Namespace) -> int:
     path = out_path(options.out, ".npz")
     if path is None:
-        raise DataError("--out - is no file, which a model is; name a .npz")
+        raise DataError("--out - is no file; name a .npz")
     old = _replaced(path, options.weights)
     table = [word.partition("=") for word in options.names or ()]
     for ours, _, theirs in table:
@@ -49,11 +49,8 @@ def import_(options: argparse.Namespace) -> int:
     arch = vae.network_.arch
     told = {"activation": arch.activation, "likelihood": arch.likelihood, "dtype": vae.dtype}
     sizes = [arch.data_dim, *arch.hidden_dims, arch.latent_dim]
-    if options.json:
-        print(json_text({"out": str(path), "replaced": old, "encoder": sizes} | told))
-    else:
-        encoder = " - ".join(map(str, sizes))
-        print(f"{'replaced' if old else 'wrote'} {path}: encoder {encoder}, {', '.join(told.values())}")
+    line = f"{'replaced' if old else 'wrote'} {path}: encoder {' - '.join(map(str, sizes))}, {', '.join(told.values())}"
+    print(json_text({"out": str(path), "replaced": old, "encoder": sizes} | told) if options.json else line)
     return 0
 
 

@@ -113,9 +113,9 @@ class _Graph:
         arrays = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in self.arrays.items()]
         graph, opset = onnx.helper.make_graph(self.nodes, name, self.inputs, outputs, arrays), onnx.OperatorSetIdProto()
         opset.version = self.opset
-        version = {"opset_imports": [opset], "ir_version": onnx.helper.find_min_ir_version_for([opset])}
-        told = {"producer_name": "minivae", "producer_version": __version__, "doc_string": __doc__}
-        model = onnx.helper.make_model(graph, **told, **version)
+        told: Any = {"producer_name": "minivae", "producer_version": __version__, "doc_string": __doc__}
+        told |= {"opset_imports": [opset], "ir_version": onnx.helper.find_min_ir_version_for([opset])}
+        model = onnx.helper.make_model(graph, **told)
         config = {key: config.get(key) for key in ("settings", "data_dim", "scale", "condition", "feature_names")}
         onnx.helper.set_model_props(model, {"minivae": __version__, "config": json_text(config)})
         onnx.checker.check_model(model, full_check=True)
@@ -155,8 +155,8 @@ def _decoder(vae: Any) -> bytes:
     for name, found in spreads.items():
         spread = g("Expand", found, g("Shape", mean))
         if name == "sigma" and index.any():
-            above = g("Sub", g("Mul", g("Gather", out, index, axis=1), np.float32(0.5)), np.float32(LEAST))
-            own = g.cast(g("Exp", g("Add", g("Softplus", above), np.float32(LEAST))), "DOUBLE")
+            t = g("Sub", g("Mul", g("Gather", out, index, axis=1), np.float32(0.5)), np.float32(LEAST))
+            own = g.cast(g("Exp", g("Add", g("Softplus", t), np.float32(LEAST))), "DOUBLE")  # kernels/columns.floored
             spread = g("Where", index > 0, g("Mul", own, scale), spread)
         g("Identity", g.cast(spread, kind), name=name)
     g("Identity", mean, name="mean")
@@ -164,14 +164,13 @@ def _decoder(vae: Any) -> bytes:
 
 
 def spreads_of(vae: Any) -> dict[str, np.ndarray]:
-    """What p(x|z) has beside its mean, and the same for all rows: sigma and r of each column [D], NaN of others."""
-    found: dict[str, np.ndarray] = {}
-    for run in vae.network_.arch.runs:
+    """What p(x|z) has beside its mean and is the same for all rows: sigma and r of each column [D], NaN of others."""
+    arch, found = vae.network_.arch, dict[str, np.ndarray]()
+    for run, unit in ((run, arch.column_units()[1, run.columns]) for run in arch.runs):
         if name := {"gaussian": "sigma", "negative_binomial": "r"}.get(run.likelihood):
-            column = found.setdefault(name, np.full(vae.n_features_in_, np.nan))
+            column = found.setdefault(name, np.full(arch.data_dim, np.nan))
             if run.outputs == run.count:
-                unit = vae.network_.arch.column_units()[1, run.columns] if name == "sigma" else 1
-                column[run.columns] = samples.spread(vae.network_, run, column) * unit
+                column[run.columns] = samples.spread(vae.network_, run, column) * (unit if name == "sigma" else 1)
     return found
 
 

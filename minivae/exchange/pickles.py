@@ -1,8 +1,7 @@
 """What a pickle of torch.save describes: tensors, dicts, lists and plain values, by a machine that can do nothing else.
 
-The pickle is gone through opcode by opcode, and nothing that it names is imported or called. Beside the tensors of a
-checkpoint lie a device, a Namespace, a path, a NumPy scalar: whatever is not described above becomes a note of its name,
-which keeps nothing of what is put into it.
+It is gone through opcode by opcode, and nothing that it names is imported or called: a device, a Namespace, a path beside
+the tensors of a checkpoint becomes a note of its name, which keeps nothing of what is put into it.
 """
 
 from __future__ import annotations
@@ -20,10 +19,8 @@ EMPTY |= {"EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_S
 
 
 class Storage(NamedTuple):
-    """The values of one or more tensors: of which kind, such as "torch FloatStorage", where in the file, and how many."""
-
-    kind: str
-    key: str
+    kind: str  # such as "torch FloatStorage"
+    key: str  # its name in the file
     size: int
 
 
@@ -35,9 +32,7 @@ class Tensor(NamedTuple):
 
 
 class Other(NamedTuple):
-    """A class or function by its name, or what it would have made."""
-
-    name: str
+    name: str  # of a class or function: itself, or what it would have made
 
 
 def unpickled(text: BinaryIO, storages: dict[str, Storage]) -> Any:
@@ -76,8 +71,10 @@ def unpickled(text: BinaryIO, storages: dict[str, Storage]) -> Any:
             module, word = above(-2) if name == "STACK_GLOBAL" else value.split(" ", 1)
             stack.append(Other(f"{module[:80]} {word[:80]}"))
         elif name == "BINPERSID":
-            found = _storage(*stack.pop())
-            stack.append(storages.setdefault(found.key, found))
+            _, kind, key, _, size, *view = stack.pop()
+            if not isinstance(kind, Other) or not isinstance(key, str) or view not in ([], [None]):
+                raise Unreadable("it describes a storage as torch.save does not")
+            stack.append(storages.setdefault(key, Storage(kind.name, key, size)))
         elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
             made, *arguments = above(-3 if name == "NEWOBJ_EX" else -2)
             stack.append(_made(made, arguments[0]))
@@ -95,20 +92,11 @@ def unpickled(text: BinaryIO, storages: dict[str, Storage]) -> Any:
     raise Unreadable("its pickle is cut short")
 
 
-def _storage(word: Any, kind: Any, key: Any, place: Any, size: Any, view: Any = None) -> Storage:
-    if not isinstance(kind, Other) or not isinstance(key, str) or view is not None:
-        raise Unreadable("it describes a storage as torch.save does not")
-    return Storage(kind.name, key, size)
-
-
 def _made(made: Any, arguments: Any) -> Any:
     """What a call would give: a dict, a tensor, or a note of what else."""
     if not isinstance(made, Other):
         raise Unreadable("it calls what is neither a class nor a function")
-    if made.name in DICTS:
-        return {}
     if made.name in TENSORS and isinstance(arguments[0], Storage):
         return Tensor(*arguments[:4])
-    if made.name in PARAMETERS and isinstance(arguments[0], Tensor):
-        return arguments[0]
-    return made
+    parameter = made.name in PARAMETERS and isinstance(arguments[0], Tensor)
+    return {} if made.name in DICTS else arguments[0] if parameter else made

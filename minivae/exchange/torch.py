@@ -27,7 +27,6 @@ MOST = 2**24  # bytes of the pickle, some hundred for each tensor
 ROOT, EXTRA = "minivae/", "extra/"
 OURS, THEIRS = re.compile(r"^(encoder\.|decoder\.)(\d+)(\.W|\.b)$"), {".W": ".weight", ".b": ".bias"}
 MADE, BACK = re.compile(r"^(encoder\.|decoder\.)(\d{1,9})(\.weight|\.bias)$"), {".weight": ".W", ".bias": ".b"}
-STORED = {4: "Float", 8: "Double"}
 READ = {"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "u2", "Bool": "?", "Byte": "u1"}
 READ |= {"Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8"}
 READ = {f"torch {name}Storage": kind for name, kind in READ.items()}
@@ -55,24 +54,24 @@ def file(arrays: dict[str, np.ndarray], extra: dict[str, np.ndarray] | None = No
         for key, array in enumerate(arrays.values()):
             members[f"data/{key}"] = array.astype(array.dtype.newbyteorder("<")).tobytes()
         members |= {f"{EXTRA}config.json": config.encode()} if config else {}
+        for name, array in (extra or {}).items():
+            np.save(member := io.BytesIO(), array, allow_pickle=False)
+            members[f"{EXTRA}{name}.npy"] = member.getvalue()
         for name, data in (members | {"version": b"3\n"}).items():
             archive.writestr(zipfile.ZipInfo(ROOT + name), data)
-        for name, array in (extra or {}).items():
-            with archive.open(zipfile.ZipInfo(f"{ROOT}{EXTRA}{name}.npy"), "w") as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
     return whole.getvalue()
 
 
 def _pickle(arrays: dict[str, np.ndarray]) -> bytes:
     """Protocol 2: OrderedDict(), then name and _rebuild_tensor_v2(storage, offset, shape, strides, False, {}) for each."""
-    text = b"\x80\x02" + _call(DICTS[0], b")") + b"("
+    text = b"\x80\x02" + _global(DICTS[0], b")R") + b"("
     for key, (name, array) in enumerate(arrays.items()):
-        kind = _global(f"torch {STORED[array.dtype.itemsize]}Storage")
+        kind = _global(f"torch {'Float' if array.itemsize == 4 else 'Double'}Storage")
         storage = _tuple(_value("storage"), kind, _value(str(key)), _value("cpu"), _value(array.size))
         strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
         shape, steps = (_tuple(*map(_value, numbers)) for numbers in (array.shape, strides))
-        tensor = _tuple(storage + b"Q", _value(0), shape, steps, b"\x89", _call(DICTS[0], b")"))
-        text += _value(name) + _call(TENSORS[0], tensor)
+        tensor = _tuple(storage + b"Q", _value(0), shape, steps, b"\x89", _global(DICTS[0], b")R"))
+        text += _value(name) + _global(TENSORS[0], tensor + b"R")
     return text + b"u."
 
 
@@ -86,12 +85,8 @@ def _tuple(*parts: bytes) -> bytes:
     return b"(" + b"".join(parts) + b"t"
 
 
-def _global(name: str) -> bytes:
-    return b"c" + name.replace(" ", "\n").encode() + b"\n"
-
-
-def _call(name: str, arguments: bytes) -> bytes:
-    return _global(name) + arguments + b"R"
+def _global(name: str, called: bytes = b"") -> bytes:
+    return b"c" + name.replace(" ", "\n").encode() + b"\n" + called
 
 
 # ---- Reading

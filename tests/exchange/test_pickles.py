@@ -31,11 +31,11 @@ class Raw(bytes):
     """Opcodes that leave one object."""
 
 
-DEVICE = Raw(exchange._call("torch device", exchange._tuple(exchange._value("cuda"))))
-QUANTIZED = Raw(exchange._call("torch._utils _rebuild_qtensor", b")"))
+DEVICE = Raw(exchange._global("torch device", exchange._tuple(exchange._value("cuda")) + b"R"))
+QUANTIZED = Raw(exchange._global("torch._utils _rebuild_qtensor", b")R"))
 BESIDE = {
     "epoch": 3, "loss": np.float64(0.5), "device": DEVICE, "dtype": Raw(exchange._global("torch float32")),
-    "size": Raw(exchange._call("torch Size", exchange._tuple(exchange._tuple(exchange._value(3))))),
+    "size": Raw(exchange._global("torch Size", exchange._tuple(exchange._tuple(exchange._value(3))) + b"R")),
     "names": {"a", "b"}, "frozen": frozenset([1]), "args": argparse.Namespace(lr=1e-3, path=pathlib.PurePosixPath("/x")),
     "scalar": np.float32(3), "array": np.arange(3), "best": RNG.normal(size=()).astype(np.float32), "bytes": b"x" * 300,
     "ordered": OrderedDict(a=1), "by": defaultdict(list, a=[1]), (1, 2): 3, None: 1.5, "big": 2**70, "complex": 1j,
@@ -66,9 +66,9 @@ class Saver(pickle._Pickler):
             strides = [step // obj.itemsize for step in obj.strides]
             numbers = [tuple_(*map(value, part)) for part in (obj.shape, strides)]
             made = tuple_(
-                tuple_(*storage) + b"Q", value(0), *numbers, b"\x89", exchange._call("collections OrderedDict", b")")
+                tuple_(*storage) + b"Q", value(0), *numbers, b"\x89", exchange._global("collections OrderedDict", b")R")
             )
-            self.write(exchange._call(TENSORS[0], made))
+            self.write(exchange._global(TENSORS[0], made + b"R"))
         elif isinstance(obj, Raw):
             self.write(obj)
         else:

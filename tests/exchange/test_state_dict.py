@@ -95,11 +95,11 @@ def forged(path, pickled, **members):
 
 def tensor(shape, strides, offset=0, size=8, key="0", kind="torch FloatStorage"):
     """The pickle of {"w": a tensor}, whatever its numbers are."""
-    value, call = exchange._value, exchange._call
+    value, call = exchange._value, exchange._global
     storage = exchange._tuple(value("storage"), exchange._global(kind), value(key), value("cpu"), value(size))
     numbers = [exchange._tuple(*map(value, part)) for part in (shape, strides)]
-    made = exchange._tuple(storage + b"Q", value(offset), *numbers, b"\x89", call(exchange.DICTS[0], b")"))
-    return b"\x80\x02}" + value("w") + call(exchange.TENSORS[0], made) + b"s."
+    made = exchange._tuple(storage + b"Q", value(offset), *numbers, b"\x89", call(exchange.DICTS[0], b")R"))
+    return b"\x80\x02}" + value("w") + call(exchange.TENSORS[0], made + b"R") + b"s."
 
 
 def test_what_is_written_is_read(tmp_path):
