@@ -14,6 +14,7 @@ from minivae.progress import say
 from minivae.settings import checked_path
 from minivae.storage.folders import CONFIG, MODEL
 from minivae.storage.modelfile import json_text
+from minivae.storage.persistence import save
 
 
 @quietly
@@ -45,7 +46,7 @@ def import_(options: argparse.Namespace) -> int:
             raise DataError(f"--names {ours} names no layer of theirs; write encoder.0=fc1 encoder.1=fc21+fc22 ...")
     given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
     vae = VAE.from_weights(options.weights, names={ours: theirs for ours, _, theirs in table}, **given)
-    vae.save(path)
+    save(vae, path, run=vae.run_)
     arch = vae.network_.arch
     told = {"activation": arch.activation, "likelihood": arch.likelihood, "dtype": vae.dtype}
     sizes = [arch.data_dim, *arch.hidden_dims, arch.latent_dim]

@@ -44,7 +44,7 @@ def export(vae: Any, path: Path, format: str | None = None) -> str:
     kind, files = kind_of(path, format), files_of(path, format)
     for file in files:
         place_of(file)
-    arrays, config = content(vae)
+    arrays, config = content(vae, run=vae.run_)  # what a run's data are read by
     text = json_text({"format_version": VERSION, **config})
     if kind == "onnx":
         written, used = onnx.graphs(vae), _onnxruntime(vae, *map(str, files))

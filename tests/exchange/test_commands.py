@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +12,16 @@ from wild_models import GREY, wild
 
 from minivae import VAE
 from minivae.app.cli import main
+from minivae.storage import persistence
+
+RUN = {"id": "1", "image_shape": [2, 3], "condition": None, "watch_test": False, "backend": "numpy", "stopped": None}
+RUN |= {"versions": {}, "reading": {}, "table": None}  # what train says of it
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    wild(GREY).save("model.npz")
+    persistence.save(wild(GREY), "model.npz", run=RUN)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").touch()
     for name in ("odd.name", "run/model.npz"):
@@ -30,9 +36,27 @@ def test_a_model_goes_out_and_comes_back(here, capsys):
     assert "class VAE(nn.Module):" in out and "wrote m.pt (0.01 MB)" in err
     assert main(["import", "m.pt", "-o", "back.npz"]) == 0
     assert capsys.readouterr().out == "wrote back.npz: encoder 6 - 7 - 5 - 3, relu, bernoulli, float32\n"
+
+
+@pytest.mark.parametrize("name", ["M.PT", "m.pth", "M.SafeTensors"])
+def test_what_comes_back_is_the_model_of_its_run_and_what_is_replaced_is_told(here, capsys, name):
+    if "f" in name:
+        pytest.importorskip("safetensors", reason="needs safetensors")
+    for word, old in (("wrote", False), ("replaced", True)):
+        assert main(["export", "model.npz", "-o", name]) == 0
+        assert f"{word} {name} (" in capsys.readouterr().err
+        assert main(["import", name, "-o", "back.npz", "--json"]) == 0
+        told = {"out": "back.npz", "replaced": old, "encoder": [6, 7, 5, 3]}
+        told |= {"activation": "relu", "likelihood": "bernoulli", "dtype": "float32"}
+        assert json.loads(capsys.readouterr().out) == told
+    first, back = (VAE.load(name, backend="numpy") for name in ("model.npz", "back.npz"))
     assert (
-        VAE.load("back.npz", backend="numpy").transform(GREY) == VAE.load("model.npz", backend="numpy").transform(GREY)
-    ).all()
+        back.run_ == RUN and back.history_ == first.history_ and (back.transform(GREY) == first.transform(GREY)).all()
+    )
+    assert main(["export", "model.npz", "-o", name, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["files"] == [{"file": name, "bytes": Path(name).stat().st_size, "replaced": True}]
+    assert told["python"].startswith(("import torch", "from minivae import VAE"))
 
 
 def test_onnx_makes_two_files_and_says_how_to_run_them(here, capsys):
@@ -41,6 +65,8 @@ def test_onnx_makes_two_files_and_says_how_to_run_them(here, capsys):
     out, err = capsys.readouterr()
     assert "wrote v1.0.encoder.onnx" in err and "wrote v1.0.decoder.onnx" in err
     assert 'encoder.run(None, {"x": X})  # X float32 [n, 6]' in out
+    assert main(["export", "model.npz", "-o", "D.ONNX"]) == 0
+    assert "wrote D.encoder.onnx" in capsys.readouterr().err
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     names = {"X": GREY}
     exec(out, names)
