@@ -187,7 +187,9 @@ class VAE(Fitted):
         settings, names, X, ranks = checked_settings(self), string_names(X), as_matrix(X, "X"), Ranks(comm)
         settings["verbose"] *= ranks.rank == 0
         if ranks.size > 1:
-            whole = {n: v for n, v in settings.items() if n not in ("verbose", "random_state")}
+            whole = settings | {"verbose": 0}
+            if isinstance(self.random_state, randomness.GENERATORS):  # rank 0's is drawn from
+                del whole["random_state"]
             ends = [np.asarray(X[i : i + 1]).tobytes() for i in (0, len(X) - 1)]
             held = X_val is None, X_test is None, resume, load_backend(settings["backend"]).__name__
             ranks.require_alike(sorted(whole.items()), X.shape, X.dtype, ends, held)

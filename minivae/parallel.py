@@ -58,7 +58,8 @@ class Ranks:
         """Raise ValueError in all processes where they have not been told the same."""
         found = np.array([float(zlib.crc32(repr(told).encode()))])
         if self.add(found.copy(), "MIN") != self.add(found.copy(), "MAX"):
-            raise ValueError("the processes differ in settings, backend or data; pass the same to each, all rows too")
+            differ = "the processes differ in settings, backend or data; pass the same to each, all rows too"
+            raise ValueError(f"{differ}, or set MINIVAE_MPI=0 for each to train a model of its own")
 
     def merged(self, of: Summary) -> Summary:
         """The statistics of all rows from those of each process's, moved to the common mean as in Chan et al. (1979)."""

@@ -155,6 +155,10 @@ def test_other_commands_are_for_one_process_which_each_of_several_may_be(tmp_pat
     for told in ("evaluate is for one process, and 3 were started", "there is no option --nope"):
         status, out, err = ended(mpi(3, "-m", "minivae", "evaluate", "run", *["--nope"] * ("nope" in told)))
         assert status == 2 and err.count(told) == err.count("usage:") == 1 and not out
+    for option in ("--seed", "-o"):
+        differ = f"main(['train', 'digits', '{option}', os.environ['PMI_RANK']])"
+        status, _, err = ended(mpi(2, "-c", f"import os; from minivae.app.cli import main; {differ}", cwd=tmp_path))
+        assert status == 1 and err.count("the processes differ") == err.count("set MINIVAE_MPI=0") == 1, err
     one = [*TRAIN[2:], "digits", "--epochs", "1", *EXACT, "--quiet"]
     program = f"""
 import os

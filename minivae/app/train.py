@@ -53,6 +53,7 @@ RECIPES: dict[str, Named] = {
 
 def train(options: argparse.Namespace) -> int:
     options.ranks = world()
+    options.ranks.require_alike(options.out, options.resume)
     options.quiet |= options.ranks.rank > 0
     if options.resume is not None:
         return resume(options)
