@@ -59,9 +59,9 @@ def score(options: argparse.Namespace) -> int:
         raise ValueError(f"worst must be at least 0, not {options.worst}")
     run, part, dataset = _rows(options)
     vae, few = run.vae, 3 if run.schema else 0
-    columns = run.schema.columns if run.schema else [Column(f"x{j}", "number") for j in range(vae.n_features_in_)]
-    worst = range(min(len(columns), few if options.worst is None else options.worst))
-    names, starts = [c.name for c in columns], np.cumsum([0, *(c.width for c in columns[:-1])])
+    schema = run.schema or Schema(tuple(Column(f"x{j}", "number") for j in range(vae.n_features_in_)))
+    worst = range(min(len(schema.columns), few if options.worst is None else options.worst))
+    names, starts = [column.name for column in schema.columns], schema.starts
     examples = vae.examples(part.data, part.rows, part.told)
 
     def of(piece: slice) -> Columns:
@@ -125,13 +125,12 @@ def _refilled(path: Path | None, schema: Schema, dataset: Dataset, of: Callable[
         if path is not None and path.suffix.lower() not in Path(source.name.lower()).suffixes:
             delimiter = writing.DELIMITERS[path.suffix.lower()]
         names = list(table.columns)
-        starts = np.cumsum([0, *(column.width for column in schema.columns[:-1])])
         head = list(islice(rows, before)) or ([names] if table.headed else [])  # which may stand in a comment
         yield writing.lines(head, delimiter)
         for start in range(0, len(dataset.train), PIECE):
             piece = slice(start, start + PIECE)
             holes, some = np.isnan(dataset.train[piece]), list(islice(rows, PIECE))
-            for at, (name, values) in zip(starts, of(piece).items()):
+            for at, (name, values) in zip(schema.starts, of(piece).items()):
                 filled, j = np.flatnonzero(holes[:, at]), names.index(name)
                 for row, text in zip(filled, writing.cells(values[filled])):
                     some[row][j] = text if values.dtype == object else text.replace(".", decimal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,15 @@ def require_memory(what: str, needed: int, fix: str = "lower it") -> None:
         raise ValueError(f"{what} would take {needed:,} bytes, and this process may use {limit:,}; {fix}")
 
 
+def _chunks(X: Array, rows: Array | None = None) -> Iterator[tuple[Any, Array]]:
+    """All rows of a matrix, or some, a chunk at a time: their numbers, and what they hold."""
+    step = max(1, _CHUNK_VALUES // X.shape[1])
+    places = range(len(X)) if rows is None else rows
+    for start in range(0, len(places), step):
+        piece = slice(start, start + step)
+        yield places[piece], X[piece if rows is None else rows[piece]]
+
+
 def resolve_divisor(X: Array, divide_by: float | None, likelihood: str = "bernoulli") -> float:
     """The number that batches of X are divided by: `divide_by`; when it is None, 255 for uint8 pixels and 1 otherwise.
 
@@ -124,8 +134,7 @@ def resolve_divisor(X: Array, divide_by: float | None, likelihood: str = "bernou
     if divide_by is None:
         if X.dtype != np.uint8 or is_mixed(likelihood) or domains(likelihood) & {COUNTS, ONE_HOT}:
             return 1.0
-        step = max(1, _CHUNK_VALUES // X.shape[1])
-        return 255.0 if any((X[i : i + step] > 1).any() for i in range(0, len(X), step)) else 1.0
+        return 255.0 if any((chunk > 1).any() for _, chunk in _chunks(X)) else 1.0
     try:
         divisor = float(divide_by)
     except (TypeError, ValueError, OverflowError):
@@ -212,19 +221,16 @@ def summarize(
     seen, mean, squares = np.zeros((3, columns))  # squares = sum (x - mean)^2 over the `seen` cells so far
     minimum, maximum = np.full(columns, np.inf), np.full(columns, -np.inf)
     broken = np.full(columns, np.nan) if whole else None
-    step = max(1, _CHUNK_VALUES // columns)
-    count = len(X) if rows is None else len(rows)
 
-    def looked_at(chunk: Array, start: int) -> tuple[Array, ...]:
+    def looked_at(chunk: Array, places: Any) -> tuple[Array, ...]:
         chunk = chunk / np.float64(divisor)
         here = ~np.isnan(chunk) if missing else np.ones(1, bool)
         low, high = np.where(here, chunk, np.inf).min(axis=0), np.where(here, chunk, -np.inf).max(axis=0)
         if np.isinf(chunk).any() or np.isnan(low).any() or np.isnan(high).any():  # NaN passes through min and max
             row, column = np.argwhere(np.isinf(chunk) | (np.isnan(chunk) & here))[0]
-            place = start + row if rows is None else rows[start + row]
-            after = f" after division by divide_by={divisor:g}" if np.isfinite(X[place, column]) else ""
+            after = f" after division by divide_by={divisor:g}" if np.isfinite(X[places[row], column]) else ""
             raise DataError(
-                f"{name} has {'NaN' if np.isnan(chunk[row, column]) else 'an infinite value'} at row {place}, "
+                f"{name} has {'NaN' if np.isnan(chunk[row, column]) else 'an infinite value'} at row {places[row]}, "
                 f"column {column} (counted from 0){after}; remove or fill such values, for example keep the rows "
                 "X[np.isfinite(X).all(axis=1)], or say that NaN was not observed: missing='ignore'"
             )
@@ -235,17 +241,16 @@ def summarize(
         chunk = np.where(here, chunk - chunk_mean, 0)
         return n, low, high, chunk_mean, np.einsum("nd,nd->d", chunk, chunk)
 
-    for start in range(0, count, step):
-        piece = slice(start, start + step)
-        chunk = X[piece if rows is None else rows[piece]]
+    for places, chunk in _chunks(X, rows):
         bytes_ = chunk.dtype == np.uint8 and broken is None
-        n, low, high, chunk_mean, chunk_squares = _of_bytes(chunk, divisor) if bytes_ else looked_at(chunk, start)
+        n, low, high, chunk_mean, chunk_squares = _of_bytes(chunk, divisor) if bytes_ else looked_at(chunk, places)
         delta = np.where(n > 0, chunk_mean - mean, 0)
         squares += chunk_squares + delta * (delta * (seen * n / np.maximum(seen + n, 1)))
         seen += n
         mean += delta * (n / np.maximum(seen, 1))
         np.minimum(minimum, low, out=minimum)
         np.maximum(maximum, high, out=maximum)
+    count = len(X if rows is None else rows)
     return Summary(count, mean, squares / np.maximum(seen, 1), minimum, maximum, divisor, broken, seen)
 
 
@@ -316,19 +321,15 @@ def divisor_for(largest: float) -> str:
 def check_groups(X: Array, divide_by: float, name: str, likelihood: str, rows: Array | None) -> None:
     """Raise DataError where the columns of a category do not hold one 1 in a row, or a category is missing in part."""
     groups = [run for run in runs(likelihood, X.shape[1]) if run.data == ONE_HOT]
-    step = max(1, _CHUNK_VALUES // X.shape[1])
-    count = len(X) if rows is None else len(rows)
-    for start in range(0, count if groups else 0, step):
-        piece = slice(start, start + step)
-        chunk = X[piece if rows is None else rows[piece]] / np.float64(divide_by)
+    for places, chunk in _chunks(X, rows) if groups else ():
+        chunk = chunk / np.float64(divide_by)
         for run in groups:
             total, holes = chunk[:, run.columns].sum(axis=1), np.isnan(chunk[:, run.columns])
             wrong = np.flatnonzero(~((total == 1) | holes.all(axis=1)))
             if wrong.size:
-                place = start + wrong[0] if rows is None else rows[start + wrong[0]]
                 what = "is NaN in part" if holes[wrong[0]].any() else f"sums to {total[wrong[0]]:g}"
-                last = run.column + run.count - 1
                 raise DataError(
-                    f"likelihood 'categorical' needs {ONE_HOT}; {name} {what} at row {place}, columns {run.column} to "
-                    f"{last}; write each category as one 1, or as NaN in all of its columns"
+                    f"likelihood 'categorical' needs {ONE_HOT}; {name} {what} at row {places[wrong[0]]}, "
+                    f"columns {run.column} to {run.column + run.count - 1}; write each category as one 1, "
+                    "or as NaN in all of its columns"
                 )

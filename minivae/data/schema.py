@@ -15,6 +15,7 @@ from minivae.likelihoods import is_mixed, runs
 
 # One column [N]: float64 with NaN where a cell is missing, or objects: texts, None where one is missing.
 Columns = Mapping[str, Array]
+Place = Callable[[int, str], str]  # where the cell of a row and a column stands, for a message
 
 CATEGORIES = 1000  # texts that a category can have at most
 STORED = (2**22, 2**17)  # of a model's file, which counts both: half of its characters, and of its commas and brackets
@@ -22,11 +23,14 @@ _KINDS = {"number": "gaussian", "binary": "bernoulli", "category": "categorical"
 UNKNOWN = "(missing)"  # the label of a row that has none, among texts
 
 
+def place_of(row: int, name: str) -> str:
+    return f"row {row} (from 0), column {name!r}"
+
+
 class Table(NamedTuple):
     """A table as read. matrix [N, D]: where all are numbers, columns of which `columns` are; headed: whether it named them.
 
     notes : lines for the user
-    place : where the cell of a row and a column stands, for a message
     typed : whether the source says that texts are texts, so that those of digits are no numbers
     reading : what was recognised and holds for other files too
     """
@@ -35,7 +39,7 @@ class Table(NamedTuple):
     matrix: Array | None
     headed: bool
     notes: tuple[str, ...]
-    place: Callable[[int, str], str]
+    place: Place
     typed: bool = False
     reading: Mapping[str, Any] = {}
 
@@ -69,6 +73,11 @@ class Schema:
     def width(self) -> int:
         """D, the columns of the matrix."""
         return sum(column.width for column in self.columns)
+
+    @property
+    def starts(self) -> Array:
+        """Where in the matrix each column begins."""
+        return np.cumsum([0, *(column.width for column in self.columns[:-1])])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,9 +124,7 @@ class Schema:
         coded = [column.kind != "number" for column in each]  # the mean and the spread of 0 and 1
         return len(each) == units.shape[1] and bool(((units >= 0) & (units <= 1))[:, coded].all())
 
-    def encode(
-        self, table: Columns, source: str = "the table", place: Callable[[int, str], str] | None = None
-    ) -> Array:
+    def encode(self, table: Columns, source: str = "the table", place: Place = place_of) -> Array:
         """The matrix [N, D], float64: a category one-hot, a missing cell NaN in all of its columns.
 
         Columns are found by name, whatever their order; others are ignored. Raises DataError where one is missing, or naming
@@ -128,15 +135,13 @@ class Schema:
                 f"{source} lacks the column{'s' * (len(missing) > 1)} {listed(missing)} that the model was trained on; "
                 f"it has {listed(list(table))}"
             )
-        where = place or place_of
         matrix = np.empty((len(table[self.columns[0].name]), self.width))
-        at = 0
-        for column in self.columns:
-            self._fill(matrix[:, at : at + column.width], column, table[column.name], where)
-            at += column.width
+        for at, column in zip(self.starts, self.columns):
+            self._fill(matrix[:, at : at + column.width], column, table[column.name], place)
         return matrix
 
-    def _fill(self, out: Array, column: Column, cells: Array, where: Callable[[int, str], str]) -> None:
+    @staticmethod
+    def _fill(out: Array, column: Column, cells: Array, where: Place) -> None:
         if not column.values:
             cells = _as_numbers(cells, column.name, where)
             for row in np.flatnonzero((cells < 0) | (cells > 1))[:1] if column.kind == "binary" else ():
@@ -160,21 +165,21 @@ class Schema:
             out[:, 0] = found
         out[found < 0] = np.nan
 
-    def labels(self, table: Columns, place: Callable[[int, str], str] | None = None) -> Array | None:
+    def labels(self, table: Columns, place: Place = place_of) -> Array | None:
         """[N]: texts, whole numbers, or float64; None where the table has no such column, or no value in it.
 
         Raises DataError naming the place of a text among numbers, or of a whole number that float64 cannot tell from others.
         """
         if self.label is None or self.label not in table:
             return None
-        cells, where = table[self.label], place or place_of
+        cells = table[self.label]
         if self.label_texts:
             cells = _as_texts(cells)
             return np.array([UNKNOWN if c is None else c for c in cells]) if any(c is not None for c in cells) else None
-        cells = _as_numbers(cells, self.label, where)
+        cells = _as_numbers(cells, self.label, place)
         for row in np.flatnonzero(abs(cells) >= 2**53)[:1]:
             wrong = f"a label of {cells[row]:g} cannot be told from the next whole number"
-            raise DataError(f"{where(row, self.label)}: {wrong}; write them with a letter before their digits")
+            raise DataError(f"{place(row, self.label)}: {wrong}; write them with a letter before their digits")
         whole = bool((cells == np.rint(cells)).all())
         return None if np.isnan(cells).all() else cells.astype(np.int64) if whole else cells
 
@@ -187,10 +192,8 @@ class Schema:
         if X.ndim != 2 or X.shape[1] != self.width:
             raise DataError(f"an array of shape {X.shape} is no table of these columns; pass [n, {self.width}]")
         table: dict[str, Array] = {}
-        at = 0
-        for column in self.columns:
+        for at, column in zip(self.starts, self.columns):
             part = X[:, at : at + column.width]
-            at += column.width
             if column.values:
                 code = part.argmax(axis=1) if column.kind == "category" else (part[:, 0] >= 0.5).astype(int)
                 cells = np.array(column.values, object)[code]
@@ -244,11 +247,7 @@ def _fits(state: dict[str, Any]) -> bool:
     return len(text) <= STORED[0] and sum(map(text.count, ",[{")) <= STORED[1]
 
 
-def place_of(row: int, name: str) -> str:
-    return f"row {row} (from 0), column {name!r}"
-
-
-def _as_numbers(cells: Array, name: str, where: Callable[[int, str], str]) -> Array:
+def _as_numbers(cells: Array, name: str, where: Place) -> Array:
     """Numbers [N] as they are; of texts, all of which must be missing, NaN."""
     for row in [i for i, cell in enumerate(cells) if cell is not None][:1] if cells.dtype == object else ():
         wrong = f"{cells[row][:40]!r} is not a number, as all cells of it were when the model was trained"

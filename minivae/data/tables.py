@@ -142,8 +142,7 @@ def described(schema: Schema, X: Array, labels: Array | None) -> tuple[str, ...]
     """What was read, in lines: rows, columns by kind, missing share, label, first values."""
     words = {"number": "numbers", "binary": "yes and no", "category": "categories"}
     kinds = Counter(words[column.kind] for column in schema.columns)
-    first_of_each = np.cumsum([0, *(column.width for column in schema.columns[:-1])])
-    share = float(np.isnan(X[:, first_of_each]).mean())
+    share = float(np.isnan(X[:, schema.starts]).mean())
     holes = f"{max(share, 0.001):.1%} of their cells missing" if share else "none of their cells missing"
     lines = [f"{len(X):,} rows; columns of {', '.join(f'{kind}: {count:,}' for kind, count in kinds.items())}; {holes}"]
     for column in [column for column in schema.columns if column.kind == "category"][:4]:
