@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
-OF_WEIGHTS = (
-    "likelihood",
-    "activation",
-    "sigma",
-    "standardize",
-    "missing",
-    "divide_by",
-    "dtype",
-)  # which do not tell them
+# Parameters of VAE that its weights do not tell.
+OF_WEIGHTS = ("likelihood", "activation", "sigma", "standardize", "missing", "divide_by", "dtype")
 ALIASES = {"learning_rate": "--lr", "random_state": "--seed"}  # as people type them
 
 
@@ -54,90 +48,66 @@ class _Flatten(argparse.Action):
         setattr(namespace, self.dest, tuple(width for word in values for width in word))
 
 
-def _choice(*names: str) -> dict[str, Any]:
-    return {"choices": names}
-
-
-_YES_NO = {"action": argparse.BooleanOptionalAction}  # so that a recipe can be told no
-
-
-def train_options() -> dict[str, dict[str, tuple[dict[str, Any], str]]]:
-    """The parameters of VAE as options of `train`: type, and one line of help. Defaults are taken from VAE itself."""
-    from minivae.architecture import INITS, MISSING, OUTPUT_BIASES
-    from minivae.data.batches import BINARIZE
-    from minivae.kernels import MODULES
-    from minivae.kernels.reference import ACTIVATIONS
+def train_options() -> dict[str, dict[str, str]]:
+    """The parameters of VAE as options of `train`: one line of help. Types and defaults are taken from VAE itself."""
     from minivae.likelihoods import LIKELIHOODS
-    from minivae.optimizers import OPTIMIZERS, SCHEDULES
-    from minivae.training import OBJECTIVES
 
-    widths: dict[str, Any] = {"type": _widths, "nargs": "*", "action": _Flatten}
     known = "; ".join(f"{name}: {l.data}" for name, l in LIKELIHOODS.items())
     return {
         "model": {
-            "latent_dim": ({"type": int}, "number of latent dimensions Z"),
-            "hidden_dims": (widths, "widths of the encoder's hidden layers; the decoder mirrors them"),
-            "activation": (_choice(*ACTIVATIONS), "of the hidden layers"),
-            "likelihood": ({"metavar": "NAME"}, f"{known}; or columns in order, as 'gaussian*4 poisson categorical*3'"),
-            "sigma": ({"type": _sigma}, "of the gaussian: a number, learned, or elementwise"),
-            "missing": (_choice(*MISSING), "NaN: an error; not observed; not observed, and the encoder told so"),
-            "standardize": (
-                _YES_NO,
-                "bring each column to one scale, gaussian ones to mean 0 and spread 1; results stay in the data's own units",
-            ),
-            "conditional": (_YES_NO, "tell encoder and decoder the labels of the data"),
-            "init": (_choice(*INITS), "initial weights"),
-            "output_bias": (_choice(*OUTPUT_BIASES), "initial bias of the decoder's last layer"),
+            "latent_dim": "number of latent dimensions Z",
+            "hidden_dims": "widths of the encoder's hidden layers; the decoder mirrors them",
+            "activation": "of the hidden layers",
+            "likelihood": f"{known}; or columns in order, as 'gaussian*4 poisson categorical*3'",
+            "sigma": "of the gaussian: a number, learned, or elementwise",
+            "missing": "NaN: an error; not observed; not observed, and the encoder told so",
+            "standardize": "bring each column to one scale, gaussian ones to mean 0 and spread 1; results stay in the "
+            "data's own units",
+            "conditional": "tell encoder and decoder the labels of the data",
+            "init": "initial weights",
+            "output_bias": "initial bias of the decoder's last layer",
         },
         "objective": {
-            "objective": (_choice(*OBJECTIVES), "ELBO, or the importance-weighted bound by one of its estimators"),
-            "n_samples": ({"type": int}, "samples K of z for each example: of the bound, or for the mean of the ELBO"),
-            "beta": ({"type": float}, "weight of the KL"),
-            "kl_warmup": ({"type": float}, "epochs in which beta rises from 0"),
-            "free_bits": ({"type": float}, "nats per latent dimension below which the KL is not pushed"),
-            "kl_cycles": ({"type": int}, "cycles in the epochs, in each of which beta rises from 0 over kl-warmup"),
-            "capacity": ({"type": float}, "nats C to which the KL is drawn, by beta |KL - C|; 0 for none"),
-            "capacity_warmup": ({"type": float}, "epochs in which the capacity rises from 0"),
+            "objective": "ELBO, or the importance-weighted bound by one of its estimators",
+            "n_samples": "samples K of z for each example: of the bound, or for the mean of the ELBO",
+            "beta": "weight of the KL",
+            "kl_warmup": "epochs in which beta rises from 0",
+            "free_bits": "nats per latent dimension below which the KL is not pushed",
+            "kl_cycles": "cycles in the epochs, in each of which beta rises from 0 over kl-warmup",
+            "capacity": "nats C to which the KL is drawn, by beta |KL - C|; 0 for none",
+            "capacity_warmup": "epochs in which the capacity rises from 0",
         },
         "optimizer": {
-            "optimizer": (_choice(*OPTIMIZERS), "update rule"),
-            "learning_rate": ({"type": float}, "at its highest"),
-            "momentum": ({"type": float}, "of sgd"),
-            "nesterov": (_YES_NO, "Nesterov's form of momentum"),
-            "beta1": ({"type": float}, "Adam: decay of the first moment"),
-            "beta2": ({"type": float}, "Adam: decay of the second moment"),
-            "epsilon": ({"type": float}, "Adam: added to the root of the second moment"),
-            "weight_decay": ({"type": float}, "of adamw, on all parameters as in PyTorch"),
-            "max_grad_norm": ({"type": float}, "clip the gradient to this global norm"),
-            "schedule": (_choice(*SCHEDULES), "of the learning rate"),
-            "lr_warmup": ({"type": float}, "epochs in which the learning rate rises from 0"),
-            "decay_every": ({"type": float}, "schedule step: epochs between two decays"),
-            "decay_factor": ({"type": float}, "schedule step: factor of each decay"),
-            "decay_growth": (
-                {"type": float},
-                "schedule step: times as many epochs to each further decay (Burda et al.: 3)",
-            ),
+            "optimizer": "update rule",
+            "learning_rate": "at its highest",
+            "momentum": "of sgd",
+            "nesterov": "Nesterov's form of momentum",
+            "beta1": "Adam: decay of the first moment",
+            "beta2": "Adam: decay of the second moment",
+            "epsilon": "Adam: added to the root of the second moment",
+            "weight_decay": "of adamw, on all parameters as in PyTorch",
+            "max_grad_norm": "clip the gradient to this global norm",
+            "schedule": "of the learning rate",
+            "lr_warmup": "epochs in which the learning rate rises from 0",
+            "decay_every": "schedule step: epochs between two decays",
+            "decay_factor": "schedule step: factor of each decay",
+            "decay_growth": "schedule step: times as many epochs to each further decay (Burda et al.: 3)",
         },
         "training": {
-            "batch_size": ({"type": int}, "examples per step (default: by the rows, 16 to 128)"),
-            "micro_batch_size": (
-                {"type": int},
-                "rows of it that go through at once, where memory is short (default: all)",
-            ),
-            "epochs": ({"type": int}, "passes over the data (default: until the held-out loss stops falling)"),
-            "validation_fraction": (
-                {"type": float},
-                "part of the training data held out to choose the best epoch (default: 0.1; for data with a test part, with "
-                "epochs and without --patience 0: the test loss is shown after each epoch and the last epoch is kept)",
-            ),
-            "patience": ({"type": int}, "stop after so many epochs without a better held-out loss"),
-            "backend": (_choice("auto", *MODULES), "what runs the kernels"),
-            "dtype": (_choice("float32", "float64"), "of parameters and arithmetic"),
-            "random_state": ({"type": int}, "seed: the same seed gives the same run (default: 0)"),
+            "batch_size": "examples per step (default: by the rows, 16 to 128)",
+            "micro_batch_size": "rows of it that go through at once, where memory is short (default: all)",
+            "epochs": "passes over the data (default: until the held-out loss stops falling)",
+            "validation_fraction": "part of the training data held out to choose the best epoch (default: 0.1; for data "
+            "with a test part, with epochs and without --patience 0: the test loss is shown after each epoch and the last "
+            "epoch is kept)",
+            "patience": "stop after so many epochs without a better held-out loss",
+            "backend": "what runs the kernels",
+            "dtype": "of parameters and arithmetic",
+            "random_state": "seed: the same seed gives the same run (default: 0)",
         },
         "data": {
-            "binarize": (_choice(*BINARIZE), "draw pixels from grey values: once (static) or at every step (dynamic)"),
-            "divide_by": ({"type": float}, "what data are divided by (default: 255 for uint8 not all 0 and 1, else 1)"),
+            "binarize": "draw pixels from grey values: once (static) or at every step (dynamic)",
+            "divide_by": "what data are divided by (default: 255 for uint8 not all 0 and 1, else 1)",
         },
     }
 
@@ -176,24 +146,44 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
 
 
 def add_import_options(imported: argparse.ArgumentParser) -> None:
-    """The parameters of VAE that its weights do not tell."""
     options = {name: option for group in train_options().values() for name, option in group.items()}
     _add(imported, {name: options[name] for name in OF_WEIGHTS})
 
 
-def _add(group: Any, options: dict[str, tuple[dict[str, Any], str]]) -> None:
+def _add(group: Any, options: dict[str, str]) -> None:
     import inspect
 
+    from minivae.architecture import INITS, MISSING, OUTPUT_BIASES
+    from minivae.data.batches import BINARIZE
     from minivae.estimator import VAE
+    from minivae.kernels import MODULES
+    from minivae.kernels.reference import ACTIVATIONS
+    from minivae.optimizers import OPTIMIZERS, SCHEDULES
+    from minivae.training import OBJECTIVES
 
-    defaults = inspect.signature(VAE).parameters
-    for name, (keywords, text) in options.items():
-        default = defaults[name].default
+    of_type: dict[str, dict[str, Any]] = {
+        "int": {"type": int, "metavar": "N"},
+        "float": {"type": float, "metavar": "X"},
+        "bool": {"action": argparse.BooleanOptionalAction},  # so that a recipe can be told no
+    }
+    own: dict[str, dict[str, Any]] = {
+        "hidden_dims": {"type": _widths, "metavar": "N", "nargs": "*", "action": _Flatten},
+        "likelihood": {"metavar": "NAME"},
+        "sigma": {"type": _sigma, "metavar": "SIGMA"},
+    }
+    choices: dict[str, Iterable[str]] = {
+        "activation": ACTIVATIONS, "missing": MISSING, "init": INITS, "output_bias": OUTPUT_BIASES, "objective": OBJECTIVES,
+        "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "backend": ("auto", *MODULES), "dtype": ("float32", "float64"),
+        "binarize": BINARIZE,
+    }  # fmt: skip
+    own |= {name: {"choices": tuple(values)} for name, values in choices.items()}
+    parameters = inspect.signature(VAE).parameters
+    for name, text in options.items():
+        default = parameters[name].default
         if default is not None and "(default" not in text and default is not False:
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
             text = f"{text} (default: {shown})"
-        # SUPPRESS: an option that is not given leaves the dataset's recipe, then VAE's own default, in place
-        if "type" in keywords:
-            keywords = {"metavar": {int: "N", float: "X", _widths: "N"}.get(keywords["type"], "SIGMA"), **keywords}
+        how = own.get(name) or of_type[parameters[name].annotation.split()[0]]  # "float | None" is a float
         flags = [f"--{name.replace('_', '-')}", *([ALIASES[name]] if name in ALIASES else [])]
-        group.add_argument(*flags, help=text, default=argparse.SUPPRESS, **keywords)
+        # SUPPRESS: an option that is not given leaves the dataset's recipe, then VAE's own default, in place
+        group.add_argument(*flags, help=text, default=argparse.SUPPRESS, **how)
