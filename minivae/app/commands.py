@@ -16,10 +16,11 @@ from minivae.app.inspecting import inspect  # noqa: F401
 from minivae.app.results import decode, encode, impute, score  # noqa: F401
 from minivae.app.runs import open_run, pick
 from minivae.app.train import backend, train  # noqa: F401
-from minivae.app.writing import FIGURES, TABLES, beside, out_path, write_means
+from minivae.app.writing import FIGURES, TABLES, beside, kind_of, out_path, write_means
 from minivae.data.checks import require_count
 from minivae.data.datasets import NAMES, dataset_status
 from minivae.data.files import DataError
+from minivae.figures import plots
 from minivae.kernels import MODULES, availability, load
 from minivae.progress import say
 from minivae.storage.modelfile import json_text
@@ -34,7 +35,7 @@ def sample(options: argparse.Namespace) -> int:
     labels = None if y is None or np.size(y) != options.n else np.ravel(y)
     first = beside(run, np.arange(options.n), labels)
     if not options.nearest:
-        write_means(path, run, images, lambda plots: plots.samples(images, run.image_shape), first)
+        write_means(path, run, images, lambda: plots.samples(images, run.image_shape), first)
     else:
         known, place, distance = nearest_training(run, images)
         rows = known.rows[place]
@@ -42,10 +43,10 @@ def sample(options: argparse.Namespace) -> int:
         title = "Samples and the training rows nearest to them"
         write_means(
             path, run, images,
-            lambda plots: plots.pairs({"sample": images, "nearest": X}, run.image_shape, title),
+            lambda: plots.pairs({"sample": images, "nearest": X}, run.image_shape, title),
             first | {"nearest": rows, "distance": distance},
         )  # fmt: skip
-    if not options.noise and (path is None or path.suffix.lower() not in FIGURES):
+    if not options.noise and kind_of(path) not in FIGURES:
         say("these are decoder means, smoother than rows of the data; --noise draws such rows")
     return 0
 
@@ -59,7 +60,7 @@ def reconstruct(options: argparse.Namespace) -> int:
     X = part.data[part.rows]
     means = run.vae.reconstruct(X, part.labels)
     first = beside(run, part.rows, part.labels)
-    write_means(path, run, means, lambda plots: compared(run, X, means, first_of(whole, len(X))), first)
+    write_means(path, run, means, lambda: compared(run, X, means, first_of(whole, len(X))), first)
     return 0
 
 

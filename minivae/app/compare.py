@@ -15,6 +15,7 @@ from minivae.data.checks import require_count
 from minivae.data.datasets import Dataset
 from minivae.evaluation.measures import Measured, active_units, mean_of, standard_error
 from minivae.evaluation.scores import DRAWS
+from minivae.figures import comparison, plots
 from minivae.likelihoods import COUNTS, ONE_HOT
 from minivae.progress import TROUBLE, bar, one_line, say
 from minivae.storage.modelfile import json_text
@@ -172,8 +173,6 @@ def spread(value: float, error: float, width: int = 0) -> str:
 
 
 def _draw(path: str, rows: list[Row], total: int) -> None:
-    from minivae.figures import comparison, plots
-
     shown = rows[: comparison.MOST]
     if len(shown) < total:
         say(f"{path} shows the best {len(shown)} of the runs that compare; {total - len(shown)} of {total} left out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,18 +17,15 @@ from minivae.data.files import DataError
 from minivae.data.schema import listed
 from minivae.estimator import VAE
 from minivae.evaluation import inference, scores
+from minivae.figures import grids, plots
 from minivae.figures.checks import is_image
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from minivae.figures.layout import Figure
 
 FEW = 300  # held-out rows, of which a scatter or a histogram alone would say little
 
 
 def figures(run: Run, dataset: Dataset, folder: Path) -> list[Path]:
     """Every figure of a run."""
-    from minivae.figures import plots
-
     vae, shape = run.vae, run.image_shape
     drawn = {"loss": plots.loss_curves(vae.history_)}
     part, examples, mu, logvar = embedded(run, dataset)
@@ -95,8 +92,6 @@ def embedded(run: Run, dataset: Dataset) -> tuple[Part, Examples, np.ndarray, np
 
 def compared(run: Run, X: np.ndarray, means: np.ndarray, rows: str) -> Figure:
     """Originals as stored, and their reconstructions as the model gives them."""
-    from minivae.figures import plots
-
     if names := columns_of(run, X):
         return plots.parity(X, means * run.vae.divide_by_, names, rows)
     return plots.reconstructions(scaled(run.vae, X), means, run.image_shape, rows)
@@ -104,8 +99,6 @@ def compared(run: Run, X: np.ndarray, means: np.ndarray, rows: str) -> Figure:
 
 def by_score(run: Run, part: Part) -> Figure:
     """The best, the median and the worst reconstructions of the first thousand rows, by the ELBO."""
-    from minivae.figures import grids, plots
-
     vae, some = run.vae, part.first(1000)
     elbo = -np.add(*scores.elbo_terms(vae.network_, vae.examples(some.data, some.rows, some.told), vae.seed_))
     chosen = grids.by_quantile(elbo)
@@ -120,8 +113,6 @@ def standardized(decode: Callable[[np.ndarray], np.ndarray], centre: Any, spread
 
 def prior_samples(vae: VAE, shape: tuple[int, ...] | None, labels: Any) -> Figure:
     """Decoder means at draws from the prior; of a model that is told few classes, one to a column."""
-    from minivae.figures import plots
-
     classes = [] if vae.condition_ is None else list(vae.condition_.classes)
     columns = len(classes) if 1 < len(classes) <= 12 else None
     n, note = 64 - 64 % (columns or 1), "decoder means at draws from the prior"

@@ -31,6 +31,7 @@ from minivae.data.schema import Column, Schema
 from minivae.data.text import as_it_stands
 from minivae.estimator import VAE
 from minivae.evaluation import inference, scores
+from minivae.figures import plots
 from minivae.progress import bar
 from minivae.storage.modelfile import json_text
 
@@ -108,13 +109,15 @@ def impute(options: argparse.Namespace) -> int:
     def of(piece: slice) -> Columns:
         y = None if labels is None else labels[piece]
         filled = vae.impute(part.data[part.rows[piece]], y, n_samples=options.n_samples)
-        return writing.numbered("x", filled, 0) if bare else writing.named(run, filled)  # texts are no numbers
+        if kind == ".npy":  # in which no category can be a text
+            return writing.numbered("x", filled, 0)
+        return writing.named(run, filled)
 
-    bare = path is not None and path.suffix.lower() == ".npy"
-    text = path is None or path.suffix.lower() in writing.DELIMITERS
-    if text and run.schema is not None and part.split == "all" and table_kind(Path(dataset.source)) == "text":
-        return _write(options, path, run, part, dataset, of, functools.partial(_refilled, path, run.schema, dataset))
-    return _write(options, path, run, part, dataset, of)
+    kind, refilled = writing.kind_of(path), None
+    read = table_kind(Path(dataset.source)) if part.split == "all" else ""
+    if kind in writing.DELIMITERS and run.schema is not None and read == "text":
+        refilled = functools.partial(_refilled, path, run.schema, dataset)
+    return _write(options, path, run, part, dataset, of, refilled)
 
 
 def _refilled(path: Path | None, schema: Schema, dataset: Dataset, of: Callable[[slice], Columns]) -> Iterator[str]:
@@ -122,8 +125,8 @@ def _refilled(path: Path | None, schema: Schema, dataset: Dataset, of: Callable[
     source = Path(dataset.source)
     how = {name: dataset.reading.get(name) for name in ("delimiter", "encoding", "decimal", "header")}
     with as_it_stands(source, **how, schema=schema) as (table, before, rows, delimiter, decimal):
-        if path is not None and path.suffix.lower() not in Path(source.name.lower()).suffixes:
-            delimiter = writing.DELIMITERS[path.suffix.lower()]
+        if path is not None and writing.kind_of(path) not in Path(source.name.lower()).suffixes:
+            delimiter = writing.DELIMITERS[writing.kind_of(path)]
         names = list(table.columns)
         head = list(islice(rows, before)) or ([names] if table.headed else [])  # which may stand in a comment
         yield writing.lines(head, delimiter)
@@ -147,7 +150,7 @@ def decode(options: argparse.Namespace) -> int:
             raise DataError(f"this model is told labels; {options.latents} has none: name one, or one a row, with --y")
         y = told(run.vae, len(Z), options.y or labels)
     means = run.vae.inverse_transform(Z, y)
-    writing.write_means(path, run, means, lambda plots: plots.samples(means, run.image_shape), {})
+    writing.write_means(path, run, means, lambda: plots.samples(means, run.image_shape), {})
     return 0
 
 
@@ -199,8 +202,7 @@ def _write(
     text: Callable[[Callable[[slice], Columns]], Iterator[str]] | None = None,
 ) -> int:
     """What `of` says of the rows of each piece; text: as lines of its own making."""
-    n, bare = len(part.rows), path is not None and path.suffix.lower() == ".npy"
-    first = {} if bare else writing.beside(run, part.rows, part.labels)
+    n, first = len(part.rows), {} if writing.kind_of(path) == ".npy" else writing.beside(run, part.rows, part.labels)
 
     def pieces(of: Callable[[slice], Columns]) -> Iterator[Columns]:
         for piece in (slice(start, start + PIECE) for start in range(0, n, PIECE)):

@@ -14,6 +14,7 @@ import numpy as np
 
 from minivae.app.runs import Run
 from minivae.data.files import Array, DataError
+from minivae.figures import plots
 from minivae.progress import say
 from minivae.storage.durable import place_of, write_atomically
 
@@ -30,12 +31,17 @@ def out_path(out: str | None, *endings: str, option: str = "--out") -> Path | No
     if out is None or (out == "-" and option == "--out"):
         return None
     path = Path(out)
-    if path.suffix.lower() not in endings:
+    if kind_of(path) not in endings:
         raise DataError(f"{option} {out} ends in none of {', '.join(endings)}; choose the one that you want")
-    if path.suffix.lower() == ".parquet":
+    if kind_of(path) == ".parquet":
         _parquet()
     place_of(path)
     return path
+
+
+def kind_of(path: Path | None) -> str:
+    """What its name ends in. Standard output is CSV."""
+    return ".csv" if path is None else path.suffix.lower()
 
 
 def numbered(letter: str, matrix: Array, first: int = 1) -> Columns:
@@ -69,9 +75,9 @@ def joined(first: Columns, table: Columns) -> Columns:
 
 def write(path: Path | None, pieces: Iterator[Columns]) -> None:
     """Pieces of a table, one below the other, to a file or to standard output; to .npy only of numbers."""
-    kind = "" if path is None else path.suffix.lower()
+    kind = kind_of(path)
     if path is None or kind in DELIMITERS:
-        write_text(path, _texts(pieces, DELIMITERS.get(kind, ",")))
+        write_text(path, _texts(pieces, DELIMITERS[kind]))
     elif kind == ".npy":
         array = np.concatenate([np.column_stack([*piece.values()]) for piece in pieces])
         write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
@@ -90,24 +96,21 @@ def write_text(path: Path | None, texts: Iterator[str]) -> None:
         print(text, end="")
 
 
-def write_means(path: Path | None, run: Run, means: Array, draw: Callable[[Any], Any], first: Columns) -> None:
-    """The decoder's means [n, D] as a figure, or as numbers: in the data's own units, or in .npy as the model reads floats,
+def write_means(path: Path | None, run: Run, means: Array, draw: Callable[[], Any], first: Columns) -> None:
+    """The decoder's means [n, D] as a figure or numbers: a table in the data's own units, .npy as the model reads floats.
 
-    which of uint8 pixels are fractions. first: columns that stand before them in a table.
+    first: columns that stand before them in a table. uint8 pixels are fractions in .npy.
     """
-    kind = "" if path is None else path.suffix.lower()
-    if kind in TABLES or path is None:
+    if path is None or kind_of(path) in TABLES:
         X = means * run.vae.divide_by_
         table = joined(first, named(run, X))
         cuts = range(0, len(X), ROWS)
         write(path, ({name: values[at : at + ROWS] for name, values in table.items()} for at in cuts))
-    elif kind == ".npy":
+    elif kind_of(path) == ".npy":
         X = means * run.vae.divide_by_ if run.vae.scale_.given else means
         write_atomically(path, lambda file: np.save(file, X))
     else:
-        from minivae.figures import plots
-
-        drawn = draw(plots)
+        drawn = draw()
         plots.save(drawn, path)
         if drawn.get_label():  # how many of the rows it shows, where that is not all
             say(f"{path.name} shows {drawn.get_label()}; end --out in .csv for all")
