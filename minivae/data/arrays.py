@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from minivae.data.opening import Array, DataError, Stored, room
-from minivae.storage.archives import Archive, Header, open_regular, reason
+from minivae.data.opening import Array, DataError, Stored, library, require_room, room, understood
+from minivae.storage.archives import Archive, Header, open_regular
 
 # The first that is there; "" is `train` alone.
 DATA = ("x", "images", "imgs", "data", "features", "inputs", "arr_0", "")
@@ -31,19 +31,14 @@ def read_npz(path: Path, array: str | None = None, **_: Any) -> Stored:
     scipy.sparse.save_npz wrote is a CSR matrix. Raises DataError for an archive that is damaged, pickled or too large, in
     which no array or more than one can be the data, or whose labels do not fit them.
     """
-    try:
-        with open_regular(path) as file:
-            archive = Archive(file, deflated=True)
-            if {"format", "shape", "data"} <= archive.members.keys():
-                return Stored(_sparse(path, archive))
-            headers = {name: _header(archive, name) for name in archive.members}
-            names = _chosen(path, headers, array)
-            _fits(path, archive, names)
-            held = [None if name is None else archive.read(name) for name in names]
-    except DataError:
-        raise
-    except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged archive
-        raise DataError(f"cannot read {path} as a NumPy file ({reason(error)}); save or copy it again") from error
+    with understood(path, "a NumPy file"), open_regular(path) as file:
+        archive = Archive(file, deflated=True)
+        if {"format", "shape", "data"} <= archive.members.keys():
+            return Stored(_sparse(path, archive))
+        headers = {name: _header(archive, name) for name in archive.members}
+        names = _chosen(path, headers, array)
+        _fits(path, archive, names)
+        held = [None if name is None else archive.read(name) for name in names]
     told = "" if names[1] is None else f", their labels {names[1]}"
     notes = [f"the data are {names[0]}{told}"] if len(headers) > 1 else []
     for part in (0, 2):
@@ -69,8 +64,7 @@ def shown(name: str, header: Header | None) -> str:
 
 def _fits(path: Path, archive: Archive, names: Any, more: int = 0) -> None:
     needed = more + sum(archive.header(name).end for name in names if name is not None)
-    if needed > (limit := room()):
-        raise DataError(f"{path} unpacks to {needed:,} bytes, more than the {limit:,} accepted; store it as .npy")
+    require_room(f"{path} unpacks to", needed, "store it as .npy")
 
 
 def _chosen(path: Path, headers: dict[str, Header | None], array: str | None) -> list[str | None]:
@@ -137,10 +131,7 @@ def _sparse(path: Path, archive: Archive) -> Any:
     if parts is None or len(shape) != 2:
         raise DataError(f"{path} is a sparse matrix stored as {kind[:20]}; save its .tocsr() instead")
     _fits(path, archive, ("data", *parts, *parts), more=8 * max(shape[0], 0))  # and what becomes of it
-    try:
-        from scipy import sparse
-    except ImportError as error:
-        raise DataError(f"reading the sparse matrix {path} needs SciPy: pip install scipy") from error
+    sparse = library("scipy.sparse", f"the sparse matrix {path}", "SciPy: pip install scipy")
     data, first, second = (archive.read(name) for name in ("data", *parts))
     where = (data, (first, second)) if kind == "coo" else (data, first, second)
     matrix = getattr(sparse, f"{kind}_matrix")(where, shape=shape)

@@ -6,7 +6,6 @@ a damaged or unsuitable file with one `DataError` sentence that names the file a
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import struct
@@ -19,10 +18,10 @@ from minivae.data.arrays import pictures_in, read_npz
 from minivae.data.opening import KINDS as KINDS
 from minivae.data.opening import Array as Array
 from minivae.data.opening import DataError as DataError
-from minivae.data.opening import Stored, opened, room
+from minivae.data.opening import Stored, library, opened, require_room, understood
 from minivae.data.pictures import SUFFIXES, read_pictures
 from minivae.data.series import read_series
-from minivae.storage.archives import Unreadable, open_regular, read_header, reason
+from minivae.storage.archives import Unreadable, open_regular, read_header
 
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -61,20 +60,11 @@ def table_kind(path: Path) -> str:
 
 def read_parquet(path: Path) -> Any:
     """A pyarrow table. Needs pyarrow: `pip install 'minivae[parquet]'`. Raises DataError."""
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise DataError(f"reading {path} needs pyarrow: pip install 'minivae[parquet]'") from error
-    try:
-        with open_regular(path) as file:
-            stored = parquet.ParquetFile(file)
-            if (needed := 8 * stored.metadata.num_rows * stored.metadata.num_columns) > (limit := room()):
-                raise DataError(f"{path} unpacks to {needed:,} bytes, more than the {limit:,} accepted; pass less")
-            return stored.read()
-    except DataError:
-        raise
-    except Exception as error:  # pyarrow's own, of a damaged file
-        raise DataError(f"cannot read {path} as Parquet ({reason(error)}); save or copy it again") from error
+    parquet = library("pyarrow.parquet", str(path), "pyarrow: pip install 'minivae[parquet]'")
+    with understood(path, "Parquet"), open_regular(path) as file:
+        stored = parquet.ParquetFile(file)
+        require_room(f"{path} unpacks to", 8 * stored.metadata.num_rows * stored.metadata.num_columns, "pass less")
+        return stored.read()
 
 
 def read_idx(path: Path, sha256: str | None = None, max_bytes: int | None = None) -> Array:
@@ -84,7 +74,6 @@ def read_idx(path: Path, sha256: str | None = None, max_bytes: int | None = None
     damaged, declares more than `max_bytes` bytes (None: what fits into memory), holds fewer or more than it declares, or
     has another SHA-256.
     """
-    max_bytes = room() if max_bytes is None else max_bytes
     with opened(path) as file:
         start = file.read(4)
         if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _IDX_TYPES or not 1 <= start[3] <= 8:
@@ -100,11 +89,8 @@ def read_idx(path: Path, sha256: str | None = None, max_bytes: int | None = None
         expected = math.prod(shape) * dtype.itemsize
         if expected == 0:
             raise DataError(f"{path} declares the shape {shape}, which holds no values; pass a file with data")
-        if expected > max_bytes:
-            raise DataError(
-                f"{path} declares the shape {shape}, {expected:,} bytes, more than the {max_bytes:,} accepted; "
-                "if that is right, store the data as .npy, which is read from disk as needed"
-            )
+        fix = "if that is right, store the data as .npy, which is read from disk as needed"
+        require_room(f"{path} declares the shape {shape},", expected, fix, max_bytes)
         # The payload grows by what the file really holds, so a wrong header cannot make us allocate. Asking for one
         # byte too many finds trailing bytes, and makes gzip compare its checksum.
         payload = bytearray()
@@ -128,17 +114,13 @@ def read_idx(path: Path, sha256: str | None = None, max_bytes: int | None = None
 
 def read_npy(path: Path) -> Array:
     """Map a .npy file into memory, read-only: rows are read from disk as they are used. Raises DataError."""
-    try:
-        with open_regular(path) as file:
-            if file.read(2) == b"PK":
-                raise Unreadable("it is a .npz archive under another name; rename it to end in .npz")
-            file.seek(0)
-            header, size = read_header(file), os.fstat(file.fileno()).st_size
-            if header.end > size:
-                raise Unreadable(f"it declares the shape {header.shape}, {header.end:,} bytes, but holds only {size:,}")
-            if header.end < size:
-                raise Unreadable("more than one array was saved into it; np.savez(path, X=data, y=labels) keeps both")
-            order: Any = "F" if header.fortran else "C"
-            return np.memmap(file, header.dtype, "r", header.begin, header.shape, order)
-    except Exception as error:  # NumPy raises many types for a damaged header, ValueError and SyntaxError among them
-        raise DataError(f"cannot read {path} as a NumPy file ({reason(error)}); save or copy it again") from error
+    with understood(path, "a NumPy file"), open_regular(path) as file:
+        if file.read(2) == b"PK":
+            raise Unreadable("it is a .npz archive under another name; rename it to end in .npz")
+        file.seek(0)
+        header, size = read_header(file), os.fstat(file.fileno()).st_size
+        if header.end > size:
+            raise Unreadable(f"it declares the shape {header.shape}, {header.end:,} bytes, but holds only {size:,}")
+        if header.end < size:
+            raise Unreadable("more than one array was saved into it; np.savez(path, X=data, y=labels) keeps both")
+        return np.memmap(file, header.dtype, "r", header.begin, header.shape, "F" if header.fortran else "C")

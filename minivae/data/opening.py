@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from minivae import processors
-from minivae.storage.archives import Unreadable, open_regular
+from minivae.storage.archives import Unreadable, open_regular, reason
 
 Array = NDArray[Any]
 KINDS = "IDX (.idx, *-ubyte), .npy, .npz, .csv, .tsv, .txt, .ts (IDX, text also .gz), .parquet, or a folder of images"
@@ -45,6 +47,32 @@ def room() -> int:
     return processors.memory_limit() // 2
 
 
+def require_room(what: str, needed: int, fix: str, limit: int | None = None) -> None:
+    """Raise DataError where data would take up more bytes than a limit, by default `room`."""
+    limit = room() if limit is None else limit
+    if needed > limit:
+        raise DataError(f"{what} {needed:,} bytes, more than the {limit:,} accepted; {fix}")
+
+
+@contextmanager
+def understood(path: Path, kind: str) -> Iterator[None]:
+    """Whatever a library raises for a damaged file, and it raises many types, is a DataError that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"cannot read {path} as {kind} ({reason(error)}); save or copy it again") from error
+
+
+def library(module: str, what: str, fix: str) -> Any:
+    """A module of a package that only some files need. Raises DataError saying what needs it, and the fix."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DataError(f"reading {what} needs {fix}") from error
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading, unpacking gzip whatever the file is called; read errors become DataError."""
@@ -52,13 +80,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         with open_regular(path) as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            if packed:
-                import gzip
-
-                with gzip.GzipFile(fileobj=raw) as unpacked:
-                    yield unpacked  # type: ignore[misc]  # GzipFile has all of IO[bytes] that is used here
-            else:
-                yield raw
+            yield gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[misc]  # it has all that is used here
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged or cut short ({error}); copy or download it again") from error
     except Unreadable as error:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from minivae.data.opening import KINDS, Array, DataError, Stored, room
+from minivae.data.opening import KINDS, Array, DataError, Stored, library, require_room
 from minivae.storage.archives import open_regular, reason
 
 PIXELS, SHRUNK = 2**23, 2**26  # of one picture: a first layer for more has billions of parameters; of one to be resized
@@ -52,10 +52,7 @@ def read_pictures(
     ):  # fmt: skip
         raise DataError(f"resize={resize!r} is no size of a picture; pass height and width, at most {PIXELS:,} pixels")
     files, labels, notes = _listed(path) if path.is_dir() else ([path], None, [])
-    try:
-        import PIL  # noqa: F401
-    except ImportError as error:
-        raise DataError(f'reading the images in {path} needs Pillow: pip install "minivae[images]"') from error
+    library("PIL", f"the images in {path}", 'Pillow: pip install "minivae[images]"')
     found = _Found()
     for file in files:
         _look(file, found, SHRUNK if resize else PIXELS)
@@ -95,9 +92,8 @@ def _filled(
 ) -> Array:
     """The pictures, once there is room for all of them."""
     dtype = np.dtype(DEEP.get(mode, np.uint8))
-    if (needed := math.prod(shape) * dtype.itemsize) > (limit := room()):
-        fix = "make them smaller, for example with --resize H W"
-        raise DataError(f"the images in {path} need {needed:,} bytes, more than the {limit:,} accepted; {fix}")
+    fix = "make them smaller, for example with --resize H W"
+    require_room(f"the images in {path} need", math.prod(shape) * dtype.itemsize, fix)
     images, row, found.grey = np.empty(shape, dtype), 0, mode == "RGB"
     for file, count in zip(files, found.rows, strict=True):
         with _opened(file) as image:
