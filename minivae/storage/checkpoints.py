@@ -117,9 +117,8 @@ class Checkpoints:
     def offer(self, vae: Any, trace: Any, moment: str) -> None:
         """At a moment of training.MOMENTS. After "cut" nothing: what follows is no part of the uninterrupted training."""
         first = moment == "epoch" and len(vae.history_) == 1
-        if (
-            not self.over and (first or self.due(moment)) and not vae.network_.not_finite()
-        ):  # of which the training soon learns
+        # of a parameter that is no number the training itself soon learns
+        if not self.over and (first or self.due(moment)) and not vae.network_.not_finite():
             started = time.monotonic()
             self.write(vae, trace)
             self.written = time.monotonic()

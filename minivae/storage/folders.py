@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from minivae.progress import say
@@ -138,16 +139,14 @@ class Folder:
 def claim(out: str | None, name: str, overwrite: bool) -> Folder:
     """A folder for a new run: --out, else runs/NAME with the first number that is free. Raises OSError, see Folder."""
     if out is None and not overwrite:
-        stem, number = _stem(name), 1
-        while True:
-            path = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
+        for number in count(1):
+            path = Path("runs") / (_stem(name) + f"-{number}" * (number > 1))
             with suppress(Busy):  # by a run that began at this moment
                 if not path.exists():
                     folder = Folder(path)
                     if path in folder.made and not folder.occupied():
                         return folder
                     folder.close()
-            number += 1
     if out is not None and not out.strip():
         raise ValueError("--out is empty; name a folder, or leave it out")
     folder = Folder(Path(out).expanduser() if out is not None else Path("runs") / _stem(name))
@@ -181,12 +180,11 @@ def is_whole(done: Path) -> bool:
 def finish(folder: Path) -> None:
     """Move up a complete run, after what is left of the one before it has gone. Whatever ends this, the next goes on."""
     done, moving = folder / DONE, folder / MOVING
-    places = [p for p in (folder / FIGURES, folder) if p.is_dir()]
     if is_whole(done):
         for name in FILES:
             if not (done / name).exists():
                 (folder / name).unlink(missing_ok=True)
-        for place in places:
+        for place in filter(Path.is_dir, (folder / FIGURES, folder)):
             sync_folder(place)
         os.rename(done, moving)
         sync_folder(folder)
@@ -195,9 +193,8 @@ def finish(folder: Path) -> None:
             if (moving / name).exists():
                 (folder / name).parent.mkdir(exist_ok=True)
                 os.replace(moving / name, folder / name)
-        for place in (folder / FIGURES, folder):
-            if place.is_dir():
-                sync_folder(place)
+        for place in filter(Path.is_dir, (folder / FIGURES, folder)):
+            sync_folder(place)
         shutil.rmtree(moving)
 
 

@@ -136,9 +136,8 @@ def described(
         strings = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
         if not strings or not len(columns) == len(set(columns)) == data_dim:
             raise ValueError(f"feature_names are not a list of {data_dim} names, each there once")
-    if not isinstance(config.get("automatic", []), list) or not {*map(str, config.get("automatic", []))} <= {
-        *AUTOMATIC
-    }:
+    automatic = config.get("automatic", [])
+    if not isinstance(automatic, list) or {*map(str, automatic)} - {*AUTOMATIC}:
         raise ValueError(f"automatic are not some of {', '.join(AUTOMATIC)}")
     depth = settings.get("hidden_dims")
     if not isinstance(depth, list) or len(depth) > MOST_LAYERS or any(type(n) is not int for n in depth):
