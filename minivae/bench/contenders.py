@@ -155,9 +155,8 @@ class Roofline(Contender):
         self.flops, self.product = config.flops, 2 * side**3
         self.a, self.out = np.ones((side, side), np.float32), np.empty((side, side), np.float32)
         state = np.ones(3 * config.parameters, np.float32)
-        self.parts = np.array_split(
-            state, CORES if state.nbytes > 2**20 else 1
-        )  # a small one stays in one core's cache
+        # a small one stays in one core's cache
+        self.parts = np.array_split(state, CORES if state.nbytes > 2**20 else 1)
         self.pool, self.rates = ThreadPoolExecutor(len(self.parts)), (0.0, 0.0)
 
     def run(self, n: int, synchronised: bool = False) -> float:

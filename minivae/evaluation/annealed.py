@@ -25,7 +25,7 @@ from minivae.data.batches import Examples
 from minivae.data.checks import require_count
 from minivae.data.files import Array
 from minivae.evaluation import measures, samples, scores
-from minivae.evaluation.inference import CHUNK, finite_first
+from minivae.evaluation.inference import CHUNK, Progress, finite_first
 from minivae.kernels import Call
 from minivae.kernels.philox import philox_normal, philox_uniform
 from minivae.network import Network, decode_program, decoder_backward, k, loss_program
@@ -33,7 +33,6 @@ from minivae.network import Network, decode_program, decoder_backward, k, loss_p
 CHAINS, LEAPFROGS = 16, 5  # of an example; of a move
 ACCEPTED, GAIN = 0.65, 0.2  # the best share of moves to accept (Neal 2011); what a share missed adds to log step
 PILOT, FORWARD, BACKWARD = range(3)  # runs, whose noise is kept apart
-Progress = Callable[[int], Any]
 State = tuple[Array, Array, Array]  # u [S, Z], log w [S] and its gradient [S, Z]
 LogWeight = Callable[[Array], tuple[Array, Array]]  # u -> log w and its gradient
 Noise = Callable[[int], tuple[Array, Array]]  # t -> normal [S, Z] and uniform [S, 2]
@@ -50,13 +49,9 @@ class Sandwich:
 
 
 def lower_bound(
-    network: Network,
-    examples: Examples,
-    seed: int,
-    temperatures: int,
-    chains: int = CHAINS,
+    network: Network, examples: Examples, seed: int, temperatures: int, chains: int = CHAINS,
     progress: Progress = lambda rows: None,
-) -> Array:
+) -> Array:  # fmt: skip
     """A stochastic lower bound of log p(x) [n] in nats: log of the mean weight, unbiased for p(x), of so many AIS chains.
 
     One temperature is importance sampling. A function of the seed, of the row and of its number in the data; -inf where
@@ -66,14 +61,9 @@ def lower_bound(
 
 
 def sandwich(
-    network: Network,
-    n: int,
-    seed: int,
-    temperatures: int,
-    chains: int = CHAINS,
-    side: Array | None = None,
-    progress: Progress = lambda rows: None,
-) -> Sandwich:
+    network: Network, n: int, seed: int, temperatures: int, chains: int = CHAINS,
+    side: Array | None = None, progress: Progress = lambda rows: None,
+) -> Sandwich:  # fmt: skip
     """Both bounds for n rows that the model itself makes (told side [n, C]): the gap says how far lower_bound may be off."""
     z, examples = samples.simulated(network, n, seed, side)
     lower, upper = _bounds(network, examples, seed, sigmoidal(temperatures), chains, progress, z).T

@@ -20,7 +20,7 @@ from minivae import randomness
 from minivae.data.checks import require_count
 from minivae.data.files import Array
 from minivae.evaluation import samples, scores
-from minivae.evaluation.inference import CHUNK
+from minivae.evaluation.inference import CHUNK, Progress
 from minivae.network import Network
 
 DRAWS = BINS = 20  # L = DRAWS - 1, so that the ranks 0 .. L have BINS bins of one size
@@ -28,14 +28,9 @@ ENOUGH = 5  # rows expected in a bin, for the chi-square law to hold
 
 
 def ranks(
-    network: Network,
-    n: int,
-    seed: int,
-    draws: int = DRAWS - 1,
-    candidates: int = DRAWS - 1,
-    side: Array | None = None,
-    progress: Callable[[int], Any] = lambda rows: None,
-) -> Array:
+    network: Network, n: int, seed: int, draws: int = DRAWS - 1, candidates: int = DRAWS - 1,
+    side: Array | None = None, progress: Progress = lambda rows: None,
+) -> Array:  # fmt: skip
     """The rank 0 .. draws of each z_j [n, Z] among so many draws chosen from `candidates` of q(z|x), a function of the seed.
 
     The rows are made by the model, told side [n, C]. Among equal numbers the rank is drawn; a weight that is no number is

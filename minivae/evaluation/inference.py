@@ -17,6 +17,7 @@ from minivae.likelihoods import LIKELIHOODS
 from minivae.network import ELBO, Bound, Network, Workspace, decode_program, encode_program, forward_program
 
 THRESHOLD = 0.01  # of a variance, above which a latent is active
+Progress = Callable[[int], Any]  # told how many more rows are done
 CHUNK = 1024  # rows at a time outside training: enough for full speed, a few megabytes
 
 

@@ -51,7 +51,7 @@ class Measured:
     @classmethod
     def of(
         cls, network: Network, examples: Examples, seed: int, n_samples: int = 1,
-        progress: Callable[[int], Any] = lambda rows: None,
+        progress: inference.Progress = lambda rows: None,
     ) -> Measured:  # fmt: skip
         mu = inference.posterior(network, examples, np.float64)[0]
         return cls(examples, *scores.bounds(network, examples, n_samples, seed, progress), mu)

@@ -13,14 +13,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
 from minivae import randomness
 from minivae.data.batches import Examples
 from minivae.data.checks import require_count
-from minivae.evaluation.inference import CHUNK, finite_first, noise_call
+from minivae.evaluation.inference import CHUNK, Progress, finite_first, noise_call
 from minivae.kernels import Call, load
 from minivae.kernels.columns import CELLS
 from minivae.likelihoods import ONE_HOT
@@ -78,11 +77,7 @@ def divergence(network: Network, examples: Examples, seed: int) -> np.ndarray:
 
 
 def log_likelihood(
-    network: Network,
-    examples: Examples,
-    n_samples: int,
-    seed: int,
-    progress: Callable[[int], Any] = lambda rows: None,
+    network: Network, examples: Examples, n_samples: int, seed: int, progress: Progress = lambda rows: None
 ) -> np.ndarray:
     """log p(x) per example [n] in nats, estimated by log 1/K sum_k w_k with K = n_samples draws from q(z|x).
 
@@ -103,11 +98,7 @@ def log_likelihood(
 
 
 def bounds(
-    network: Network,
-    examples: Examples,
-    n_samples: int,
-    seed: int,
-    progress: Callable[[int], Any] = lambda rows: None,
+    network: Network, examples: Examples, n_samples: int, seed: int, progress: Progress = lambda rows: None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """recon [n], kl [n] and log p(x) [n] as above, of which one takes means; and h [n, 2 Z], the q(z|x) they are of.
 

@@ -19,9 +19,7 @@ from minivae.explorer.contents import Arrays
 from minivae.storage.modelfile import json_text
 
 HERE = Path(__file__).parent
-SCRIPTS = [
-    f"{name}.js" for name in ("decoder", "drawing", "plane", "charts", "points", "steps", "page")
-]  # in this order
+SCRIPTS = ("decoder.js", "drawing.js", "plane.js", "charts.js", "points.js", "steps.js", "page.js")  # in this order
 
 
 def page(told: dict[str, Any], arrays: Arrays) -> str:

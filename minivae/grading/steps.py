@@ -134,11 +134,8 @@ def _adam_cases(rng: np.random.Generator) -> list[Case]:
 def _bound_cases(rng: np.random.Generator) -> list[Case]:
     dz, eps, h, log_w = _arrays(rng, (4, 3, 2), (4, 3, 2), (4, 4), (4, 3))
     z = h[:, None, :2] + np.exp(h[:, None, 2:] / 2) * eps
-    lows = (
-        -5,
-        np.array([[-1000], [0], [1000], [-2000]]),
-        [[-2000, -1000, 0]],
-    )  # no w may be rounded to 0, or to infinity
+    # no w may be rounded to 0, or to infinity
+    lows = (-5, np.array([[-1000], [0], [1000], [-2000]]), [[-2000, -1000, 0]])
     return [(dz, z, h, eps, log_w + low) for low in lows]
 
 
