@@ -243,8 +243,19 @@ def test_errors_name_what_is_wrong(grey, tmp_path, capsys):
         vae.to_html(X, y[:5])
     with pytest.raises(ValueError, match="y has 60 labels for the 0 rows of X"):
         vae.to_html(y=y)
-    with pytest.raises(ValueError, match="rows names no row of X"):
-        vae.to_html(X, rows=[])
+    with pytest.raises(ValueError, match="y has 1 labels for the 60 rows of X"):
+        vae.to_html(X, 3)
+    for rows in ([], [[1, 2]]):
+        with pytest.raises(ValueError, match="rows names no row of X"):
+            vae.to_html(X, rows=rows)
+    with pytest.raises(ValueError, match="row 60 is not among the 60 rows"):
+        vae.to_html(X, rows=[3, 60])
+    with pytest.raises(TypeError, match="rows must be whole numbers, not float64"):
+        vae.to_html(X, rows=[1.5])
+    with pytest.raises(DataError, match="minimum of 1 is required"):
+        vae.to_html(X[:0])
+    with pytest.raises(ValueError, match=r"image_shape \(-6, -8\) does not fit"):
+        vae.to_html(X, image_shape=(-6, -8))
     with pytest.raises(ValueError, match=r"image_shape \(7,\) does not fit rows of 48"):
         vae.to_html(X, image_shape=7)
     assert read(vae.to_html(X, rows=[3, 1]))[1]["row"].tolist() == [3, 1]

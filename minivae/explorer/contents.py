@@ -10,6 +10,7 @@ import numpy as np
 from minivae.architecture import Architecture, decoder_layers, encoder_layers
 from minivae.conditions import Condition
 from minivae.data.batches import Examples
+from minivae.data.checks import as_matrix
 from minivae.data.files import Array
 from minivae.data.schema import Schema
 from minivae.evaluation import inference, samples
@@ -38,16 +39,19 @@ def gather(
 ) -> tuple[dict[str, Any], Arrays]:
     """Plain data for JSON, and arrays, of a fitted VAE and of some rows of X, with their labels y; X may be None.
 
-    Raises ValueError where y, rows, image_shape or precision are none that can be.
+    Raises ValueError or TypeError where y, rows, image_shape or precision are none that can be.
     """
     network, arch = vae.network_, vae.network_.arch
-    n, shape = 0 if X is None else len(X), None if shape is None else tuple(np.atleast_1d(shape).tolist())
-    if y is not None and len(y) != n:
-        raise ValueError(f"y has {len(y)} labels for the {n} rows of X; pass one for each")
-    chosen = spaced(n, POINTS) if rows is None else np.asarray(rows)
-    if not len(chosen) and X is not None:
+    data, shape = None if X is None else as_matrix(X), None if shape is None else tuple(np.atleast_1d(shape).tolist())
+    n, labels = 0 if data is None else len(data), 0 if y is None else len(np.atleast_1d(y))
+    if y is not None and labels != n:
+        raise ValueError(f"y has {labels} labels for the {n} rows of X; pass one for each")
+    chosen = spaced(n, POINTS) if rows is None else np.atleast_1d(rows)
+    if data is not None and (chosen.ndim > 1 or not len(chosen)):
         raise ValueError("rows names no row of X; name some, or leave it out for rows spread over all of X")
-    if shape is not None and math.prod(shape) != arch.data_dim:
+    if data is not None:
+        Examples(data, chosen)  # raises where one is no row of X
+    if shape is not None and (math.prod(shape) != arch.data_dim or min(shape) < 1):
         raise ValueError(f"image_shape {shape} does not fit rows of {arch.data_dim} values; pass the shape of one row")
     drawn = shape is not None and is_image(shape) and max(shape[:2]) <= LONG * min(shape[:2])
     kind = "image" if drawn else "series" if schema is None and _alike(arch) else "table"
