@@ -27,7 +27,7 @@ def answer(vae, part, **inputs):
 def spreads(vae, n):
     """sigma and r of p(x|z), [n, D] each, as VAE.sample draws with them."""
     arch, found = vae.network_.arch, {}
-    out = outputs(vae.network_, decode_program(arch), Z[:n]) if arch.sigma == "elementwise" else None
+    out = outputs(vae.network_, decode_program(arch), Z[:n], None) if arch.sigma == "elementwise" else None
     for run in arch.runs:
         for name, likelihood in (("sigma", "gaussian"), ("r", "negative_binomial")):
             if run.likelihood == likelihood:
