@@ -191,7 +191,7 @@ class Fitted(Conventions):
 
         By the ending of path, or by format: .onnx is "onnx", two graphs NAME.encoder.onnx and NAME.decoder.onnx in float32
         (raw X as transform takes it to mu and logvar, z to what inverse_transform gives); .pt or .pth is "torch", a
-        state-dict, with the module that it is of; .safetensors has our own names. from_weights reads the last two to the bit.
+        state-dict, with the module that it is of; .safetensors has our own names. from_weights reads both to the bit.
         Raises ImportError without the package onnx, or safetensors, OSError or ValueError.
         """
         from minivae.exchange import formats
@@ -204,7 +204,7 @@ class Fitted(Conventions):
     def from_weights(cls, source: Any, *, names: Mapping[str, str] | None = None, **parameters: Any) -> Self:
         """A fitted model of the weights of a dense VAE that was trained elsewhere; or that `export` wrote.
 
-        source is a .pt, .pth, .ckpt, .safetensors or .npz file, or a dict of arrays by name: those of PyTorch (NAME.weight) or of
+        source is a .pt, .ckpt, .safetensors or .npz file, or a dict of arrays by name: those of PyTorch (NAME.weight) or of
         Keras (NAME/kernel). names says which of their layers is which of ours, as {"encoder.0": "fc1", "encoder.1":
         "fc21+fc22", "decoder.0": "fc3", "decoder.1": "fc4"}; None finds it for usual names. The shapes tell latent_dim and
         hidden_dims; the other parameters of VAE, such as activation and likelihood, are passed. No code in a file is run.

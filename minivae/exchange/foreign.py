@@ -144,10 +144,6 @@ class _Theirs:
 
     def table(self) -> dict[str, str]:
         """By usual names: HEADS or none, numbers in order, and the decoder's are called so or begin where z is taken."""
-        known = {f"{m[1]}{m[2]}{kind}{m[4] or ''}" for m in self.weights.values() for kind in (m[3], "bias")}
-        for name in self.floats:
-            if name not in {*known, *OTHERS}:
-                raise DataError(f"{name[:80]} is no part of a dense VAE; {FIX}")
         order = [*self.weights]  # as the module has them, and by their numbers where all have one
         plain = [stem for stem in order if re.split(r"[./]", stem)[-1] not in HEADS and not re.search(r"\d", stem)]
         if not plain:

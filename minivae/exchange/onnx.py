@@ -25,16 +25,8 @@ from minivae.parameters import views
 from minivae.storage.modelfile import json_text
 from minivae.storage.persistence import content
 
-OPSETS = {"Gelu": 20, "Equal": 19}  # which brought gelu in its tanh form, and texts; the others are as in 13
+OPSETS = {"Gelu": 20, "STRING": 19}  # which brought gelu in its tanh form, and texts that are equal; all else is in 13
 MOST = 2**31 - 2**20  # bytes: the file is one message of protobuf
-ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "relu": ("Relu", {}),
-    "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
-    "tanh": ("Tanh", {}),
-    "sigmoid": ("Sigmoid", {}),
-    "softplus": ("Softplus", {}),
-    "gelu": ("Gelu", {"approximate": "tanh"}),
-}
 MEANS = {"bernoulli": "Sigmoid", "poisson": "Exp", "negative_binomial": "Exp", "categorical": "Softmax"}
 
 
@@ -85,9 +77,9 @@ class _Graph:
             weights = f"{layer.name}.W", f"{layer.name}.b"
             self.arrays |= {name: self.named[name].astype(np.float32) for name in weights}
             x = self("Gemm", x, *weights)
-            if layer.activation != "identity":
-                op, options = ACTIVATIONS[layer.activation]
-                x = self(op, x, **options)
+            if layer.activation != "identity":  # LeakyRelu has our slope of 0.01
+                op = layer.activation.title().replace("_", "")
+                x = self(op, x, **({"approximate": "tanh"} if op == "Gelu" else {}))
         return x
 
     def told(self, value: str) -> str:
@@ -97,6 +89,7 @@ class _Graph:
             return value
         if known.classes:  # a label that is none of these becomes 0 / 0, which is no number
             kind = {str: "STRING", bool: "BOOL"}.get(type(known.classes[0]), "INT64")
+            self.opset = max(self.opset, OPSETS.get(kind, 13))
             labels = np.array(known.classes, object if kind == "STRING" else None)
             same = self("Equal", self("Unsqueeze", self.input("y", kind), np.array([1])), labels)
             same = self.cast(same, "FLOAT")

@@ -92,7 +92,9 @@ def test_sigma_is_that_of_the_model():
     assert (np.isnan(r).sum(axis=0) == [40, 40, 40, 40, 40, 0, 40, 40, 40]).all()
 
 
-@pytest.mark.parametrize("activation, y, opset", [("relu", None, 13), ("gelu", None, 20), ("tanh", ["a", "b"], 19)])
+@pytest.mark.parametrize(
+    "activation, y, opset", [("relu", None, 13), ("gelu", None, 20), ("tanh", ["a", "b"], 19), ("tanh", [0, 1], 13)]
+)
 def test_the_opset_is_the_lowest_that_has_the_graph(activation, y, opset):
     side = {} if y is None else {"y": np.array(y)[np.arange(40) % 2], "conditional": True}
     told = onnx.load_from_string(exchange.graphs(wild(GREY, activation=activation, **side))[0])

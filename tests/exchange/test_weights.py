@@ -212,7 +212,7 @@ def test_a_table_names_the_layers_of_any_file():
         ({"fc3.weight": (5, 3)}, {}, "which layers are the decoder's cannot be told from fc1, fc3, fc4, fc21, fc22"),
         ({"fc4.weight": (7, 5), "fc4.bias": (7,)}, {}, "fc4.weight gives 7 values, and likelihood 'bernoulli' .* fc1"),
         ({"fc1.weight": (5, 6, 1)}, {}, r"fc1.weight of shape \(5, 6, 1\) and dtype float32 is no matrix"),
-        ({"norm.running_mean": (5,), "seed": (), "other": (2,)}, {}, "norm.running_mean is no part of a dense VAE"),
+        ({"norm.running_mean": (5,), "seed": (), "other": (2,)}, {}, "norm.running_mean is no part of this model"),
         ({}, {"likelihood": "gaussian"}, "there is no log_sigma"),
         ({"shift": (5,)}, {"likelihood": "gaussian", "standardize": True, "sigma": 1}, r"shift has shape \(5,\) instead"),
         ({"log_sigma": (2,)}, {"likelihood": "gaussian"}, r"log_sigma has shape \(2,\) instead of \(1,\)"),
