@@ -437,7 +437,7 @@ MUTATIONS = [
     mutation("a page's points are of other rows", "explorer/contents.py", ('"row": chosen.astype', '"row": np.sort(chosen).astype')),
     mutation("ONNX brings times in seconds to their units in float32", "exchange/onnx.py", ('"DOUBLE" if wide else "FLOAT"', '"FLOAT"'), ("shift, scale = arch.column_units()\n        x = g", "shift, scale = arch.column_units().astype(np.float32)\n        x = g")),
     mutation("a label unknown to the model is no label in ONNX", "exchange/onnx.py", ('self("Div", same, self("ReduceSum", same, np.array([1]), keepdims=1))', "same")),
-    mutation("mu and logvar of others change places", "exchange/foreign.py", ("[last[mu], last[logvar]] for", "[last[logvar], last[mu]] for")),
+    mutation("mu and logvar of others change places", "exchange/foreign.py", ('[means[0], spreads[MU.sub("*", means[0])]]', '[spreads[MU.sub("*", means[0])], means[0]]')),
     mutation("a tensor may reach beyond its storage", "exchange/torch.py", (">= storage.size:", "> 2 * storage.size:")),
     mutation("a shape may be larger than its file", "exchange/torch.py", ("or math.prod(shape) > storage.size:", "or False:")),
     mutation("an optimizer's moments are weights", "exchange/torch.py", (' and not {"state", "param_groups"} <= value.keys()', "")),

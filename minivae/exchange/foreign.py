@@ -26,7 +26,8 @@ from minivae.storage.persistence import AUTOMATIC, model
 
 WEIGHT = re.compile(r"(.+)([./])(weight|kernel)(:0)?")
 WRAPPED = re.compile(r"(?<![^.])(module|_orig_mod)\.")  # by DataParallel, by torch.compile
-HEADS = "fc21 fc22, z_mean z_log_var, fc_mu fc_var, fc_mu fc_logvar, mu logvar, mean logvar, mean log_var"
+MU = re.compile(r"(?<![a-z])(mu|mean|fc21)(?![a-z])", re.I)  # of two layers that are called alike but for this
+LOGVAR = re.compile(r"(?<![a-z])(log_?var|fc22|(?<=fc_)var)(?![a-z])", re.I)
 OTHERS = ("log_sigma", "dispersion", "shift", "scale")  # arrays under the names that exchange/torch.py gives them
 FIX = "name the layers, as in encoder.0=fc1 encoder.1=fc21+fc22 decoder.0=fc3 decoder.1=fc4"
 
@@ -55,6 +56,10 @@ def restored(cls: Any, arrays: Mapping[str, Any], names: Mapping[str, str] | Non
     if 2 * len(z.W) != h.W.shape[1]:
         what = f"{z.name} takes {len(z.W)} values, and {h.name} gives {h.W.shape[1]}, not twice as many"
         raise DataError(f"{what}: mu and logvar; {FIX}")
+    known = theirs.used | {table.get(name, name) for name in OTHERS}
+    for name in theirs.floats:
+        if name not in known:
+            raise DataError(f"{name[:80]} is no part of this model; {FIX}")
     hidden, mirrored = [layer.W.shape[1] for layer in encoder[:-1]], [len(layer.W) for layer in decoder[:0:-1]]
     if hidden != mirrored:
         raise DataError(f"hidden layers of the encoder, {hidden}, and of the decoder from x on, {mirrored}, differ")
@@ -72,11 +77,11 @@ def restored(cls: Any, arrays: Mapping[str, Any], names: Mapping[str, str] | Non
     ours = {f"{part}.{i}.{x}": getattr(l, x) for part in stacks for i, l in enumerate(stacks[part]) for x in "Wb"}
     ours |= {name: np.asarray(arrays[table.get(name, name)]) for name in OTHERS if table.get(name, name) in arrays}
     wanted = {name for name, _ in parameter_layout(arch)} | ({"shift", "scale"} if arch.by_columns else set())
-    used = {table.get(name, name) for name in wanted & {*OTHERS}} | theirs.used
-    for name in theirs.floats:
-        if name not in used:
-            own = f"say the likelihood, sigma and standardize that have a {name}" if name in OTHERS else FIX
-            raise DataError(f"{name[:80]} is no part of this model; {own}")
+    for name in OTHERS:
+        if name in ours and name not in wanted:
+            raise DataError(
+                f"{name} is no part of this model; say the likelihood, sigma and standardize that have a {name}"
+            )
     ours = {"shift": np.zeros(D), "scale": np.ones(D)} | ours
     for name, shape in [*parameter_layout(arch), ("shift", (D,)), ("scale", (D,))]:
         if name not in ours:
@@ -143,18 +148,18 @@ class _Theirs:
         return _Dense(" + ".join(l.name for l in layers), W, b)
 
     def table(self) -> dict[str, str]:
-        """By usual names: HEADS or none, numbers in order, and the decoder's are called so or begin where z is taken."""
+        """By usual names: heads or none, numbers in order, and the decoder's are called so or begin where z is taken."""
         order = [*self.weights]  # as the module has them, and by their numbers where all have one
-        plain = [stem for stem in order if re.split(r"[./]", stem)[-1] not in HEADS and not re.search(r"\d", stem)]
+        spreads = {LOGVAR.sub("*", stem): stem for stem in order if LOGVAR.search(stem)}
+        means = [stem for stem in order if MU.search(stem) and MU.sub("*", stem) in spreads]
+        heads = [means[0], spreads[MU.sub("*", means[0])]] if means else []
+        plain = [stem for stem in order if stem not in heads and not re.search(r"\d", stem)]
         if not plain:
             order.sort(key=lambda stem: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", stem)])
         shapes = [np.shape(self.arrays[self.weights[stem][0]]) for stem in plain]
         for stem, other in ((plain[i], plain[shapes.index(shape)]) for i, shape in enumerate(shapes)):
             if stem != other:  # not every file keeps the order of a module
                 raise DataError(f"whether {other} or {stem} comes first, their names do not tell; {FIX}")
-        last = {re.split(r"[./]", stem)[-1]: stem for stem in order}
-        pairs = [pair.split() for pair in HEADS.split(", ")]
-        heads = next(([last[mu], last[logvar]] for mu, logvar in pairs if mu in last and logvar in last), [])
         rest = [stem for stem in order if stem not in heads]
         decoder = [stem for stem in rest if "dec" in stem.lower()]
         if heads and not decoder:

@@ -176,6 +176,23 @@ def test_what_is_no_one_state_dict_is_told(tmp_path, value, reason):
             VAE.from_weights(saved(tmp_path / "m.pt", value, old=old))
 
 
+@pytest.mark.parametrize(
+    "mu, logvar", [("fc2_mu", "fc2_logvar"), ("to_mean", "to_log_var"), ("FC_mean", "FC_var"), ("z_mean", "z_log_var")]
+)
+def test_heads_are_known_by_what_they_are_called(tmp_path, mu, logvar):
+    names = {
+        "fc1": "encoder.a",
+        "fc21": f"encoder.{mu}",
+        "fc22": f"encoder.{logvar}",
+        "fc3": "decoder.a",
+        "fc4": "decoder.b",
+    }
+    turned = {f"{names[n.partition('.')[0]]}.{n.partition('.')[2]}": WEIGHTS[n] for n in reversed(WEIGHTS)}
+    same(VAE.from_weights(saved(tmp_path / "m.pt", {n: turned[n] for n in sorted(turned)}), backend="numpy"))
+    with pytest.raises(DataError, match="name the layers"):  # sigma itself is no log of its square
+        VAE.from_weights(saved(tmp_path / "m.pt", {n.replace(logvar, "std"): turned[n] for n in turned}))
+
+
 def test_a_layer_that_is_there_twice_is_told(tmp_path):
     with pytest.raises(DataError, match=r"m.pt: it has a layer twice, with and without module\. before its name"):
         VAE.from_weights(saved(tmp_path / "m.pt", WEIGHTS | under("module.")))
