@@ -88,7 +88,11 @@ READERS |= {".ckpt": torch.read, ".bin": torch.read, ".tar": torch.read}  # as L
 def load(cls: Any, source: Any, names: Mapping[str, str] | None, parameters: dict[str, Any]) -> Any:
     """A `cls` of the weights in a file, or in a dict of arrays by name. Raises OSError, ModelFileError or ValueError."""
     if isinstance(source, Mapping):
-        return foreign.restored(cls, {str(name): np.asarray(source[name]) for name in source}, names, parameters)
+        try:
+            given = {str(name): np.asarray(source[name]) for name in source}
+        except (TypeError, RuntimeError) as error:  # of PyTorch: bfloat16, a GPU
+            raise DataError(f"{reason(error)}; give arrays of NumPy, such as tensor.float().cpu().numpy()") from error
+        return foreign.restored(cls, given, names, parameters)
     path = checked_path(source)
     if path.is_dir():
         raise DataError(f"{path} is a folder; name a file of weights (a run's model needs no import)")

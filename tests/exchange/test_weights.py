@@ -230,6 +230,14 @@ def test_what_does_not_fit_is_named(tmp_path, change, parameters, reason):
 
 
 def test_other_wrong_weights_are_told(tmp_path):
+    class Tensor:
+        def __array__(self, dtype=None, copy=None):
+            raise TypeError("Got unsupported ScalarType BFloat16")
+
+    with pytest.raises(
+        DataError, match=r"BFloat16; give arrays of NumPy, such as tensor\.float\(\)\.cpu\(\)\.numpy\(\)"
+    ):
+        VAE.from_weights(example() | {"fc1.bias": Tensor()})
     with pytest.raises(
         DataError, match=r"hidden layers of the encoder, \[5\], and of the decoder from x on, \[4\], differ"
     ):
