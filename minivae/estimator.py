@@ -191,8 +191,9 @@ class VAE(Fitted):
             if isinstance(self.random_state, randomness.GENERATORS):  # rank 0's is drawn from
                 del whole["random_state"]
             ends = [np.asarray(X[i : i + 1]).tobytes() for i in (0, len(X) - 1)]
-            held = X_val is None, X_test is None, resume, load_backend(settings["backend"]).__name__
-            ranks.require_alike(sorted(whole.items()), X.shape, X.dtype, ends, held)
+            held = X_val is None, X_test is None, load_backend(settings["backend"]).__name__
+            began = resume and hasattr(self, "trainer_") and (self.trainer_.step, self.seed_)
+            ranks.require_alike(sorted(whole.items()), X.shape, X.dtype, ends, held, resume, began)
             share_threads(comm)
         if checkpoint is None or isinstance(checkpoint, Checkpoints):
             keeper = checkpoint

@@ -277,12 +277,9 @@ class Workspace:
     @np.errstate(all="ignore")
     @unforked
     def steps(self, rows: np.ndarray, examples: Any = None, **variables: Any) -> int:
-        """Run the program on rows[i] [B] for each i, with the i-th value of each variable; how often it ran.
-
-        examples: whose rows these are. Where they are staged, there is one such i.
-        """
+        """Run the program on rows[i] [B] of examples for each i, with the i-th value of each variable; how often it ran."""
         self.rows = rows.shape[1]
-        if examples is not None and examples.staged:
+        if examples is not None and examples.staged:  # then there is one such i
             examples.load(self, rows[0])
         return int(self.bound(self.rows)[0].steps(rows, **variables))
 

@@ -91,9 +91,8 @@ def world() -> Ranks:
     try:
         mpi = importlib.import_module("mpi4py.MPI")
     except ImportError as error:
-        raise ImportError(
-            f'this is one of several processes, which need mpi4py ({error}); pip install "minivae[mpi]"'
-        ) from error
+        fix = 'pip install "minivae[mpi]", or set MINIVAE_MPI=0 for each to train a model of its own'
+        raise ImportError(f"this is one of several processes, which need mpi4py ({error}); {fix}") from error
     if mpi.COMM_WORLD.Get_size() == 1:
         raise RuntimeError(
             f"several processes were started, and mpi4py's MPI ({mpi.get_vendor()[0]}) knows of one; start them by the "
@@ -106,10 +105,7 @@ def world() -> Ranks:
 
 
 def share_threads(comm: Any) -> int:
-    """Share the processors of a machine out among the processes on it, but where MINIVAE_NUM_THREADS says how many to take.
-
-    Returns this process's number on its machine.
-    """
+    """MINIVAE_NUM_THREADS, if unset, is this process's share of its machine's processors. Returns its number on that."""
     here = comm.Split_type(importlib.import_module("mpi4py.MPI").COMM_TYPE_SHARED)
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     all_of_us = set().union(*here.allgather(mine))  # a launcher may have given each its own
@@ -130,8 +126,7 @@ class Ended(SystemExit):
 def together(run: Callable[[], int]) -> int:
     """run(), and its exit status. Where it fails in one of several processes, all end: the others would wait for ever.
 
-    130 that is returned, and not raised, is that of a Ctrl-C on which all have agreed; then, after Ended and where all went
-    well each ends by itself, once rank 0 has written what it has.
+    After 0, Ended, and 130 that is returned, not raised, on which all have agreed, each ends by itself, once all have come.
     """
     status, agreed = 1, False
     try:
@@ -146,12 +141,10 @@ def together(run: Callable[[], int]) -> int:
         traceback.print_exc()
         raise
     finally:
-        comm = sys.modules["mpi4py.MPI"].COMM_WORLD if "mpi4py.MPI" in sys.modules else None
-        if comm is None or comm.Get_size() == 1:
-            pass
-        elif agreed:
+        comm = getattr(sys.modules.get("mpi4py.MPI"), "COMM_WORLD", None)
+        if agreed and comm is not None:
             comm.Barrier()
-        else:
+        elif comm is not None and comm.Get_size() > 1:
             sys.stderr.flush()
             time.sleep(0.3)  # or mpiexec may end before it has passed on what was told
             comm.Abort(status)

@@ -197,6 +197,7 @@ class Trainer:
         if not (resume and self.best):
             self.best, self.begun, self.spent = Best(self.network.get_parameters(), self.epoch), None, 0.0
         self.stopped, self.signal, kept, last = "", 0, True, self.epoch + epochs
+        self.chunk = self.ranks.first(self.chunk)
         blas = one_blas_thread(self.network, work.capacity if self.ranks.size == 1 else 0, self._say)
         try:
             with interruptible(self), blas, np.errstate(all="ignore"):  # NotFinite says it better than NumPy's warnings
