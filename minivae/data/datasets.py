@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from minivae.data.files import KINDS, Array, DataError, read_file, read_idx, rea
 from minivae.data.schema import Schema, Table, listed, place_of
 from minivae.data.tables import describe, described, find, printable, suits
 from minivae.data.text import read_table
+from minivae.storage.durable import write_atomically
 
 _MAX_DOWNLOAD = 2**26  # bytes; the largest published file has 26 MB
 _IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -175,7 +177,8 @@ def load_dataset(
         return as_matrix(part if len(shape) == 2 else part.reshape(len(part), -1), str(path))
 
     train, test = flat(stored.array), None if stored.test is None else flat(stored.test)
-    image_shape, labels, tested, reading = shape[1:] or None, stored.labels, stored.test_labels, stored.reading
+    image_shape = shape[1:] if len(shape) > 2 else None
+    labels, tested, reading = stored.labels, stored.test_labels, stored.reading
     if label is not None and schema is None and train.shape[1] != width:
         column = int(find(list(map(str, range(train.shape[1]))), label, str(path)))
         if train.shape[1] < 2:
@@ -184,9 +187,8 @@ def load_dataset(
         if test is not None:
             test, tested = _without(test, column)
         reading = reading | {"label": column}
-    image_shape = image_shape if len(shape) > 2 else None
-    told: dict[str, Any] = {"notes": stored.notes, "reading": reading, "suits": stored.suits}
-    return Dataset(path.name, train, test, labels, tested, image_shape, str(path), **told)
+    where, notes = str(path), stored.notes
+    return Dataset(path.name, train, test, labels, tested, image_shape, where, notes, reading, suits=stored.suits)
 
 
 def _without(X: Array, column: int) -> tuple[Array, Array]:
@@ -289,32 +291,28 @@ def _load_idx(name: str, download: bool) -> Dataset:
 def _download_idx(name: str, file: str, sha256: str) -> Array:
     """Fetch one .gz from the first mirror that has the right bytes; only verified content gets its final name."""
     import http.client
-    import tempfile
+    import secrets
     import urllib.request
 
     folder, failures = _cache_folder(name), []
+    part = folder / f"{file}-{secrets.token_hex(8)}.part"
     for mirror in _KNOWN[name].mirrors:
-        temporary = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             request = urllib.request.Request(f"{mirror}{file}.gz", headers={"User-Agent": "minivae"})
-            part = tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False)  # noqa: SIM115
-            temporary = Path(part.name)
-            with part, urllib.request.urlopen(request, timeout=30) as response:
-                while chunk := response.read(2**16):
-                    part.write(chunk)
-                    if part.tell() > _MAX_DOWNLOAD:
-                        raise DataError(f"it sends more than {_MAX_DOWNLOAD:,} bytes")
-                part.flush()
-                os.fsync(part.fileno())
-            array = read_idx(temporary, sha256, max_bytes=_MAX_DOWNLOAD)
-            os.replace(temporary, folder / f"{file}.gz")
+            with urllib.request.urlopen(request, timeout=30) as response:
+                content = response.read(_MAX_DOWNLOAD + 1)
+            if len(content) > _MAX_DOWNLOAD:
+                raise DataError(f"it sends more than {_MAX_DOWNLOAD:,} bytes")
+            write_atomically(part, lambda stream: stream.write(content))  # noqa: B023  (called at once)
+            array = read_idx(part, sha256, max_bytes=_MAX_DOWNLOAD)
+            os.replace(part, folder / f"{file}.gz")
             return array
         except (OSError, http.client.HTTPException, DataError) as error:  # URLError and timeouts are OSErrors
             failures.append(f"{mirror}: {error}")
         finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
     raise DataError(
         f"could not download {file}.gz ({'; '.join(failures)}); "
         "copy the four files of the dataset into a folder by hand and set MINIVAE_DATA to it"

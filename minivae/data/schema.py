@@ -53,8 +53,13 @@ class Column:
     values: tuple[str, ...] = ()
 
     @property
+    def names(self) -> list[str]:
+        """One for each column of the matrix: "age", or "species=Adelie", ..."""
+        return [f"{self.name}={value}" for value in self.values] if self.kind == "category" else [self.name]
+
+    @property
     def width(self) -> int:
-        return len(self.values) if self.kind == "category" else 1
+        return len(self.names)
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,7 @@ class Schema:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One for each column of the matrix: "age", "species=Adelie"."""
-        return tuple(
-            f"{c.name}={value}" if c.kind == "category" else c.name
-            for c in self.columns
-            for value in (c.values if c.kind == "category" else ("",))
-        )
+        return tuple(name for column in self.columns for name in column.names)
 
     @property
     def texts(self) -> set[str | None]:
