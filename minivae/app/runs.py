@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ class Run:
             )
         return dataset
 
-    @property
+    @cached_property
     def schema(self) -> Schema | None:
         """What the columns of the table were, where it was one."""
         table = self.config.get("table")

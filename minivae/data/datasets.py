@@ -251,16 +251,18 @@ def _folders(name: str) -> list[Path]:
     return ([Path(root) / name, Path(root)] if root else []) + [_cache_folder(name)]
 
 
-def _find_idx(name: str, file: str, sha256: str) -> tuple[Array, Path]:
-    """The first verified copy of one file. A wrong one is passed over, so MNIST can lie where Fashion-MNIST is sought."""
+def _find_idx(name: str, file: str, sha256: str, download: bool) -> tuple[Array, Path]:
+    """The first verified copy of one file, and its folder. A wrong one, as MNIST's for Fashion-MNIST, is passed over."""
     wrong = []
     for folder in _folders(name):
         for path in (folder / f"{file}.gz", folder / file):
             if path.is_file():
                 try:
-                    return read_idx(path, sha256, max_bytes=_MAX_DOWNLOAD), path
+                    return read_idx(path, sha256, max_bytes=_MAX_DOWNLOAD), folder
                 except DataError as error:
                     wrong.append(str(error))
+    if download:
+        return _download_idx(name, file, sha256), _cache_folder(name)
     raise DataError(
         f"{name} is not here: no usable {file} (.gz or plain) in {', '.join(map(str, _folders(name)))}"
         f"{' (' + '; '.join(wrong) + ')' if wrong else ''}; run `minivae data {name} --download`, or set MINIVAE_DATA "
@@ -270,16 +272,9 @@ def _find_idx(name: str, file: str, sha256: str) -> tuple[Array, Path]:
 
 def _read_idx_files(name: str, download: bool) -> tuple[list[Array], Path]:
     """The four arrays, and the folder of the last."""
-    arrays = []
-    for file, sha256 in zip(_IDX_FILES, _KNOWN[name].sha256, strict=True):
-        try:
-            array, path = _find_idx(name, file, sha256)
-        except DataError:
-            if not download:
-                raise
-            array, path = _download_idx(name, file, sha256), _cache_folder(name) / file
-        arrays.append(array)
-    return arrays, path.parent
+    files = zip(_IDX_FILES, _KNOWN[name].sha256, strict=True)
+    arrays, folders = zip(*(_find_idx(name, file, sha256, download) for file, sha256 in files))
+    return list(arrays), folders[-1]
 
 
 def _load_idx(name: str, download: bool) -> Dataset:

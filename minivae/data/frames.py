@@ -90,15 +90,12 @@ def _stored(X: Any) -> Iterator[tuple[str, Array, str]]:
     for place, name in enumerate(names(X)):
         values = read(X, place)
         kinds = set(map(type, values)) if values.dtype == object else set()
-        if values.ndim == 1 and values.dtype.kind in "fiub":
-            yield name, values, ""
-        elif values.ndim == 1 and values.dtype == object and are_numbers(kinds):
-            yield name, values.astype(np.float64), ""
-        elif values.ndim == 1 and values.dtype == object and kinds <= {str, type(None)}:
-            yield name, values, ""
-        else:
-            kinds -= {type(None)}
-            yield name, values, " and ".join(sorted(k.__name__ for k in kinds)) if kinds else str(values.dtype)
+        odd = " and ".join(sorted(k.__name__ for k in kinds - {type(None)})) or str(values.dtype)
+        if values.ndim == 1 and values.dtype == object and are_numbers(kinds):
+            values = values.astype(np.float64)
+        if values.ndim == 1 and (values.dtype.kind in "fiub" or (kinds and kinds <= {str, type(None)})):
+            odd = ""
+        yield name, values, odd
 
 
 def _pandas(X: Any, place: int) -> Array:

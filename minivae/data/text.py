@@ -61,7 +61,8 @@ def as_it_stands(path: Path, **how: Any) -> Iterator[tuple[Table, int, Iterator[
 def _reader(
     path: Path, delimiter: Any = None, encoding: Any = None, decimal: Any = None, header: Any = None, schema: Any = None
 ) -> Iterator[_Reader]:
-    if delimiter is not None and len(delimiter.replace("\\t", "\t")) != 1:
+    delimiter = delimiter and delimiter.replace("\\t", "\t")
+    if delimiter is not None and len(delimiter) != 1:
         raise DataError(f"delimiter {delimiter[:40]!r} is not one character; pass one, such as ';' (tab: '\\t')")
     if decimal not in (None, ".", ","):
         raise DataError(f"decimal {decimal[:40]!r} is neither '.' nor ','; pass one of them")
@@ -74,7 +75,7 @@ def _reader(
                 text = io.TextIOWrapper(file, encoding=encoding or ("utf-16" if marked else "utf-8-sig"), newline="")
             except (LookupError, ValueError) as error:  # a zero character in its name, say
                 raise DataError(f"{path}: there is no encoding {str(encoding)[:40]!r}; pass another") from error
-            yield _Reader(path, text, delimiter and delimiter.replace("\\t", "\t"), decimal, header, schema)
+            yield _Reader(path, text, delimiter, decimal, header, schema)
     except UnicodeError as error:
         raise DataError(_undecodable(path, encoding or "UTF-8")) from error
     except MemoryError as error:
