@@ -70,7 +70,7 @@ def plot(options: argparse.Namespace) -> int:
     if out is None:
         raise DataError("a model file alone has no run folder; name a folder for the figures with --out")
     if not run.vae.history_:
-        raise DataError("this model has no training history to plot")
+        raise DataError(f"{options.model} has no training history to plot; `minivae sample` shows what it has learned")
     print("wrote " + "\n      ".join(map(str, figures(run, run.dataset(), Path(out)))))
     return 0
 

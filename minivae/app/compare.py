@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,9 @@ def compare(options: argparse.Namespace) -> int:
             require_count(name, getattr(options, name))
     if options.figure is not None:
         out_path(options.figure, *FIGURES, option="--figure")
-    names = [name for given in options.runs for name in sorted(glob.glob(given)) or [given]]  # Windows leaves us the *
+    names: list[str] = []
+    for given in options.runs:  # Windows leaves us the *; a name in which it stands, or [, may be of one run
+        names += [given] if Path(given).exists() else sorted(glob.glob(given)) or [given]
     groups: dict[Any, list[Row]] = {}
     datasets: dict[Any, Dataset] = {}
     failed = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -63,6 +64,13 @@ def test_a_run_is_worth_what_evaluate_says(capsys):
         assert (row["epochs"], row["epoch_kept"]) == (vae.epochs, vae.epochs)
         assert row["parameters"] == vae.n_parameters_
         assert row["seconds"] == pytest.approx(sum(record["seconds"] for record in vae.history_))
+
+
+def test_a_name_with_brackets_is_that_of_a_run_and_else_a_pattern(capsys):
+    train("a[1]")
+    shutil.copytree("a[1]", "a1")
+    for typed, runs in (("a[1]", ["a[1]"]), ("a*", ["a1", "a[1]"])):
+        assert sorted(row["run"] for row in ran(capsys, "compare", typed)[0]["runs"]) == runs
 
 
 def test_the_error_of_a_difference_is_that_of_pairs(capsys):

@@ -191,3 +191,13 @@ def test_many_columns_of_one_unit_are_lines_and_of_many_units_the_first_twelve(t
     run = Run(vae, {"data": None, "image_shape": None, "table": series.to_dict()}, None)
     found = draw(run, tmp_path, monkeypatch, Dataset("series", X, None, None, None, None, "here"))
     assert len(found["reconstructions"].axes) == 1 and len(found["reconstructions"].axes[0].lines) == 2
+
+
+def test_a_model_that_was_imported_has_no_history_to_plot_and_can_be_sampled(tmp_path, capsys):
+    layers = {"fc1": (4, 6), "fc21": (2, 4), "fc22": (2, 4), "fc3": (4, 2), "fc4": (6, 4)}
+    weights = {f"{name}.weight": np.ones(shape) for name, shape in layers.items()}
+    weights |= {f"{name}.bias": np.zeros(shape[0]) for name, shape in layers.items()}
+    VAE.from_weights(weights, backend="numpy").save("imported.npz")
+    assert main(["plot", "imported.npz", "--out", "drawn"]) == 1 and not (tmp_path / "drawn").exists()
+    assert "imported.npz has no training history to plot; `minivae sample`" in capsys.readouterr().err
+    assert main(["sample", "imported.npz", "-n", "2", "--out", "made.csv"]) == 0 and (tmp_path / "made.csv").exists()
