@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ import numpy as np
 
 from minivae.app.runs import Run
 from minivae.data.files import Array, DataError
+from minivae.data.opening import library
 from minivae.figures import plots
 from minivae.progress import say
 from minivae.storage.durable import place_of, write_atomically
@@ -21,6 +21,7 @@ from minivae.storage.durable import place_of, write_atomically
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*DELIMITERS, ".parquet")
 FIGURES = (".png", ".pdf", ".svg", ".jpg")
+PARQUET = ("Parquet", 'pyarrow; run pip install "minivae[parquet]"')  # needs that
 ROWS = 4096  # of a table that become text at a time
 RESULT = re.compile(r"row|(z|sigma)\d+")  # what decode takes for no label
 Columns = dict[str, Array]  # [n] each, by name: numbers, or objects, which are texts and None
@@ -34,7 +35,7 @@ def out_path(out: str | None, *endings: str, option: str = "--out") -> Path | No
     if kind_of(path) not in endings:
         raise DataError(f"{option} {out} ends in none of {', '.join(endings)}; choose the one that you want")
     if kind_of(path) == ".parquet":
-        _parquet()
+        library("pyarrow.parquet", *PARQUET)
     place_of(path)
     return path
 
@@ -84,7 +85,7 @@ def write(path: Path | None, pieces: Iterator[Columns]) -> None:
     else:
         table = list(pieces)
         whole = {name: np.concatenate([piece[name] for piece in table]) for name in table[0]}
-        arrow, parquet = _parquet()
+        arrow, parquet = (library(module, *PARQUET) for module in ("pyarrow", "pyarrow.parquet"))
         write_atomically(path, lambda file: parquet.write_table(arrow.table(whole), file))
 
 
@@ -136,10 +137,3 @@ def cells(values: Array) -> list[str]:
         return ["" if value is None else str(value) for value in values]
     texts: list[str] = values.astype(str).tolist()
     return ["" if text == "nan" else text.removesuffix(".0") for text in texts] if values.dtype.kind == "f" else texts
-
-
-def _parquet() -> tuple[Any, Any]:
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise ImportError('Parquet needs pyarrow; run pip install "minivae[parquet]"') from error

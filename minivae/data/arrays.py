@@ -131,7 +131,7 @@ def _sparse(path: Path, archive: Archive) -> Any:
     if parts is None or len(shape) != 2:
         raise DataError(f"{path} is a sparse matrix stored as {kind[:20]}; save its .tocsr() instead")
     _fits(path, archive, ("data", *parts, *parts), more=8 * max(shape[0], 0))  # and what becomes of it
-    sparse = library("scipy.sparse", f"the sparse matrix {path}", "SciPy: pip install scipy")
+    sparse = library("scipy.sparse", f"reading the sparse matrix {path}", "SciPy: pip install scipy")
     data, first, second = (archive.read(name) for name in ("data", *parts))
     where = (data, (first, second)) if kind == "coo" else (data, first, second)
     matrix = getattr(sparse, f"{kind}_matrix")(where, shape=shape)

@@ -60,7 +60,7 @@ def table_kind(path: Path) -> str:
 
 def read_parquet(path: Path) -> Any:
     """A pyarrow table. Needs pyarrow: `pip install 'minivae[parquet]'`. Raises DataError."""
-    parquet = library("pyarrow.parquet", str(path), "pyarrow: pip install 'minivae[parquet]'")
+    parquet = library("pyarrow.parquet", f"reading {path}", "pyarrow: pip install 'minivae[parquet]'")
     with understood(path, "Parquet"), open_regular(path) as file:
         stored = parquet.ParquetFile(file)
         require_room(f"{path} unpacks to", 8 * stored.metadata.num_rows * stored.metadata.num_columns, "pass less")

@@ -66,11 +66,11 @@ def understood(path: Path, kind: str) -> Iterator[None]:
 
 
 def library(module: str, what: str, fix: str) -> Any:
-    """A module of a package that only some files need. Raises DataError saying what needs it, and the fix."""
+    """A module of a package that only some work needs. Raises DataError saying which work, and the fix."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise DataError(f"reading {what} needs {fix}") from error
+        raise DataError(f"{what} needs {fix}") from error
 
 
 @contextmanager

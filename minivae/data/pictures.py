@@ -52,7 +52,7 @@ def read_pictures(
     ):  # fmt: skip
         raise DataError(f"resize={resize!r} is no size of a picture; pass height and width, at most {PIXELS:,} pixels")
     files, labels, notes = _listed(path) if path.is_dir() else ([path], None, [])
-    library("PIL", f"the images in {path}", 'Pillow: pip install "minivae[images]"')
+    library("PIL", f"reading the images in {path}", 'Pillow: pip install "minivae[images]"')
     found = _Found()
     for file in files:
         _look(file, found, SHRUNK if resize else PIXELS)

@@ -139,7 +139,7 @@ def suits(schema: Schema, X: Array) -> dict[str, object]:
 
 
 def described(schema: Schema, X: Array, labels: Array | None) -> tuple[str, ...]:
-    """What was read, in lines: rows, columns by kind, missing share, label, first values."""
+    """What `Dataset.described` says of a table."""
     words = {"number": "numbers", "binary": "yes and no", "category": "categories"}
     kinds = Counter(words[column.kind] for column in schema.columns)
     share = float(np.isnan(X[:, schema.starts]).mean())
