@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +35,14 @@ def sample(options: argparse.Namespace) -> int:
     images = run.vae.sample(options.n, y=y, noise=options.noise, random_state=options.random_state)
     labels = None if y is None or np.size(y) != options.n else np.ravel(y)
     first = beside(run, np.arange(options.n), labels)
-    if not options.nearest:
-        write_means(path, run, images, lambda: plots.samples(images, run.image_shape), first)
-    else:
+    draw = partial(plots.samples, images, run.image_shape)
+    if options.nearest:
         known, place, distance = nearest_training(run, images)
         rows = known.rows[place]
-        X = known.data[rows] / known.divide_by
-        title = "Samples and the training rows nearest to them"
-        write_means(
-            path, run, images,
-            lambda: plots.pairs({"sample": images, "nearest": X}, run.image_shape, title),
-            first | {"nearest": rows, "distance": distance},
-        )  # fmt: skip
+        first |= {"nearest": rows, "distance": distance}
+        sets = {"sample": images, "nearest": known.data[rows] / known.divide_by}
+        draw = partial(plots.pairs, sets, run.image_shape, "Samples and the training rows nearest to them")
+    write_means(path, run, images, draw, first)
     if not options.noise and kind_of(path) not in FIGURES:
         say("these are decoder means, smoother than rows of the data; --noise draws such rows")
     return 0

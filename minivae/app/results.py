@@ -158,10 +158,8 @@ def _rows(options: argparse.Namespace) -> tuple[Run, Part, Dataset]:
     """The rows of --split; without it the test part, and of data that have none all rows."""
     run = open_run(options.model)
     dataset = run.dataset(options.data)
-    if options.split is not None or dataset.test is not None:
-        return run, pick(run, dataset, options.split, own=options.data is None), dataset
-    labels = dataset.train_labels
-    return run, Part("all", dataset.train, np.arange(len(dataset.train)), labels, labels), dataset
+    every = options.split is None and dataset.test is None  # those held out are as good as any
+    return run, pick(run, dataset, options.split, own=options.data is None and not every), dataset
 
 
 def _latents(source: str, vae: VAE) -> tuple[Array, list[str]]:
