@@ -114,11 +114,8 @@ def _told(
     if labels.shape[:1] != n:
         shapes = f"the labels {name} have shape {labels.shape} but {data_name} has {data.shape}"
         raise DataError(f"{path}: {shapes}; store one label per row, or leave {name} out")
-    if (
-        labels.ndim == 2
-        and labels.dtype.kind in "biuf"
-        and bool(((labels != 0).sum(1) == 1).all() & (labels.max(1) == 1).all())
-    ):
+    coded = labels.ndim == 2 and labels.dtype.kind in "biuf"
+    if coded and bool(((labels != 0).sum(1) == 1).all() & (labels.max(1) == 1).all()):
         return labels.argmax(1), [f"{name} is one-hot: the label is the column of the 1"]
     return None, [f"{name} has more than one label for each row, {list(labels.shape)}, and is left out"]
 

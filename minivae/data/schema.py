@@ -220,11 +220,8 @@ class Schema:
         columns, label, order = state["columns"], state["label"], state["order"]
         lists = isinstance(columns, list) and isinstance(order, list) and all(isinstance(c, list) for c in columns)
         texts: list[Any] = [text for words in (*columns, order) for text in words] if lists else [None]
-        if (
-            not all(isinstance(text, str) for text in texts)
-            or not isinstance(label, str | None)
-            or type(state["label_texts"]) is not bool
-        ):
+        plain = all(isinstance(text, str) for text in texts) and isinstance(label, str | None)
+        if not plain or type(state["label_texts"]) is not bool:
             raise ValueError("the columns of a table are not described by texts")
         if not columns or not _fits(state):
             raise ValueError("a table has no columns, or more than a model's file holds")

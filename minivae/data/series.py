@@ -40,12 +40,11 @@ def read_series(path: Path) -> Stored:
     told = any(said.get(word, "false").startswith("true") for word in ("classlabel", "targetlabel"))
     if told:
         names = [channels.pop()[0].strip() for _, channels in rows]
-    shapes = Counter(tuple(map(len, channels)) for _, channels in rows)
-    shape = max(shapes, key=lambda shape: shapes[shape])
+    shape, count = Counter(tuple(map(len, channels)) for _, channels in rows).most_common(1)[0]
     even = len(set(shape)) == 1
     odd = next((number for number, channels in rows if (tuple(map(len, channels)) == shape) != even), 0)
     if odd:
-        most = f"as {shapes[shape]:,} of {len(rows):,} series have"
+        most = f"as {count:,} of {len(rows):,} series have"
         wanted = f"not {len(shape)} x {shape[0]} values, {most}" if even else f"channels of {sorted(set(shape))} values"
         raise DataError(f"{path}, line {odd}: {wanted if shape else 'no values'}; cut or fill all series to one length")
     X = np.empty((len(rows), sum(shape)))

@@ -56,9 +56,8 @@ def describe(
         column = _texts(name, cells, table, bool(only)) if cells.dtype == object else _numbers(name, cells)
         if isinstance(column, Column) and bare:
             column = Column(name, "number")
-        if not only and (
-            (j == 0 and _is_index(name, cells)) or name.startswith("__index_level_")
-        ):  # pandas' in Parquet
+        index = (j == 0 and _is_index(name, cells)) or name.startswith("__index_level_")  # pandas' in Parquet
+        if index and not only:
             column = column if isinstance(column, str) else "a row index"
         if isinstance(column, str):
             notes.append(f"column {name!r}: {column}; left out")
