@@ -158,14 +158,8 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     model(inspect)
     which_data(inspect)
     inspect.add_argument("-n", "--n", type=int, default=8, help="how many rows, from the first on (default: 8)")
-    inspect.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="ENTRY=VALUE",
-        help="and what moves if these weights do",
-    )
+    moves = "and what moves if these weights do"
+    inspect.add_argument("--set", nargs="+", action="extend", default=[], metavar="ENTRY=VALUE", help=moves)
     as_json(inspect)
 
     explore = command(

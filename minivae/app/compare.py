@@ -146,9 +146,8 @@ def _rank(rows: list[Row], n_samples: int | None) -> list[str]:
 def _table(rows: list[dict[str, Any]]) -> str:
     settings = [n for n in rows[0]["settings"] if n not in ("latent_dim", "epochs")]  # these have their columns
     by = rows[0]["ranked_by"]
-    lines = [
-        ["run", *settings, NAMES[by], "behind the best", "recon", "kl", "active", "parameters", "epochs", "seconds"]
-    ]
+    numbers = ("recon", "kl", "active", "parameters", "epochs", "seconds")
+    lines = [["run", *settings, NAMES[by], "behind the best", *numbers]]
     for row in rows:
         values = [row["settings"][name] for name in settings]
         lines.append([

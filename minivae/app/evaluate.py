@@ -117,9 +117,8 @@ def _calibrated(run: Run, examples: Examples, options: argparse.Namespace) -> It
     yield Line("calibration p-value", "calibration_p", Estimate(calibration.smallest(p), math.nan), note, True)
     few = np.sort(p)[:WORST][-1]
     for j, value in enumerate(p, 1):
-        yield Line(
-            f"  of z{j}" * bool(value <= few), f"calibration_p_z{j}", Estimate(float(value), math.nan), exact=True
-        )
+        label = f"  of z{j}" * bool(value <= few)
+        yield Line(label, f"calibration_p_z{j}", Estimate(float(value), math.nan), exact=True)
 
 
 def _active(run: Run, measured: Measured) -> Iterator[Line]:
