@@ -56,6 +56,10 @@ class Seen:
         where |= {"array": self.array, "shape": list(v.shape), "error": self.error}
         return where | {name: float(value) for name, value in numbers.items()}
 
+    def moved(self, then: Seen) -> float:
+        """How far the array is there from where it is here, as a part of its norm."""
+        return float(np.linalg.norm(then.values - self.values) / (np.linalg.norm(self.values) or 1.0))
+
 
 @dataclass(frozen=True)
 class Moved:

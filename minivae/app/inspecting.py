@@ -9,8 +9,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minivae.app.runs import open_run, pick
 from minivae.data.checks import require_count
 from minivae.data.files import DataError
@@ -34,8 +32,7 @@ def inspect(options: argparse.Namespace) -> int:
     other, changed, moved_then = step.look(change, check=False) if change else (loss, seen, moved)
     rows = [one.told for one in seen]
     for row, one, then in zip(rows, seen, changed, strict=True):
-        far = float(np.linalg.norm(then.values - one.values) / (np.linalg.norm(one.values) or 1.0))
-        row["moved"] = far if change else None
+        row["moved"] = one.moved(then) if change else None
     settings = {name: step.variables[name] for name in ("beta", "capacity", "learning_rate")}
     told: dict[str, Any] = {"model": str(path), "step": step.variables["step"], "loss": loss, **settings}
     told |= {"rows": len(part.rows), "calls": rows, "parameters": [asdict(one) for one in moved_then]}

@@ -7,6 +7,7 @@ its own for them: for every place of a weight's slider the step was taken here.
 from __future__ import annotations
 
 import inspect
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from minivae.data.files import Array
 from minivae.evaluation.measures import spaced
 from minivae.kernels import reference
 from minivae.parameters import gradient_name, views
-from minivae.watching import Moved, Seen, Step, book
+from minivae.watching import Seen, Step, book
 
 ROWS = 16  # of the batch
 REACH = 1.0  # of a slider, down from a weight's own value and up
@@ -41,7 +42,7 @@ def step_of(vae: Any, X: Any, y: Any, rows: Array) -> tuple[dict[str, Any] | Non
     places = np.linspace(-REACH, REACH, STOPS)
     looks = [[step.look({entry: value + by}, check=False) for by in places] for entry, value, _ in weights]
     numbers = [[_numbers(seen, then[1]) for then in of_weight] for of_weight in looks]
-    norms = [[_norms(then[2]) for then in of_weight] for of_weight in looks]
+    norms = [[[[one.norm, one.gradient, one.change] for one in then[2]] for then in of_weight] for of_weight in looks]
     files = {call.kernel: book(call) for call in step.program}
     told = {
         "loss": loss, "fresh": step.fresh, "rows": len(rows[:ROWS]), "variables": step.variables,
@@ -76,17 +77,8 @@ def _weights(step: Step, seen: list[Seen]) -> list[tuple[tuple[str, tuple[int, .
 
 def _numbers(seen: list[Seen], then: list[Seen]) -> list[list[float]]:
     """[S, 5]"""
-    rows = []
-    for one, other in zip(seen, then, strict=True):
-        told, norm = other.told, np.linalg.norm(one.values)
-        far = np.linalg.norm(other.values - one.values) / (norm or 1.0)
-        rows.append([*(told[name] for name in ("mean", "spread", "norm", "zeros")), float(far)])
-    return rows
-
-
-def _norms(moved: list[Moved]) -> list[list[float]]:
-    """[P, 3]"""
-    return [[one.norm, one.gradient, one.change] for one in moved]
+    pick = itemgetter("mean", "spread", "norm", "zeros")
+    return [[*pick(other.told), one.moved(other)] for one, other in zip(seen, then, strict=True)]
 
 
 def _packed(numbers: Any) -> Array:
