@@ -54,7 +54,9 @@ def gather(
     if shape is not None and (math.prod(shape) != arch.data_dim or min(shape) < 1):
         raise ValueError(f"image_shape {shape} does not fit rows of {arch.data_dim} values; pass the shape of one row")
     drawn = shape is not None and is_image(shape) and max(shape[:2]) <= LONG * min(shape[:2])
-    kind = "image" if drawn else "series" if schema is None and _alike(arch) else "table"
+    # columns of one kind that are too many for bars with names
+    alike = len(arch.runs) == 1 and arch.data_dim > 12 and arch.runs[0].likelihood != "categorical"
+    kind = "image" if drawn else "series" if schema is None and alike else "table"
     told: dict[str, Any] = {"kind": kind, "shape": shape, "unit": vae.divide_by_, "model": _model(arch, vae.condition_)}
     told |= {"training": _training(vae.history_), "words": _words(vae), "palette": CLASSES, "curves": COLOURS}
     arrays: Arrays = {}
@@ -190,11 +192,6 @@ def _ranges(x: Array, told: dict[str, Any]) -> tuple[list[float], Array]:
             field["range"] = [0.0 if field["kind"] == "count" else float(seen.min()), float(seen.max())]
         spans[at : at + count] = field["range"][1] - field["range"][0] or 1.0
     return [low, high], spans
-
-
-def _alike(arch: Architecture) -> bool:
-    """Whether all columns are of one kind, and too many for bars with names."""
-    return len(arch.runs) == 1 and arch.data_dim > 12 and arch.runs[0].likelihood != "categorical"
 
 
 def _fields(arch: Architecture, schema: Schema | None, vae: Any) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def grid(
     layers = np.stack([*named.values()]).astype(float)
     (count, n, data_dim), (low, high), images = layers.shape, value_range(layers), is_image(image_shape)
     if images:
-        fits = math.prod(image_shape or ()) == data_dim
+        fits = image_shape is not None and math.prod(image_shape) == data_dim and min(image_shape) > 0
         require(fits, f"image_shape {image_shape} does not fit rows of {data_dim} values; pass the shape of one row")
         cells = layers.reshape(count, n, *image_shape[:2], -1)  # type: ignore[index]
         scale = max(1, round(min(740 / columns, 120) / max(cells.shape[2:4])))

@@ -580,6 +580,7 @@ ones, DECODE = np.ones, Recorder()
     ("draw", "message"),
     [
         (lambda: plots.samples(ones((2, 5)), (2, 2)), r"image_shape \(2, 2\) does not fit rows of 5 values"),
+        (lambda: plots.samples(ones((2, 4)), (-2, -2)), r"image_shape \(-2, -2\) does not fit rows of 4 values"),
         (lambda: plots.samples(ones(4), (2, 2)), r"images has shape \(4,\) and dtype float64; pass numbers"),
         (lambda: plots.samples(ones((0, 4)), (2, 2)), "images has shape"),
         (lambda: plots.samples([["a"]], None), "images has shape .* dtype <U1"),
