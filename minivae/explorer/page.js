@@ -12,7 +12,7 @@ async function start() {
   explorer.z = new Float64Array(model.latent);
   explorer.drawable = row ? Math.floor(arrays.x.length / explorer.decoder.columns) : 0;
   explorer.order = about.kl.map((_, j) => j).sort((a, b) => about.kl[b] - about.kl[a]);
-  explorer.side = startSide(model.condition);
+  explorer.side = model.condition ? startSide(model.condition) : [];
   explorer.mean = (z, side = explorer.side) => explorer.decoder.mean(z, side);
   document.title = `${about.title} \u2013 minivae explorer`;
   find("title").textContent = about.title;

@@ -22,10 +22,7 @@ function sideOf(i) {
 
 const oneHot = (place, width) => Float64Array.from({ length: width }, (_, i) => (i === place ? 1 : 0));
 
-function startSide(condition) {
-  if (!condition) return [];
-  return condition.classes.length ? oneHot(0, condition.classes.length) : new Float64Array(condition.shift.length);
-}
+const startSide = ({ classes, shift }) => (classes.length ? oneHot(0, classes.length) : new Float64Array(shift.length));
 
 // ---- Colours of points, and their legend
 
