@@ -12,7 +12,7 @@ from minivae.estimator import VAE
 from minivae.fitted import quietly
 from minivae.progress import say
 from minivae.settings import checked_path
-from minivae.storage.folders import CONFIG, MODEL
+from minivae.storage.folders import CONFIG, FILES
 from minivae.storage.modelfile import json_text
 from minivae.storage.persistence import save
 
@@ -56,11 +56,9 @@ def import_(options: argparse.Namespace) -> int:
 
 
 def _replaced(path: Path, source: str) -> bool:
-    """Whether it is there already. Raises DataError where that is what is read, or the model of a run."""
+    """Whether it is there already. Raises DataError where that is what is read, or a file of a run."""
     if path.exists() and Path(source).exists() and path.samefile(source):
         raise DataError(f"--out {path} is {source} itself, which stays as it is; name another file")
-    if path.name == MODEL and (path.parent / CONFIG).exists():
-        raise DataError(
-            f"--out {path} is the model of the run in {path.parent}, which stays as it is; name another file"
-        )
+    if path.name in FILES and (path.parent / CONFIG).exists():
+        raise DataError(f"--out {path} is a file of the run in {path.parent}, which stays as it is; name another")
     return path.exists()

@@ -67,7 +67,7 @@ def restored(cls: Any, arrays: Mapping[str, Any], names: Mapping[str, str] | Non
     vae = cls(**{"dtype": dtype} | parameters | {"latent_dim": len(z.W), "hidden_dims": hidden})
     settings = checked_settings(vae)
     if settings["conditional"]:
-        raise ValueError("a conditional model is read from minivae's own .safetensors alone; leave conditional out")
+        raise ValueError("a conditional model is read only as export wrote it; leave conditional out")
     D = len(first.W) // (2 if settings["missing"] == "input" else 1)
     arch = architecture(settings, D)
     if out.W.shape[1] != arch.outputs:
@@ -79,9 +79,7 @@ def restored(cls: Any, arrays: Mapping[str, Any], names: Mapping[str, str] | Non
     wanted = {name for name, _ in parameter_layout(arch)} | ({"shift", "scale"} if arch.by_columns else set())
     for name in OTHERS:
         if name in ours and name not in wanted:
-            raise DataError(
-                f"{name} is no part of this model; say the likelihood, sigma and standardize that have a {name}"
-            )
+            raise DataError(f"{name} is no part of this model; say the likelihood, sigma and standardize that have one")
     ours = {"shift": np.zeros(D), "scale": np.ones(D)} | ours
     for name, shape in [*parameter_layout(arch), ("shift", (D,)), ("scale", (D,))]:
         if name not in ours:

@@ -161,9 +161,7 @@ def _state_dict(found: Any) -> dict[str, Tensor]:
     elif not apart:
         one = [path for path in dicts if len(dicts) == 1 or path.split(".")[-2] in WHOLE]
         if len(one) != 1:
-            told = (
-                f"the state-dicts {', '.join(path[:-1][:40] for path in dicts)[:200]}; save the one of the model alone"
-            )
+            told = f"the state-dicts {', '.join(path[:-1][:40] for path in dicts)[:200]}; save the model's alone"
             raise Unreadable(f"it holds {told if dicts else f'no state-dict; {FIX}'}")
         dicts = {"": dicts[one[0]]}
     chosen = {f"{path}{name}": value for path, one in dicts.items() for name, value in one.items()}

@@ -163,7 +163,10 @@ def test_a_table_names_layers_with_or_without_what_stands_before_all(tmp_path):
 @pytest.mark.parametrize(
     "value, reason",
     [
-        ({"generator": WEIGHTS, "average": under("a.")}, "it holds the state-dicts generator, average; save the one"),
+        (
+            {"generator": WEIGHTS, "average": under("a.")},
+            "it holds the state-dicts generator, average; save the model's alone",
+        ),
         (BESIDE | {"optimizer": OPTIMIZER}, "it holds no state-dict; write one by torch.save"),
         ([WEIGHTS], "it holds no state-dict"),
         (argparse.Namespace(model=WEIGHTS), "it holds a whole argparse.Namespace, and only its code tells its layers"),
