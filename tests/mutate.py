@@ -442,7 +442,7 @@ MUTATIONS = [
     mutation("a shape may be larger than its file", "exchange/torch.py", ("or math.prod(shape) > storage.size:", "or False:")),
     mutation("an optimizer's moments are weights", "exchange/torch.py", (' and not {"state", "param_groups"} <= value.keys()', "")),
     mutation("an OrderedDict is no dict", "exchange/pickles.py", ("made.name in DICTS", "False")),
-    mutation("a tensor that is quantized is passed over", "exchange/torch.py", ('value.name.startswith("torch._")', "False")),
+    mutation("a tensor that is quantized is passed over", "exchange/torch.py", ('value.name.startswith("torch._utils ")', "False")),
     mutation("a .pt of ours forgets which model it is", "exchange/torch.py", ("if config else {}", "if not config else {}")),
     mutation("what a larger module calls the VAE is a part of names", "exchange/foreign.py", ('self.prefix = common[1] if common else ""', 'self.prefix = ""')),
     mutation("sigma of ONNX is in the network's units", "exchange/onnx.py", ('(unit if name == "sigma" else 1)', "1")),

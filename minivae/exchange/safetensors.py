@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minivae import __version__
-from minivae.storage.archives import open_regular
+from minivae.storage.archives import Unreadable, open_regular
 
 OURS = "minivae"  # in the metadata, of which version
 
@@ -31,6 +31,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
     library, halves = _library("safetensors"), dict[str, Any]()
     with library.safe_open(path, framework="numpy") as file:
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        if odd := {kind for kind in kinds.values() if kind[0] == "F"} - {"F16", "F32", "F64"}:
+            raise Unreadable(f"it has numbers of type {min(odd)}, which NumPy has not; save them as F32")
         if "BF16" in kinds.values():  # which NumPy has not
             halves = {name: one for name, one in library.deserialize(path.read_bytes()) if one["dtype"] == "BF16"}
         arrays = {name: file.get_tensor(name) for name in kinds if name not in halves}

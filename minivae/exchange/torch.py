@@ -152,7 +152,7 @@ def _state_dict(found: Any) -> dict[str, Tensor]:
     for path, value in row:
         if isinstance(value, dict) and id(value) not in seen and not {"state", "param_groups"} <= value.keys():
             seen.add(id(value))  # no optimizer's
-            if any(isinstance(one, Tensor) and len(one.shape) > 1 for one in value.values()):
+            if any(_odd(one) or (isinstance(one, Tensor) and len(one.shape) > 1) for one in value.values()):
                 dicts[path] = value
             row += [(f"{path}{name}."[-200:], one) for name, one in value.items() if isinstance(one, dict)]
     apart = all(any(part in path.lower() for path in dicts) for part in ("enc", "dec"))
@@ -166,9 +166,16 @@ def _state_dict(found: Any) -> dict[str, Tensor]:
         dicts = {"": dicts[one[0]]}
     chosen = {f"{path}{name}": value for path, one in dicts.items() for name, value in one.items()}
     for name, value in chosen.items():
-        if isinstance(value, Other) and value.name.startswith("torch._"):  # a tensor that is quantized, or sparse
-            raise Unreadable(f"its {name[:80]!r} is made by {value.name.replace(' ', '.')}, and no plain tensor; {FIX}")
+        if _odd(value):
+            raise Unreadable(
+                f"its {name[:80]!r} is made by {value.name.replace(' ', '.')}, and no plain tensor; save it in float32"
+            )
     return {name: value for name, value in chosen.items() if isinstance(value, Tensor)}
+
+
+def _odd(value: Any) -> bool:
+    """Whether it is a tensor that is no plain one: quantized, sparse, of 8 bits."""
+    return isinstance(value, Other) and value.name.startswith("torch._utils ")
 
 
 def _array(name: str, tensor: Tensor, storage: np.ndarray) -> np.ndarray:

@@ -170,6 +170,7 @@ def test_a_table_names_layers_with_or_without_what_stands_before_all(tmp_path):
         (BESIDE | {"optimizer": OPTIMIZER}, "it holds no state-dict; write one by torch.save"),
         ([WEIGHTS], "it holds no state-dict"),
         (argparse.Namespace(model=WEIGHTS), "it holds a whole argparse.Namespace, and only its code tells its layers"),
+        ({"model": {"fc1.weight": QUANTIZED}, "epoch": 3}, "its 'fc1.weight' is made by torch._utils._rebuild_qtensor"),
         (WEIGHTS | {"fc1.weight": QUANTIZED}, "its 'fc1.weight' is made by torch._utils._rebuild_qtensor"),
     ],
 )
