@@ -167,9 +167,7 @@ def _state_dict(found: Any) -> dict[str, Tensor]:
     chosen = {f"{path}{name}": value for path, one in dicts.items() for name, value in one.items()}
     for name, value in chosen.items():
         if _odd(value):
-            raise Unreadable(
-                f"its {name[:80]!r} is made by {value.name.replace(' ', '.')}, and no plain tensor; save it in float32"
-            )
+            raise Unreadable(f"its {name[:80]!r} is made by {value.name.replace(' ', '.')}; save plain float32")
     return {name: value for name, value in chosen.items() if isinstance(value, Tensor)}
 
 
