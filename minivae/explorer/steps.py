@@ -40,9 +40,8 @@ def step_of(vae: Any, X: Any, y: Any, rows: Array) -> tuple[dict[str, Any] | Non
     loss, seen, moved = step.look()
     weights = _weights(step, seen)
     places = np.linspace(-REACH, REACH, STOPS)
-    looks = [[step.look({entry: value + by}, check=False) for by in places] for entry, value, _ in weights]
-    numbers = [[_numbers(seen, then[1]) for then in of_weight] for of_weight in looks]
-    norms = [[[[one.norm, one.gradient, one.change] for one in then[2]] for then in of_weight] for of_weight in looks]
+    looks = [[_look(step, {entry: value + by}, seen) for by in places] for entry, value, _ in weights]
+    losses, numbers, norms = ([[then[i] for then in of_weight] for of_weight in looks] for i in range(3))
     files = {call.kernel: book(call) for call in step.program}
     told = {
         "loss": loss, "fresh": step.fresh, "rows": len(rows[:ROWS]), "variables": step.variables,
@@ -52,8 +51,8 @@ def step_of(vae: Any, X: Any, y: Any, rows: Array) -> tuple[dict[str, Any] | Non
         "parameters": [one.parameter for one in moved],
         "book": {kernel: [where, inspect.getsource(getattr(reference, kernel))] for kernel, where in files.items()},
         "weights": [
-            [f"{name}[{', '.join(map(str, index))}]", list(value + places), [then[0] for then in of_weight], slope]
-            for ((name, index), value, slope), of_weight in zip(weights, looks, strict=True)
+            [f"{name}[{', '.join(map(str, index))}]", list(value + places), of_weight, slope]
+            for ((name, index), value, slope), of_weight in zip(weights, losses, strict=True)
         ],
     }  # fmt: skip
     return told, {"seen": _packed(numbers), "moved": _packed(norms)}
@@ -75,10 +74,12 @@ def _weights(step: Step, seen: list[Seen]) -> list[tuple[tuple[str, tuple[int, .
     return found
 
 
-def _numbers(seen: list[Seen], then: list[Seen]) -> list[list[float]]:
-    """[S, 5]"""
+def _look(step: Step, change: dict[Any, float], seen: list[Seen]) -> tuple[float, list[Any], list[Any]]:
+    """The loss, [S, 5] and [P, 3] of a changed step: numbers, as its arrays are too large to be kept for every place."""
+    loss, then, moved = step.look(change, check=False)
     pick = itemgetter("mean", "spread", "norm", "zeros")
-    return [[*pick(other.told), one.moved(other)] for one, other in zip(seen, then, strict=True)]
+    numbers = [[*pick(other.told), one.moved(other)] for one, other in zip(seen, then, strict=True)]
+    return loss, numbers, [[one.norm, one.gradient, one.change] for one in moved]
 
 
 def _packed(numbers: Any) -> Array:
