@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import re
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -298,3 +299,16 @@ def test_packing_keeps_every_array_to_the_bit():
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
     assert pack(arrays)[0] == [("a", "uint32", [5]), ("b", "float16", [1, 2]), ("c", "uint8", [0])]
+
+
+def test_of_a_changed_weight_the_numbers_are_kept_and_not_the_arrays(monkeypatch):
+    X = RNG.uniform(size=(60, 300)).astype(np.float32)
+    vae, rows = fitted(X, likelihood="bernoulli", hidden_dims=(100,)), np.arange(16)
+    one = sum(seen.values.nbytes for seen in Step(vae, X, None, rows).look()[1])
+    monkeypatch.setattr(steps, "STOPS", 15)
+    monkeypatch.setattr(steps, "WEIGHTS", 2)
+    tracemalloc.start()
+    steps.step_of(vae, X, None, rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * one  # of 30 places
