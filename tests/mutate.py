@@ -117,11 +117,11 @@ TESTS = {
     "explorer/page.py": "test_explorer",
     "explorer/steps.py": "test_explorer",
     "exchange/onnx.py": "exchange/test_onnx",
-    "exchange/torch.py": "exchange/test_state_dict exchange/test_weights exchange/test_checkpoints",
-    "exchange/pickles.py": "exchange/test_state_dict exchange/test_checkpoints",
-    "exchange/safetensors.py": "exchange/test_weights exchange/test_checkpoints",
+    "exchange/torch.py": "exchange/test_state_dict exchange/test_weights exchange/test_pickles",
+    "exchange/pickles.py": "exchange/test_state_dict exchange/test_pickles",
+    "exchange/safetensors.py": "exchange/test_weights exchange/test_pickles",
     "exchange/module.py": "exchange/test_state_dict",
-    "exchange/foreign.py": "exchange/test_weights exchange/test_checkpoints",
+    "exchange/foreign.py": "exchange/test_weights exchange/test_pickles",
     "estimator.py": "test_standardize test_checkpoints test_small_laws test_optimizers test_counts test_estimator test_scores test_samples test_training app/test_cli",
 }  # fmt: skip
 PICKED_ONLY = (

@@ -111,11 +111,11 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
         extra = {name.removeprefix(root + EXTRA): name for name in archive.members if name.startswith(root + EXTRA)}
         if not (config := extra.pop("config.json", "")):
             return arrays, ""
-        ours = {MADE.sub(lambda m: f"{m[1]}{int(m[2]) // 2}{BACK[m[3]]}", name): arrays[name].T for name in arrays}
-        ours = {
-            name: np.ascontiguousarray(ours[name]) for name in ours.keys() - {"shift", "scale"}
-        }  # which are the units
-        return ours | {name: archive.read(extra[name]) for name in extra}, archive.raw(config).tobytes().decode()
+        found = {name: archive.read(extra[name]) for name in extra}
+        for name in arrays.keys() - {"shift", "scale"}:  # which are the units
+            ours = MADE.sub(lambda m: f"{m[1]}{int(m[2]) // 2}{BACK[m[3]]}", name)
+            found[ours] = np.ascontiguousarray(arrays[name].T)
+        return found, archive.raw(config).tobytes().decode()
 
 
 def _old(whole: np.ndarray) -> dict[str, np.ndarray]:
