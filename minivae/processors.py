@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import math
 import os
@@ -96,9 +97,10 @@ def _share(folder: Path) -> float:
 
 @contextmanager
 def one_blas_thread(network: Any, batch: int, say: Callable[[str], None]) -> Iterator[None]:
-    """For a network's small products NumPy's BLAS takes one thread, if threadpoolctl is there to set it and to set it back.
+    """For a network's small products NumPy's BLAS takes one thread, set and set back by threadpoolctl if that is installed.
 
-    Beside busy neighbours the threads of a BLAS wait for one another at each product. Other backends have no BLAS.
+    Beside busy neighbours the threads of a BLAS wait for one another at each product, up to a hundred times as long as it
+    takes. Other backends have no BLAS.
     """
     small = batch * max(math.prod(shape) for _, shape in network.layout) < SMALL
     with ExitStack() as stack:
@@ -112,6 +114,15 @@ def one_blas_thread(network: Any, batch: int, say: Callable[[str], None]) -> Ite
         yield
 
 
+def _openblas() -> Any:
+    """The OpenBLAS that NumPy's wheels bring, which is loaded already. Raises ImportError where this NumPy has none."""
+    numpy = Path(str(importlib.import_module("numpy").__file__)).parent
+    for folder in (numpy.with_name("numpy.libs"), numpy / ".dylibs"):
+        for path in folder.glob("*scipy_openblas64*"):
+            return ctypes.CDLL(str(path))
+    raise ImportError("NumPy has no OpenBLAS of its own")
+
+
 _lock, _trainings, _restore = threading.RLock(), [0], ExitStack()
 
 
@@ -120,8 +131,15 @@ def _limit_blas(change: int) -> None:
     """So many trainings more or less: the first sets the limit, and the last sets back what was there before the first."""
     with _lock:
         if not _trainings[0]:
-            limits = importlib.import_module("threadpoolctl").threadpool_limits
-            _restore.enter_context(limits(1, user_api="blas"))
+            try:
+                limits = importlib.import_module("threadpoolctl").threadpool_limits
+                _restore.enter_context(limits(1, user_api="blas"))
+            except ImportError:
+                library = _openblas()
+                _restore.callback(
+                    library.scipy_openblas_set_num_threads64_, library.scipy_openblas_get_num_threads64_()
+                )
+                library.scipy_openblas_set_num_threads64_(1)
         _trainings[0] += change
         if not _trainings[0]:
             _restore.close()

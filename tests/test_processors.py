@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import sys
@@ -163,8 +164,28 @@ def test_trainings_that_overlap_set_back_what_was_there_before_the_first():
         assert blas() == before
 
 
-def test_without_threadpoolctl_there_is_a_hint(monkeypatch):
+def test_without_threadpoolctl_numpys_own_openblas_takes_one_thread_too(monkeypatch):
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="counts BLAS threads")
+    try:
+        processors._openblas()
+    except ImportError as error:
+        pytest.skip(f"this NumPy has another BLAS: {error}")
+    controller = threadpoolctl.ThreadpoolController().select(filepath=[str(processors._openblas()._name)])
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    network, said = Network(Architecture(10, 2, (8,)), load("numpy")), []
+
+    def threads():
+        return [pool["num_threads"] for pool in controller.info()]
+
+    with controller.limit(limits=3):
+        with processors.one_blas_thread(network, 20, said.append):
+            assert threads() == [1]
+        assert threads() == [3] and not said
+
+
+def test_where_no_threads_can_be_set_there_is_a_hint(monkeypatch):
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    monkeypatch.setattr(processors, "_openblas", lambda: importlib.import_module("threadpoolctl"))
     for name in processors.BLAS_LIMITS:
         monkeypatch.delenv(name, raising=False)
     network, said = Network(Architecture(10, 2, (8,)), load("numpy")), []
