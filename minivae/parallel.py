@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from minivae.data.batches import Examples
-from minivae.data.checks import Summary
+from minivae.data.checks import Summary, shown
 from minivae.forks import unforked
 from minivae.kernels import Call, Var, bind
 from minivae.network import Network, Workspace
@@ -34,6 +34,8 @@ class Ranks:
     """The processes of a communicator of mpi4py, of which this is number `rank` of `size`; without one, this one alone."""
 
     def __init__(self, comm: Any = None) -> None:
+        if comm is not None and not hasattr(comm, "Get_rank"):
+            raise TypeError(f"comm must be a communicator of mpi4py, such as MPI.COMM_WORLD, not {shown(comm)}")
         self.comm = comm
         self.rank: int = 0 if comm is None else comm.Get_rank()
         self.size: int = 1 if comm is None else comm.Get_size()

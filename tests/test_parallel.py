@@ -94,6 +94,11 @@ def test_gradients_of_pieces_add_up_to_that_of_the_batch():
         VAE(micro_batch_size=8, capacity=3).fit(X)
 
 
+def test_what_is_no_communicator_is_told():
+    with pytest.raises(TypeError, match=r"comm must be a communicator of mpi4py, such as MPI\.COMM_WORLD, not 3"):
+        VAE(epochs=1).fit(np.eye(4), comm=3)
+
+
 def test_parts_are_neighbours_and_none_is_missing():
     class Comm:
         def __init__(self, rank, size):
@@ -125,6 +130,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
         assert status == 0, err
         assert out.count("nats per example") == 2  # one process tells
         assert err.count("epoch    ") <= 4
+        assert err.count(f"{n} processes share out each batch") == (n > 1)
     np.testing.assert_allclose(parameters("more"), parameters("one"), rtol=1e-8, atol=1e-11)
 
 

@@ -44,8 +44,11 @@ def import_(options: argparse.Namespace) -> int:
     for ours, _, theirs in table:
         if not theirs:
             raise DataError(f"--names {ours} names no layer of theirs; write encoder.0=fc1 encoder.1=fc21+fc22 ...")
+    names = {ours: theirs for ours, _, theirs in table}
+    if len(names) < len(table):
+        raise DataError(f"--names has {len(table) - len(names)} of our layers twice; name each once")
     given = {name: value for name, value in vars(options).items() if name in VAE().get_params()}
-    vae = VAE.from_weights(options.weights, names={ours: theirs for ours, _, theirs in table}, **given)
+    vae = VAE.from_weights(options.weights, names=names, **given)
     save(vae, path, run=vae.run_)
     arch = vae.network_.arch
     told = {"activation": arch.activation, "likelihood": arch.likelihood, "dtype": vae.dtype}

@@ -55,6 +55,8 @@ def train(options: argparse.Namespace) -> int:
     options.ranks = world()
     options.ranks.require_alike(options.out, options.resume)
     options.quiet |= options.ranks.rank > 0
+    if options.ranks.size > 1 and not options.quiet:
+        say(f"{options.ranks.size} processes share out each batch")
     if options.resume is not None:
         return resume(options)
     if options.data is None:

@@ -59,10 +59,12 @@ def restored(cls: Any, arrays: Mapping[str, Any], names: Mapping[str, str] | Non
     known = theirs.used | {table.get(name, name) for name in OTHERS}
     for name in theirs.floats:
         if name not in known:
-            raise DataError(f"{name[:80]} is no part of this model; {FIX}")
+            fix = "leave it out of the file, or name it in a layer" if names else FIX
+            raise DataError(f"{name[:80]} is no part of this model; {fix}")
     hidden, mirrored = [layer.W.shape[1] for layer in encoder[:-1]], [len(layer.W) for layer in decoder[:0:-1]]
     if hidden != mirrored:
-        raise DataError(f"hidden layers of the encoder, {hidden}, and of the decoder from x on, {mirrored}, differ")
+        what = f"the encoder has hidden layers of {hidden}, the decoder, from {out.name} back, of {mirrored}"
+        raise DataError(f"{what}; no such model can be made, as ours mirror the encoder")
     dtype = "float64" if first.W.dtype == np.float64 else "float32"
     vae = cls(**{"dtype": dtype} | parameters | {"latent_dim": len(z.W), "hidden_dims": hidden})
     settings = checked_settings(vae)
@@ -140,6 +142,8 @@ class _Theirs:
             if layers and layers[-1].W.shape != W.shape:
                 shapes = f"the shapes {W.shape} and {layers[-1].W.shape}"
                 raise DataError(f"{name} and {layers[-1].name} have {shapes}; {FIX}")
+            if bad := [n for n, array in ((name, W), (bias, b)) if not np.isfinite(array).all()]:
+                raise DataError(f"{bad[0]} holds NaN or infinite values; save the weights of an earlier epoch")
             self.used |= {name, bias}
             layers.append(_Dense(name, W, b))
         W, b = np.concatenate([l.W for l in layers], 1), np.concatenate([l.b for l in layers])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minivae.data.checks import require_memory
 from minivae.data.files import DataError
 from minivae.exchange import foreign, module, onnx, safetensors, torch
 from minivae.settings import checked_path
@@ -78,6 +79,8 @@ def _npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
         archive = Archive(file, deflated=True)
         if {CONFIG, DIGEST} <= archive.members.keys():
             raise DataError(f"{path} is a model of minivae's own already: VAE.load and every command take it as it is")
+        whole = sum(member.file_size for member in archive.members.values())
+        require_memory("what it holds", whole, "leave out what is no layer")
         return {name: archive.read(name) for name in archive.members}, ""
 
 

@@ -93,6 +93,7 @@ def test_layers_are_named_on_the_line(here, capsys):
         ),
         (["import", "keras.npz", "-o", "keras.npz"], "--out keras.npz is keras.npz itself, which stays as it is"),
         (["import", "keras.npz", "--names", "encoder.0"], "--names encoder.0 names no layer of theirs"),
+        (["import", "keras.npz", "--names", "encoder.0=a", "encoder.0=b"], "--names has 1 of our layers twice"),
         (["import", "model.npz", "-o", "m.npz"], "model.npz is a model of minivae's own already"),
         (["import", "gone.pt"], "there is no file gone.pt"),
         (["import", ".", "-o", "m.npz"], ". is a folder; name a file of weights"),
