@@ -50,7 +50,7 @@ def runs(tmp_path_factory):
     found = {}
     for n in (1, 2, 4):
         found[n] = tmp_path_factory.mktemp(f"ranks{n}")
-        status, _, err = ended(mpi(n, ROOT / "tests/ranks.py", found[n]), 300)
+        status, _, err = ended(mpi(n, ROOT / "tests/ranks.py", found[n]))
         assert status == 0, err
     return found
 
