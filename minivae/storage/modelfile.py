@@ -105,7 +105,7 @@ def load(
 
 def _config(archive: Archive, version: int) -> dict[str, Any]:
     if CONFIG not in archive.members:
-        raise ValueError(f"it has no {CONFIG}; pass one that train wrote")
+        raise ValueError(f"it has no {CONFIG}; pass one that train or import wrote")
     if archive.members[CONFIG].file_size > CONFIG_BYTES:
         raise ValueError(f"its {CONFIG} has more than {CONFIG_BYTES:,} bytes")
     return parsed(archive.read(CONFIG).tobytes(), version)
